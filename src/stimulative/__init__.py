@@ -1,0 +1,11 @@
+"""Train a residual network so that every sub-network pulls its weight, measure it, and deploy the one that fits."""
+
+from stimulative.errors import UsageError as UsageError
+from stimulative.unravel import ResidualNetwork as ResidualNetwork
+from stimulative.unravel import Stage as Stage
+from stimulative.unravel import Statistics as Statistics
+from stimulative.unravel import Subnet as Subnet
+from stimulative.unravel import SubnetSpace as SubnetSpace
+from stimulative.unravel import unravel as unravel
+
+__version__ = "0.1.0"

@@ -1,0 +1,371 @@
+"""Finds the stages and residual blocks of a network by what its modules do, not by what they are called.
+
+A residual unit computes ``x + f(x)``, and ``f`` vanishes when its parameters do. So a module is a residual block if,
+with all its parameters set to zero, it returns its own input. The network runs once on an example input; the modules
+in its containers are then tried one by one on the inputs that they had. Runs of such modules are the stages. A module
+of the same kind in front of a run that fails the test, because it changes stride or width, is the stage's fixed entry
+block: it always runs, and counts towards the depth as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from stimulative.errors import UsageError
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of blocks of which some may be skipped.
+
+    Args:
+        name: Where the stage is in the model, such as ``layer1`` or ``features.2-3``.
+        block_names: The module names of its blocks, in the order in which they run.
+        fixed_entry: Whether the first block always runs because it changes stride or width.
+        min_depth: The least number of blocks that run.
+    """
+
+    name: str
+    block_names: tuple[str, ...]
+    fixed_entry: bool
+    min_depth: int = 1
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks, a fixed entry block included."""
+        return len(self.block_names)
+
+
+@dataclass
+class Call:
+    """One call of a module while the network ran on the example input."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any = None
+    writes_input: bool = False
+
+
+@dataclass
+class Trace:
+    """What every module was called with, in the order of the calls."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    def of(self, name: str) -> list[Call]:
+        """The calls of one module."""
+        return [call for call in self.calls if call.name == name]
+
+
+def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An input as positional and keyword arguments: a tensor is one argument, a tuple several, a mapping keywords."""
+    if isinstance(example_input, Mapping):
+        return (), dict(example_input)
+    if isinstance(example_input, tuple | list):
+        return tuple(example_input), {}
+    return (example_input,), {}
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """All tensors in nested containers, in order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def record(model: nn.Module, example_input: Any) -> Trace:
+    """Run the model once, in evaluation mode and without gradients, and keep what its modules were called with."""
+    trace = Trace()
+    open_calls: list[tuple[Call, list[int]]] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
+        copies = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
+        call = Call(name, copies[0], copies[1])
+        trace.calls.append(call)
+        open_calls.append((call, [tensor._version for tensor in tensors_in((args, kwargs))]))
+
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        call, versions = open_calls.pop()
+        call.writes_input = versions != [tensor._version for tensor in tensors_in((args, kwargs))]
+        call.output = pytree.tree_map_only(Tensor, torch.Tensor.clone, output)
+
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda m, a, k, name=name: before(m, a, k, name=name), with_kwargs=True
+            )
+        )
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
+    args, kwargs = arguments_of(example_input)
+    try:
+        model.eval()
+        with torch.inference_mode(False), torch.no_grad():
+            model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    return trace
+
+
+def find_stages(model: nn.Module, trace: Trace) -> list[Stage]:
+    """The stages of a recorded model, in the order in which they run.
+
+    Raises:
+        UsageError: If there is no run of residual blocks to skip any of.
+    """
+    finder = _Finder(model, trace)
+    stages = sorted(finder.stages_in("", model), key=lambda stage: finder.first_call(stage.block_names[0]))
+    if not stages:
+        looked = ", ".join(f"{name} ({kind})" for name, kind in finder.tried[:6])
+        more = f" and {len(finder.tried) - 6} more" if len(finder.tried) > 6 else ""
+        raise UsageError(
+            f"no residual blocks found in {type(model).__name__}: no run of two or more modules of which one can be "
+            "skipped, that is, returns its own input when its parameters are zero. "
+            f"Looked at {looked + more if looked else 'its modules, but none has siblings to run with'}. "
+            "If it has blocks that keep their input's shape, name them: stages=['layer1', ...] for containers, or "
+            "stages=[['layer1.0', 'layer1.1'], ...] for the blocks themselves."
+        )
+    return stages
+
+
+def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequence[str]]) -> list[Stage]:
+    """Stages as the user names them: containers, or lists of blocks.
+
+    Raises:
+        UsageError: If a name is unknown or a block other than the first of a stage changes its input's shape.
+    """
+    finder = _Finder(model, trace)
+    modules = dict(model.named_modules())
+    found = []
+    for given in stages:
+        if isinstance(given, str):
+            if given not in modules:
+                raise UsageError(_unknown_module(model, given, modules))
+            blocks = [_join(given, child) for child, _ in modules[given].named_children()]
+            name = given
+        else:
+            blocks = list(given)
+            name = _common_name(blocks)
+        for block in blocks:
+            if block not in modules:
+                raise UsageError(_unknown_module(model, block, modules))
+            if not trace.of(block):
+                raise UsageError(f"stage {name!r}: its block {block!r} did not run on the example input")
+        if len(blocks) < 2:
+            raise UsageError(
+                f"stage {name!r} has {len(blocks)} block(s); at least two are needed to skip one"
+            )
+        for block in blocks[1:]:
+            if finder.passes_through(block) is None:
+                call = trace.of(block)[0]
+                raise UsageError(
+                    f"stage {name!r}: block {block!r} cannot be skipped, since it turns {_shapes(call.args)} into "
+                    f"{_shapes(call.output)}. Only the first block of a stage may change the shape"
+                )
+        found.append(Stage(name, tuple(blocks), fixed_entry=not finder.residual(blocks[0])))
+    names = [block for stage in found for block in stage.block_names]
+    for block in names:
+        inside = [other for other in names if other.startswith(block + ".")]
+        if names.count(block) > 1 or inside:
+            raise UsageError(f"block {block!r} is named twice, or holds another one: {inside or block}")
+    return sorted(found, key=lambda stage: finder.first_call(stage.block_names[0]))
+
+
+def pass_through(call: Call, *, same_values: Any = None) -> Any:
+    """What a skipped module returns in place of its output.
+
+    Args:
+        call: The recorded call.
+        same_values: If given, an output that has to equal the inputs in value, not only in shape.
+
+    Returns:
+        The output with each tensor replaced by the number of the input tensor that takes its place and everything
+        else by None; or None if some tensor of the output has no such input.
+    """
+    inputs = tensors_in((call.args, call.kwargs))
+    taken: set[int] = set()
+
+    def source(output: Any) -> int | None:
+        if not isinstance(output, Tensor):
+            return None
+        for number, tensor in enumerate(inputs):
+            if number not in taken and _matches(output, tensor, values=same_values is not None):
+                taken.add(number)
+                return number
+        raise LookupError
+
+    try:
+        template = pytree.tree_map(source, call.output if same_values is None else same_values)
+    except LookupError:
+        return None
+    return template if taken else None
+
+
+class _Finder:
+    def __init__(self, model: nn.Module, trace: Trace) -> None:
+        self.modules = dict(model.named_modules())
+        self.trace = trace
+        self.calls: dict[str, list[Call]] = {}
+        self.order: dict[str, int] = {}
+        for number, call in enumerate(trace.calls):
+            self.calls.setdefault(call.name, []).append(call)
+            self.order.setdefault(call.name, number)
+        self.tried: list[tuple[str, str]] = []
+        self._residual: dict[str, bool] = {}
+
+    def first_call(self, name: str) -> int:
+        return self.order.get(name, len(self.order))
+
+    def passes_through(self, name: str) -> Any:
+        return pass_through(self.calls[name][0])
+
+    def residual(self, name: str) -> bool:
+        """Whether the module returns its own input when its parameters are zero."""
+        if name not in self._residual:
+            self._residual[name] = self._is_residual(name)
+            self.tried.append((name, type(self.modules[name]).__name__))
+        return self._residual[name]
+
+    def _is_residual(self, name: str) -> bool:
+        module = self.modules[name]
+        calls = self.calls.get(name, [])
+        parameters = dict(module.named_parameters())
+        if (
+            not calls
+            or not parameters
+            or type(module).__module__.startswith("torch.nn.modules.")
+            and not list(module.children())
+        ):
+            return False
+        if pass_through(calls[0]) is None:
+            return False
+        call = _with_signal(calls[0])
+        zeros = {key: torch.zeros_like(value) for key, value in parameters.items()}
+        args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, call.kwargs))
+        modes = {child: child.training for child in module.modules()}
+        try:
+            module.eval()
+            with torch.inference_mode(False), torch.no_grad():
+                output = functional_call(module, zeros, args, kwargs)
+        except Exception:  # a module that cannot run with zeros (a solver, say) is no block that we know of
+            return False
+        finally:
+            for child, training in modes.items():
+                child.training = training
+        return pass_through(call, same_values=output) is not None
+
+    def stages_in(self, name: str, module: nn.Module) -> list[Stage]:
+        """The stages among a module's children and below, in the order in which the children are registered."""
+        children = [(_join(name, key), child) for key, child in module.named_children()]
+        blocks = {key for key, child in children if self._is_block(key, child)}
+        of_one_kind = not isinstance(
+            module, _CONTAINERS
+        )  # attributes form a run only with others of their class
+        stages: list[Stage] = []
+        run: list[tuple[str, nn.Module]] = []
+        entry = False
+
+        def close() -> None:
+            nonlocal run, entry
+            if len(run) >= 2:
+                keys = [key for key, _ in run]
+                stages.append(Stage(_stage_name(name, keys, children), tuple(keys), fixed_entry=entry))
+            run, entry = [], False
+
+        for position, (key, child) in enumerate(children):
+            following = children[position + 1] if position + 1 < len(children) else (None, None)
+            if key in blocks:
+                if of_one_kind and run and type(run[-1][1]) is not type(child):
+                    close()
+                run.append((key, child))
+            elif following[0] in blocks and type(following[1]) is type(child) and self.calls.get(key):
+                close()
+                run, entry = [(key, child)], True
+            elif next(child.parameters(), None) is not None:
+                close()
+                stages += self.stages_in(key, child)
+        close()
+        return stages
+
+    def _is_block(self, name: str, module: nn.Module) -> bool:
+        return self.residual(name) and not self._holds_blocks(name, module)
+
+    def _holds_blocks(self, name: str, module: nn.Module) -> bool:
+        """Whether the blocks are further inside, as in a stage that as a whole keeps its input's shape."""
+        children = [(_join(name, key), child) for key, child in module.named_children()]
+        if isinstance(module, _CONTAINERS) and sum(self.residual(key) for key, _ in children) >= 2:
+            return True
+        return any(self._holds_blocks(key, child) for key, child in children)
+
+
+def _with_signal(call: Call) -> Call:
+    """The same call, where an input that is all zeros is replaced by numbers that a test can tell apart."""
+
+    def fill(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.numel() == 0 or bool(tensor.any()):
+            return tensor
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(tensor.shape, generator=generator).to(tensor)
+
+    args, kwargs = pytree.tree_map_only(Tensor, fill, (call.args, call.kwargs))
+    return Call(call.name, args, kwargs, call.output)
+
+
+def _matches(output: Tensor, tensor: Tensor, *, values: bool) -> bool:
+    if output.shape != tensor.shape or output.dtype != tensor.dtype or not output.is_floating_point():
+        return False
+    if not values:
+        return True
+    scale = tensor.abs().amax() if tensor.numel() else tensor.new_zeros(())
+    return bool(scale > 0) and bool((output - tensor).abs().amax() <= _TOLERANCE * scale)
+
+
+def _join(parent: str, child: str) -> str:
+    return f"{parent}.{child}" if parent else child
+
+
+def _stage_name(container: str, run: Sequence[str], children: Sequence[tuple[str, nn.Module]]) -> str:
+    with_parameters = [key for key, child in children if next(child.parameters(), None) is not None]
+    if list(run) == with_parameters:
+        return container
+    first, last = (key.rpartition(".")[2] for key in (run[0], run[-1]))
+    return _join(container, f"{first}-{last}")
+
+
+def _common_name(blocks: Sequence[str]) -> str:
+    if not blocks:
+        return "(empty)"
+    parents = {block.rpartition(".")[0] for block in blocks}
+    if len(parents) == 1 and len(blocks) > 1:
+        first, last = (block.rpartition(".")[2] for block in (blocks[0], blocks[-1]))
+        return _join(parents.pop(), f"{first}-{last}")
+    return "+".join(blocks)
+
+
+def _unknown_module(model: nn.Module, name: str, modules: Mapping[str, nn.Module]) -> str:
+    containers: Iterator[str] = (key for key, module in modules.items() if isinstance(module, _CONTAINERS))
+    return (
+        f"{type(model).__name__} has no module {name!r}. Its containers: "
+        f"{', '.join(key for key in containers if key) or 'none'}; all names: model.named_modules()"
+    )
+
+
+def _shapes(tree: Any) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(tree)) or "no tensor"

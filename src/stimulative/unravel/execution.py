@@ -1,0 +1,382 @@
+"""Runs subnets of a model by memoised replay.
+
+Blocks and the modules outside of blocks are *units*, called in a fixed order. While one subnet runs, the calls of its
+units are intercepted: a skipped block returns its input. When several subnets run on the same batch, the next one is
+the same as the one before up to the first block in which they differ, so every unit before that returns its
+remembered output and only the rest is computed. Whatever runs before the first difference cannot depend on it; this
+holds for any module. Nothing stays on the model after a run.
+
+Subnets run in the order of their first differing blocks (a depth-first walk of the tree of their prefixes), so what
+has to be remembered at any time is one path of that tree.
+
+With ``cut`` the graph of each pass is cut where a later subnet departs, so that the caller can call backward on each
+output as it comes, and the memory of its tail is gone before the next tail is computed. The shared prefix gets its
+backward once, for all that depends on it. Tensors that go around the cut (a position bias that each block reads, say)
+are differentiated in place: gradients add up, so the result is the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from stimulative.errors import UsageError
+from stimulative.unravel.discovery import tensors_in
+
+Decision = int | None
+"""The index of the block that runs at a place of a stage, or None where none runs."""
+
+_running: weakref.WeakKeyDictionary[nn.Module, tuple[threading.Lock, list[int]]] = weakref.WeakKeyDictionary()
+_registry = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block may run.
+
+    Args:
+        name: The module name of the block whose place it is.
+        stage: The number of its stage.
+        index: Its number within the stage.
+        returns: What a skipped call returns: the output's structure with numbers of input tensors as its leaves.
+    """
+
+    name: str
+    stage: int
+    index: int
+    returns: Any
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What running subnets of a model needs to know about it.
+
+    Args:
+        units: The module names of all units.
+        places: The places of blocks in the order in which they run.
+        blocks: The module names of the blocks of each stage.
+        writers: The units that write into their input.
+    """
+
+    units: tuple[str, ...]
+    places: tuple[Place, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    writers: frozenset[str]
+
+    def decisions(self, stages: Sequence[Sequence[int]]) -> tuple[Decision, ...]:
+        """Which block runs at each place: a block at its own place, unless the order of the stage is another."""
+        by_place: dict[tuple[int, int], int] = {}
+        for stage, kept in enumerate(stages):
+            own_places = list(kept) == sorted(kept)
+            for position, block in enumerate(kept):
+                by_place[stage, block if own_places else position] = block
+        return tuple(by_place.get((place.stage, place.index)) for place in self.places)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A unit's call within the tree of prefixes: which unit, which call, and what ran before it."""
+
+    unit: str
+    call: int
+    path: tuple[Decision, ...]
+
+
+Around = Callable[[Node, Callable[[], Any]], Any]
+"""Called in place of computing a unit: gets the node and the computation, returns the unit's output."""
+
+
+@dataclass
+class _Entry:
+    unit: str
+    output: Any
+
+
+@dataclass
+class _Cut:
+    upstream: list[Tensor] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
+
+    def backward(self) -> None:
+        """Continue the gradients that arrived at this cut into the graph before it."""
+        reached = [
+            (up, leaf.grad)
+            for up, leaf in zip(self.upstream, self.leaves, strict=True)
+            if leaf.grad is not None
+        ]
+        self.upstream, self.leaves = [], []
+        if reached:
+            tensors, gradients = zip(*reached, strict=True)
+            torch.autograd.backward(tensors, gradients, retain_graph=True)
+
+
+def replay(
+    model: nn.Module,
+    wiring: Wiring,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    subnets: Sequence[tuple[tuple[int, ...], ...]],
+    *,
+    around: Around | None = None,
+    cut: bool = False,
+    before_pass: Callable[[int], Any] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Run subnets of a model on one batch, computing what they share once.
+
+    Args:
+        model: The model that the wiring belongs to.
+        wiring: Its units and places.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+        subnets: The blocks that run, per stage, of each subnet.
+        around: Called around the computation of each unit.
+        cut: Cut the graph where later subnets depart. Call ``backward(retain_graph=True)`` on what comes of each output
+            before asking for the next one, and exhaust the iterator: the rest of the backward pass happens in here.
+        before_pass: Called with the position of a subnet right before it runs; may return a context manager.
+
+    Yields:
+        Pairs of a position in ``subnets`` and the model's output, in the order that shares most. The main net comes
+        before every subnet of it.
+    """
+    decisions = [wiring.decisions(stages) for stages in subnets]
+    order = sorted(range(len(subnets)), key=lambda i: _depth_first(wiring.places, decisions[i]))
+    passes = [decisions[i] for i in order]
+    names = [place.name for place in wiring.places]
+    shared = [_common(a, b) for a, b in zip(passes, passes[1:], strict=False)]
+    entries: list[_Entry] = []
+    cuts: dict[int, _Cut] = {}
+    modules = {name: model.get_submodule(name) for name in wiring.units}
+
+    for number, position in enumerate(order):
+        following = passes[number + 1] if number + 1 < len(passes) else None
+        departures = set(_running_minima(shared[number:])) if cut else set()
+        if cut and number:
+            departures.add(shared[number - 1])
+        run = _Pass(
+            wiring=wiring,
+            decisions=dict(zip(names, passes[number], strict=True)),
+            entries=entries,
+            differs=None
+            if following is None
+            else {n for n, a, b in zip(names, passes[number], following, strict=True) if a != b},
+            cuts={names[at]: cuts.setdefault(at, _Cut()) for at in departures if at < len(names)},
+            around=around,
+        )
+        context = (before_pass(position) if before_pass is not None else None) or nullcontext()
+        with context, _exclusive(model), _plain_tensors(), run.intercepting(modules):
+            output = model(*args, **kwargs)
+        entries = run.remembered()
+        del run
+        yield position, output
+        del output
+        done = [at for at in cuts if number >= len(shared) or at > shared[number]]
+        for at in sorted(done, reverse=True):
+            cuts.pop(at).backward()
+
+
+class _Pass:
+    """One forward pass of one subnet."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        decisions: dict[str, Decision],
+        entries: list[_Entry],
+        differs: set[str] | None,
+        cuts: dict[str, _Cut],
+        around: Around | None,
+    ) -> None:
+        self.wiring = wiring
+        self.places = {place.name: place for place in wiring.places}
+        self.decisions = decisions
+        self.entries = entries
+        self.reusable = len(entries)
+        self.differs = differs
+        self.keep: int | None = 0 if differs is None else None  # how many entries the next pass can use
+        self.versions: list[list[int]] = []
+        self.cuts = cuts
+        self.around = around
+        self.number = 0
+        self.path: tuple[Decision, ...] = ()
+        self.inside = False
+        self.thread = threading.get_ident()
+        self.originals: dict[str, Callable[..., Any]] = {}
+
+    @contextmanager
+    def intercepting(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Route the calls of all units through this pass, and take every trace of it away again."""
+        undo: list[tuple[nn.Module, str, bool, Any]] = []
+        try:
+            for name, module in modules.items():
+                # a module compiled in place (module.compile()) is called through this attribute instead of forward
+                slot = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) else "forward"
+                own = vars(module)
+                undo.append((module, slot, slot in own, own.get(slot)))
+                original = getattr(module, slot)
+                self.originals[name] = original
+                own[slot] = partial(self._call, name, original)
+            yield
+        finally:
+            for module, slot, had, value in undo:
+                if had:
+                    vars(module)[slot] = value
+                else:
+                    del vars(module)[slot]
+
+    def remembered(self) -> list[_Entry]:
+        """The outputs that the next pass can use: those before its first difference that are still what they were."""
+        keep = len(self.entries) if self.keep is None else self.keep
+        for position, versions in enumerate(self.versions[:keep]):
+            if versions != _versions(self.entries[position].output):
+                keep = position  # written into by code outside of units: compute again from here
+                break
+        return self.entries[:keep]
+
+    def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.inside or threading.get_ident() != self.thread:
+            return original(
+                *args, **kwargs
+            )  # a unit within a unit, or somebody else's call of the same model
+        number, self.number = self.number, self.number + 1
+        if self.keep is None and self.differs is not None and name in self.differs:
+            self.keep = number
+            self.versions = [_versions(entry.output) for entry in self.entries[:number]]
+        if name in self.decisions:
+            self.path += (self.decisions[name],)
+        if number < self.reusable:
+            if self.entries[number].unit == name:
+                return self.entries[number].output
+            self.reusable = number  # the model took another way than before: what is remembered ends here
+            del self.entries[number:]
+        if name in self.cuts:
+            args, kwargs = self._cut(self.cuts[name], args, kwargs)
+        self.inside = True
+        try:
+            output = self._compute(name, number, original, args, kwargs)
+        finally:
+            self.inside = False
+        if self.keep is None:
+            self.entries.append(_Entry(name, output))
+        return output
+
+    def _compute(
+        self,
+        name: str,
+        number: int,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        place = self.places.get(name)
+        unit = name
+        if place is not None:
+            block = self.decisions[name]
+            if block is None:
+                return _skip(place, args, kwargs)
+            unit = self.wiring.blocks[place.stage][block]
+            original = self.originals[unit]
+        if unit in self.wiring.writers:
+            self._protect(args, kwargs)
+        if self.around is None:
+            return original(*args, **kwargs)
+        return self.around(Node(unit, number, self.path), partial(original, *args, **kwargs))
+
+    def _protect(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep remembered outputs from being written into: remember copies of those that are handed out."""
+        written = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
+        for position in range(self.keep or 0):
+            entry = self.entries[position]
+            if any(_storage(tensor) in written for tensor in tensors_in(entry.output)):
+                entry.output = pytree.tree_map_only(Tensor, torch.Tensor.clone, entry.output)
+                if self.versions:
+                    self.versions[position] = _versions(entry.output)
+
+    def _cut(
+        self, cut: _Cut, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        leaves: dict[int, Tensor] = {}
+
+        def part(tensor: Tensor) -> Tensor:
+            if not tensor.requires_grad:
+                return tensor
+            if id(tensor) not in leaves:
+                leaf = tensor.detach().requires_grad_()
+                cut.upstream.append(tensor)
+                cut.leaves.append(leaf)
+                leaves[id(tensor)] = leaf.clone()  # a leaf must not be written into, its copy may
+            return leaves[id(tensor)]
+
+        return pytree.tree_map_only(Tensor, part, (args, kwargs))
+
+
+def _skip(place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    inputs = tensors_in((args, kwargs))
+    return pytree.tree_map(lambda number: None if number is None else inputs[number], place.returns)
+
+
+def _depth_first(places: Sequence[Place], decisions: Sequence[Decision]) -> tuple[tuple[int, int], ...]:
+    """Sorts a block at its own place before another one, and any block before none."""
+    return tuple(
+        (2, 0) if block is None else (int(block != place.index), block)
+        for place, block in zip(places, decisions, strict=True)
+    )
+
+
+def _common(first: Sequence[Decision], second: Sequence[Decision]) -> int:
+    for at, (a, b) in enumerate(zip(first, second, strict=True)):
+        if a != b:
+            return at
+    return len(first)
+
+
+def _running_minima(numbers: Sequence[int]) -> Iterator[int]:
+    least: int | None = None
+    for number in numbers:
+        if least is None or number < least:
+            least = number
+            yield number
+
+
+def _versions(tree: Any) -> list[int]:
+    return [tensor._version for tensor in tensors_in(tree)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Leave inference mode for no_grad: only ordinary tensors can tell that they were written into."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _exclusive(model: nn.Module) -> Iterator[None]:
+    """One pass of a model at a time: threads wait for each other, a pass within a pass is refused."""
+    with _registry:
+        lock, owner = _running.setdefault(model, (threading.Lock(), []))
+    if lock.locked() and owner == [threading.get_ident()]:
+        raise UsageError(
+            f"{type(model).__name__} is already running a subnet in this thread: a model cannot run a subnet of itself "
+            "from within its own forward. Run the subnets one after the other"
+        )
+    with lock:
+        owner[:] = [threading.get_ident()]
+        try:
+            yield
+        finally:
+            owner.clear()

@@ -1,0 +1,286 @@
+"""A residual network, unraveled: its stages, the space of its subnets, and running any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stimulative.errors import UsageError
+from stimulative.unravel import recalibration
+from stimulative.unravel.discovery import (
+    Stage,
+    Trace,
+    arguments_of,
+    find_stages,
+    pass_through,
+    record,
+    stages_by_hand,
+)
+from stimulative.unravel.execution import Place, Wiring, replay
+from stimulative.unravel.recalibration import Statistics, with_statistics
+from stimulative.unravel.subnet import Subnet, SubnetSpace
+
+SubnetLike = Subnet | str | Sequence[int]
+
+
+def unravel(
+    model: nn.Module, example_input: Any, *, stages: Sequence[str | Sequence[str]] | None = None
+) -> ResidualNetwork:
+    """Find the residual blocks of a model, and make every sub-network of it runnable.
+
+    The model runs once on the example input, in evaluation mode and without gradients. It is not changed: its
+    parameters, buffers, state dict, mode and class stay as they are.
+
+    Args:
+        model: Any residual network.
+        example_input: What the model is called with: a tensor (such as images of shape ``(B, C, H, W)``), a tuple of
+            positional arguments, or a mapping of keyword arguments; on the model's device.
+        stages: The stages by hand: names of containers of blocks (``"layer1"``) or lists of names of blocks. Found by
+            the zero-parameter test by default.
+
+    Raises:
+        UsageError: If no block is found, a named stage does not fit, or the model cannot be taken apart (compiled or
+            scripted as a whole, or wrapped for several devices).
+    """
+    _check_model(model)
+    trace = record(model, example_input)
+    found = find_stages(model, trace) if stages is None else stages_by_hand(model, trace, stages)
+    if not found:
+        raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
+    return ResidualNetwork(model, tuple(found), _wire(model, trace, found))
+
+
+class ResidualNetwork(nn.Module):
+    """A model whose sub-networks can be run; see ``unravel``, which makes it.
+
+    Attributes:
+        model: The model itself, unchanged.
+        stages: Its stages, in the order in which they run.
+        space: The space of its ordered subnets.
+    """
+
+    def __init__(self, model: nn.Module, stages: tuple[Stage, ...], wiring: Wiring) -> None:
+        super().__init__()
+        self.model = model
+        self.stages = stages
+        self.wiring = wiring
+        self.space = SubnetSpace(
+            lengths=tuple(stage.blocks for stage in stages),
+            fixed=tuple(stage.fixed_entry for stage in stages),
+            ranges=tuple((stage.min_depth, stage.blocks) for stage in stages),
+        )
+
+    @property
+    def full(self) -> Subnet:
+        """The main net as a subnet."""
+        return Subnet.from_depths(self.space.lengths)
+
+    def forward(
+        self, x: Any, subnet: SubnetLike | None = None, *, statistics: Statistics | None = None
+    ) -> Any:
+        """Run one subnet, or the main net.
+
+        Args:
+            x: The model's input, in the form of the example input of ``unravel``.
+            subnet: Which blocks run: a ``Subnet``, its text such as ``"2-3-5-2"``, or a depth for each stage.
+            statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
+
+        Returns:
+            What the model returns.
+        """
+        return self.run(x, [self.full if subnet is None else subnet], statistics=statistics)[0]
+
+    def run(
+        self, x: Any, subnets: Sequence[SubnetLike], *, statistics: Statistics | None = None
+    ) -> list[Any]:
+        """Run several subnets on one batch, computing what they share once.
+
+        In training mode, what subnets share is also shared by their passes: dropout in a shared prefix is drawn once,
+        and a BatchNorm in it updates its running statistics once.
+
+        Args:
+            x: The model's input, in the form of the example input of ``unravel``.
+            subnets: The subnets to run.
+            statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
+
+        Returns:
+            The model's outputs, in the order of ``subnets``.
+        """
+        outputs: list[Any] = [None] * len(subnets)
+        for position, output in self.passes(x, subnets, statistics=statistics):
+            outputs[position] = output
+        return outputs
+
+    def passes(
+        self,
+        x: Any,
+        subnets: Sequence[SubnetLike],
+        *,
+        statistics: Statistics | None = None,
+        cut: bool = False,
+        before_pass: Callable[[int], AbstractContextManager[Any] | None] | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Run several subnets on one batch and yield each output as it comes, the main net first.
+
+        Args:
+            x: The model's input, in the form of the example input of ``unravel``.
+            subnets: The subnets to run.
+            statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
+            cut: Cut the graph where later subnets depart, so that the memory of each tail can go before the next one is
+                computed. The caller calls ``backward(retain_graph=True)`` on what comes of each output, drops it, and
+                exhausts the iterator.
+            before_pass: Called with a position in ``subnets`` before it runs; may return a context manager.
+
+        Yields:
+            Pairs of a position in ``subnets`` and the model's output, in the order that shares most.
+        """
+        chosen = [self.resolve(subnet).stages for subnet in subnets]
+        if statistics is not None:
+            statistics.check(chosen)
+        if torch.is_grad_enabled():
+            self._check_checkpointing()
+        args, kwargs = arguments_of(x)
+        yield from replay(
+            self.model,
+            self.wiring,
+            args,
+            kwargs,
+            chosen,
+            around=None if statistics is None else with_statistics(self.model, statistics),
+            cut=cut,
+            before_pass=before_pass,
+        )
+
+    def recalibrate(
+        self,
+        batches: Iterable[Any],
+        subnets: Sequence[SubnetLike] | None = None,
+        *,
+        images: int | None = None,
+    ) -> Statistics:
+        """Estimate the normalisation statistics of subnets on training images, sharing what their prefixes share.
+
+        Each layer's mean and (biased) variance are the sample-weighted averages over the batches, every layer
+        normalising by its own batch. The model's own statistics come back untouched.
+
+        Args:
+            batches: Inputs of the model, or pairs of inputs and targets, such as a data loader yields.
+            subnets: Which subnets; by default all in ``space``.
+            images: How many images to use at most; all by default.
+
+        Returns:
+            Statistics to be passed on to ``run``; they record how many images they come from.
+        """
+        chosen = [self.resolve(subnet).stages for subnet in (self.space if subnets is None else subnets)]
+        return recalibration.recalibrate(self.model, self.wiring, chosen, batches, images=images)
+
+    def load_statistics(self, statistics: Statistics, subnet: SubnetLike | None = None) -> None:
+        """Make the statistics of one subnet (by default the main net) the model's own."""
+        stages = (self.full if subnet is None else self.resolve(subnet)).stages
+        for name, (mean, var) in statistics.of(self.wiring, stages).items():
+            layer: Any = self.model.get_submodule(name)
+            with torch.no_grad():
+                layer.running_mean.copy_(mean)
+                layer.running_var.copy_(var)
+
+    def resolve(self, subnet: SubnetLike) -> Subnet:
+        """A subnet from its text or depths, checked to be runnable: known blocks, fixed ones in their place.
+
+        Raises:
+            UsageError: If it is not, with the legal range.
+        """
+        if isinstance(subnet, str):
+            subnet = Subnet.parse(subnet)
+        elif not isinstance(subnet, Subnet):
+            subnet = Subnet.from_depths(subnet)
+        if subnet in self.space:
+            return subnet
+        if len(subnet.stages) != len(self.stages):
+            self.space.check(subnet)
+        for stage, kept in zip(self.stages, subnet.stages, strict=True):
+            legal = range(int(stage.fixed_entry), stage.blocks + 1)
+            if len(kept) not in legal or any(block >= stage.blocks for block in kept):
+                raise UsageError(
+                    f"subnet {subnet} does not fit stage {stage.name!r}: it runs blocks {list(kept)}, but the stage has "
+                    f"{stage.blocks} blocks (0..{stage.blocks - 1}) and runs {legal.start} to {stage.blocks} of them. "
+                    f"Allowed: {self.space}"
+                )
+            if stage.fixed_entry and kept[0] != 0:
+                raise UsageError(
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 changes stride or width and always "
+                    f"runs first, got {list(kept)}"
+                )
+        return subnet
+
+    def frozen_statistics(self) -> AbstractContextManager[None]:
+        """A context in which layers in training mode leave their running statistics alone."""
+        return recalibration.frozen_statistics(self.model)
+
+    def extra_repr(self) -> str:
+        """The plan in one line."""
+        return (
+            f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
+        )
+
+    def _check_checkpointing(self) -> None:
+        for name, module in self.model.named_modules():
+            if getattr(module, "grad_checkpointing", False) or getattr(
+                module, "gradient_checkpointing", False
+            ):
+                raise UsageError(
+                    f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "
+                    "the backward pass, when it is no longer known which were skipped. Turn it off "
+                    "(model.set_grad_checkpointing(False)); to save memory, use schedule='lean'"
+                )
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a model is an nn.Module, got {type(model).__name__}")
+    if isinstance(model, ResidualNetwork):
+        raise UsageError("this is a ResidualNetwork already; unravel its .model")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError("a scripted model cannot be taken apart; unravel the model before torch.jit.script")
+    if type(model).__name__ == "OptimizedModule":
+        raise UsageError(
+            "a model compiled as a whole cannot be taken apart; unravel the model itself, and compile its blocks "
+            "(block.compile()) if you like"
+        )
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UsageError(
+            f"unravel the model inside of {type(model).__name__} (its .module), and wrap the training method instead"
+        )
+
+
+def _wire(model: nn.Module, trace: Trace, stages: Sequence[Stage]) -> Wiring:
+    first_call: dict[str, int] = {}
+    for number, call in enumerate(trace.calls):
+        first_call.setdefault(call.name, number)
+    places = []
+    for number, stage in enumerate(stages):
+        for index, name in enumerate(stage.block_names):
+            call = trace.calls[first_call[name]]
+            places.append(Place(name, number, index, returns=pass_through(call)))
+    places.sort(key=lambda place: first_call[place.name])
+    blocks = {name for stage in stages for name in stage.block_names}
+    units = tuple(_units("", model, blocks, set(first_call)))
+    writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in units)
+    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers)
+
+
+def _units(name: str, module: nn.Module, blocks: set[str], called: set[str]) -> Iterator[str]:
+    """The blocks, and the largest called modules that hold none; names in the order of registration."""
+    if name in blocks:
+        yield name
+        return
+    holds_blocks = any(block.startswith(f"{name}." if name else "") for block in blocks)
+    children = list(module.named_children())
+    if not holds_blocks and (name in called or not children):
+        yield name
+        return
+    for key, child in children:
+        yield from _units(f"{name}.{key}" if name else key, child, blocks, called)

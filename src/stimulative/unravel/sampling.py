@@ -1,0 +1,131 @@
+"""Samplers: each draws a subnet from a space, given a random generator.
+
+``ordered`` is the paper's rule (Fig. 4 of arXiv 2210.04153): a depth drawn uniformly for each stage, and the first
+blocks kept. ``interstage`` is ST++'s (arXiv 2305.02507): only some stages vary. ``unordered`` keeps each block with
+a probability, the rule that the paper compares ordered sampling with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import torch
+
+from stimulative.errors import UsageError
+from stimulative.unravel.subnet import Subnet, SubnetSpace
+
+Sampler = Callable[[SubnetSpace, torch.Generator], Subnet]
+
+
+def ordered(space: SubnetSpace, generator: torch.Generator) -> Subnet:
+    """A depth drawn uniformly from each stage's range; the first blocks are kept."""
+    return Subnet.from_depths([_integer(low, high, generator) for low, high in space.ranges])
+
+
+def unordered(space: SubnetSpace, generator: torch.Generator, *, keep: float = 0.5) -> Subnet:
+    """Each skippable block kept with probability ``keep``, given that the depth stays within its range.
+
+    Args:
+        space: Where to draw from; its order is ignored, its ranges and fixed first blocks are kept to.
+        generator: Source of randomness, on the CPU.
+        keep: Probability of keeping a block that may be skipped, above 0 and below 1.
+    """
+    _check_probability(keep)
+    stages = []
+    for length, fixed, (low, high) in zip(space.lengths, space.fixed, space.ranges, strict=True):
+        first = int(fixed)
+        free = length - first
+        # the number of kept blocks is binomial within the range, and all choices of that many are equally likely
+        counts = range(low - first, high - first + 1)
+        weights = [math.comb(free, k) * keep**k * (1 - keep) ** (free - k) for k in counts]
+        kept = counts[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
+        chosen = torch.randperm(free, generator=generator)[:kept] + first
+        stages.append((*range(first), *sorted(chosen.tolist())))
+    return Subnet(tuple(stages))
+
+
+def interstage(
+    space: SubnetSpace, generator: torch.Generator, *, ranges: Sequence[Sequence[int]] | None = None
+) -> Subnet:
+    """Ordered sampling within narrower depth ranges.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        ranges: ``(least, greatest)`` depth of each stage, such as ``[[3, 3], [3, 4], [3, 6], [3, 3]]`` for
+            ResNet-50. Without it the first and the last stage are whole and the others vary between half and all.
+    """
+    return ordered(space.restrict(ranges if ranges is not None else _middle_stages(space)), generator)
+
+
+SAMPLERS: dict[str, Callable[..., Subnet]] = {
+    "ordered": ordered,
+    "unordered": unordered,
+    "interstage": interstage,
+}
+
+
+def resolve_sampler(sampler: str | Mapping[str, Any] | Sampler, space: SubnetSpace) -> Sampler:
+    """A sampler from its name, from its name and settings (``{"name": "unordered", "keep": 0.8}``), or as it is.
+
+    Raises:
+        UsageError: If there is no such sampler or setting, or if it cannot draw from the space.
+    """
+    if callable(sampler):
+        return sampler
+    problem = sampler_problem(sampler)
+    if problem is not None:
+        raise UsageError(problem)
+    settings = {"name": sampler} if isinstance(sampler, str) else dict(sampler)
+    draw = partial(SAMPLERS[settings.pop("name")], **settings)
+    draw(space, torch.Generator().manual_seed(0))  # unusable settings fail here rather than in the first step
+    return draw
+
+
+def sampler_problem(sampler: object) -> str | None:
+    """What is wrong with a sampler's name or settings, before any network is known."""
+    if callable(sampler):
+        return None
+    settings = {"name": sampler} if isinstance(sampler, str) else sampler
+    if not isinstance(settings, Mapping) or "name" not in settings:
+        return f"sampler: got {sampler!r}, but it is a name or a mapping with 'name' and settings of that sampler"
+    name = settings["name"]
+    if name not in SAMPLERS:
+        near = get_close_matches(str(name), SAMPLERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"sampler: there is no sampler {name!r}, known: {', '.join(SAMPLERS)}{hint}"
+    allowed = list(inspect.signature(SAMPLERS[name]).parameters)[2:]
+    unknown = [key for key in settings if key != "name" and key not in allowed]
+    if unknown:
+        return (
+            f"sampler: {name!r} has no setting {unknown[0]!r}, "
+            f"{'it has: ' + ', '.join(allowed) if allowed else 'it has none'}"
+        )
+    if name == "unordered" and "keep" in settings:
+        try:
+            _check_probability(settings["keep"])
+        except UsageError as error:
+            return f"sampler: {error}"
+    return None
+
+
+def _check_probability(keep: Any) -> None:
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep < 1:
+        raise UsageError(f"'keep' is a probability above 0 and below 1, got {keep!r}")
+
+
+def _middle_stages(space: SubnetSpace) -> list[tuple[int, int]]:
+    last = len(space.ranges) - 1
+    return [
+        (high, high) if stage in (0, last) and last > 1 else (max(low, (high + 1) // 2), high)
+        for stage, (low, high) in enumerate(space.ranges)
+    ]
+
+
+def _integer(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, high + 1, (), generator=generator))

@@ -1,0 +1,239 @@
+"""A sub-network as a value, and the space that such values are drawn from."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from stimulative.errors import UsageError
+
+_STAGE = re.compile(r"\d+|\[(?:\d+(?:\.\d+)*)?\]")
+_TEXT = re.compile(rf"(?:{_STAGE.pattern})(?:-(?:{_STAGE.pattern}))*")
+
+
+@dataclass(frozen=True, order=True)
+class Subnet:
+    """Which blocks of a residual network run, stage by stage, in the order in which they run.
+
+    ``Subnet(((0, 1), (0, 1, 2)))`` runs the first two blocks of stage 0 and the first three of stage 1. Deleting
+    blocks leaves numbers out, reordering them changes their order; it is the same kind of value.
+
+    Args:
+        stages: For each stage, the indices of its blocks that run.
+    """
+
+    stages: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        stages = tuple(tuple(int(block) for block in stage) for stage in self.stages)
+        if not stages:
+            raise UsageError("a subnet needs at least one stage, got none")
+        for number, stage in enumerate(stages):
+            if any(block < 0 for block in stage) or len(set(stage)) != len(stage):
+                raise UsageError(
+                    f"stage {number} of a subnet names each block at most once, by an index from 0 on; got {stage}"
+                )
+        object.__setattr__(self, "stages", stages)
+
+    @classmethod
+    def from_depths(cls, depths: Sequence[int]) -> Subnet:
+        """The subnet that keeps the first ``depths[i]`` blocks of stage ``i`` (the paper's ordered subnets)."""
+        return cls(tuple(tuple(range(depth)) for depth in depths))
+
+    @classmethod
+    def parse(cls, text: str) -> Subnet:
+        """Read what ``str`` writes.
+
+        Args:
+            text: Stages joined by ``-``. A number keeps that many first blocks; ``[0.2]`` names the blocks.
+
+        Raises:
+            UsageError: If the text is not of that form.
+        """
+        text = text.strip()
+        if not _TEXT.fullmatch(text):
+            raise UsageError(
+                f"cannot read the subnet {text!r}: write one depth a stage, such as '2-3-5-2', "
+                "or name the blocks that run, such as '2-[0.2]-5-2'"
+            )
+        stages = []
+        for part in _STAGE.findall(text):
+            if part.startswith("["):
+                stages.append(tuple(int(block) for block in part[1:-1].split(".") if block))
+            else:
+                stages.append(tuple(range(int(part))))
+        return cls(tuple(stages))
+
+    @classmethod
+    def from_json(cls, text: str) -> Subnet:
+        """Read what ``to_json`` writes."""
+        return cls(tuple(tuple(stage) for stage in json.loads(text)))
+
+    def to_json(self) -> str:
+        """The block indices of each stage as JSON, such as ``[[0, 1], [0, 1, 2]]``."""
+        return json.dumps(self.stages)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The number of blocks that run in each stage."""
+        return tuple(len(stage) for stage in self.stages)
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks that run."""
+        return sum(self.depths)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether every stage keeps just its first blocks, in their order."""
+        return all(stage == tuple(range(len(stage))) for stage in self.stages)
+
+    def __str__(self) -> str:
+        return "-".join(
+            str(len(stage)) if stage == tuple(range(len(stage))) else f"[{'.'.join(map(str, stage))}]"
+            for stage in self.stages
+        )
+
+
+@dataclass(frozen=True)
+class SubnetSpace:
+    """A set of subnets: for each stage, how many blocks may run, and which.
+
+    Iterating is lazy and in lexicographic order; ``len`` counts without enumerating (``count`` also where the number
+    does not fit into a machine word).
+
+    Args:
+        lengths: The number of blocks of each stage of the main net.
+        fixed: Whether the first block of each stage always runs because it changes stride or width.
+        ranges: The least and the greatest depth of each stage, both included; by default from 1 to all.
+        ordered: Whether a stage keeps its first blocks (the paper's ordered sampling) or any of them.
+    """
+
+    lengths: tuple[int, ...]
+    fixed: tuple[bool, ...]
+    ranges: tuple[tuple[int, int], ...] = ()
+    ordered: bool = True
+
+    def __post_init__(self) -> None:
+        ranges = self.ranges or tuple((1, length) for length in self.lengths)
+        ranges = tuple((int(low), int(high)) for low, high in ranges)
+        if len(ranges) != len(self.lengths):
+            raise UsageError(
+                f"{len(self.lengths)} stages need as many depth ranges, got {len(ranges)}: {ranges}"
+            )
+        for number, ((low, high), length, fixed) in enumerate(
+            zip(ranges, self.lengths, self.fixed, strict=True)
+        ):
+            if not int(fixed) <= low <= high <= length:
+                raise UsageError(
+                    f"the depth range {low}..{high} of stage {number} does not fit: "
+                    f"it has to lie within {int(fixed)}..{length}"
+                )
+        object.__setattr__(self, "ranges", ranges)
+
+    def restrict(self, ranges: Sequence[Sequence[int]]) -> SubnetSpace:
+        """The same space with other depth ranges, one ``(least, greatest)`` a stage."""
+        return replace(self, ranges=tuple((low, high) for low, high in ranges))
+
+    def unordered(self) -> SubnetSpace:
+        """The space in which a stage may keep any of its blocks, not only the first ones."""
+        return replace(self, ordered=False)
+
+    @property
+    def full(self) -> Subnet:
+        """The largest subnet: the main net, unless the ranges exclude it."""
+        return Subnet.from_depths([high for _, high in self.ranges])
+
+    @property
+    def smallest(self) -> Subnet:
+        """The subnet with the fewest blocks."""
+        return Subnet.from_depths([low for low, _ in self.ranges])
+
+    @property
+    def count(self) -> int:
+        """The number of subnets, exactly."""
+        return math.prod(
+            sum(self._choices(stage, depth) for depth in range(low, high + 1))
+            for stage, (low, high) in enumerate(self.ranges)
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Subnet]:
+        return (Subnet(stages) for stages in self._stages_from(0))
+
+    def __contains__(self, subnet: object) -> bool:
+        return isinstance(subnet, Subnet) and self._misfit(subnet) is None
+
+    def check(self, subnet: Subnet) -> Subnet:
+        """Return the subnet if it belongs to this space.
+
+        Raises:
+            UsageError: If it does not, with what is allowed.
+        """
+        misfit = self._misfit(subnet)
+        if misfit is not None:
+            raise UsageError(f"subnet {subnet} is not one of this network's: {misfit}. Allowed: {self}")
+        return subnet
+
+    def __str__(self) -> str:
+        depths = ", ".join(f"{low}..{high}" for low, high in self.ranges)
+        return f"depths ({depths}), {'the first' if self.ordered else 'any'} blocks of each stage"
+
+    def _misfit(self, subnet: Subnet) -> str | None:
+        if len(subnet.stages) != len(self.lengths):
+            return f"it has {len(subnet.stages)} stages, the network {len(self.lengths)}"
+        for number, (stage, length, fixed, (low, high)) in enumerate(
+            zip(subnet.stages, self.lengths, self.fixed, self.ranges, strict=True)
+        ):
+            if not low <= len(stage) <= high:
+                return f"stage {number} has depth {len(stage)}, outside {low}..{high}"
+            if any(block >= length for block in stage):
+                return f"stage {number} has blocks 0..{length - 1}, not {max(stage)}"
+            if self.ordered and stage != tuple(range(len(stage))):
+                return f"stage {number} keeps {list(stage)}, which are not its first blocks in order"
+            if list(stage) != sorted(stage):
+                return f"stage {number} runs its blocks in the order {list(stage)}"
+            if fixed and 0 not in stage:
+                return f"stage {number} lacks its first block, which changes stride or width"
+        return None
+
+    def _choices(self, stage: int, depth: int) -> int:
+        if self.ordered:
+            return 1
+        fixed = int(self.fixed[stage])
+        return math.comb(self.lengths[stage] - fixed, depth - fixed)
+
+    def _stages_from(self, stage: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+        if stage == len(self.lengths):
+            yield ()
+            return
+        for kept in self._kept(stage):
+            for rest in self._stages_from(stage + 1):
+                yield (kept, *rest)
+
+    def _kept(self, stage: int) -> Iterator[tuple[int, ...]]:
+        low, high = self.ranges[stage]
+        if self.ordered:
+            return (tuple(range(depth)) for depth in range(low, high + 1))
+        start = (0,) if self.fixed[stage] else ()
+        return self._extensions(start, self.lengths[stage], low, high)
+
+    def _extensions(
+        self, kept: tuple[int, ...], length: int, low: int, high: int
+    ) -> Iterator[tuple[int, ...]]:
+        after = kept[-1] + 1 if kept else 0
+        if len(kept) + length - after < low:
+            return
+        if len(kept) >= low:
+            yield kept
+        if len(kept) < high:
+            for block in range(after, length):
+                yield from self._extensions((*kept, block), length, low, high)
