@@ -1,0 +1,148 @@
+"""What every training method is: a step over a batch that returns named terms, and a little state that says when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stimulative.errors import UsageError
+from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
+
+
+class Terms:
+    """What one step of a method computed.
+
+    A plain class on purpose: Lightning takes dataclasses and tuples that a wrapped module returns apart and rebuilds
+    them.
+
+    Args:
+        loss: What to call backward on, a scalar.
+        main_ce: Cross-entropy of the main net, a scalar without graph.
+        subnet_kl: Mean divergence of the subnets from the main net, a scalar without graph; 0 without subnets.
+        logits: The main net's logits, shape ``(B, classes)``, without graph.
+        subnets: The subnets that were trained besides the main net.
+    """
+
+    __slots__ = ("logits", "loss", "main_ce", "subnet_kl", "subnets")
+
+    def __init__(
+        self,
+        *,
+        loss: Tensor,
+        main_ce: Tensor,
+        subnet_kl: Tensor | None = None,
+        logits: Tensor,
+        subnets: Sequence[Subnet] = (),
+    ) -> None:
+        self.loss = loss
+        self.main_ce = main_ce.detach()
+        self.subnet_kl = torch.zeros_like(self.main_ce) if subnet_kl is None else subnet_kl.detach()
+        self.logits = logits.detach()
+        self.subnets = tuple(subnets)
+
+    def __repr__(self) -> str:
+        return (
+            f"Terms(loss={self.loss.item():.4g}, main_ce={self.main_ce.item():.4g}, "
+            f"subnet_kl={self.subnet_kl.item():.4g}, logits={tuple(self.logits.shape)}, "
+            f"subnets=({', '.join(map(str, self.subnets))}))"
+        )
+
+
+Backward = Callable[..., Any]
+"""Calls backward on a loss: ``backward(loss, retain_graph=...)``."""
+
+
+class Method(nn.Module):
+    """A way of training a residual network.
+
+    Call it on a batch for the terms of a step, and call ``terms.loss.backward()``; or call ``backward``, which does
+    both. It counts its steps and draws its subnets from a generator of its own; both are part of its ``state_dict``,
+    so training that is resumed goes on as if it had never stopped.
+
+    Args:
+        network: The network to train.
+        label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1.
+        total_steps: The number of steps that training will take; what changes over training goes by it.
+        seed: Seed of the method's generator.
+    """
+
+    def __init__(
+        self,
+        network: ResidualNetwork,
+        *,
+        label_smoothing: float = 0.0,
+        total_steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.label_smoothing = label_smoothing
+        self.total_steps = total_steps
+        self.step = 0
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def problems(cls, settings: Mapping[str, Any]) -> list[str]:
+        """What is impossible about settings of this method, a sentence each."""
+        return []
+
+    @property
+    def pollutes_statistics(self) -> bool:
+        """Whether the main net's running statistics are not its own and need recalibration before evaluation."""
+        return False
+
+    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+        """The terms of one step.
+
+        Args:
+            x: A batch, as the network takes it; images of shape ``(B, C, H, W)``.
+            y: Targets: class indices of shape ``(B,)`` or probabilities of shape ``(B, classes)``.
+            subnets: The subnets to train besides the main net, instead of those that the method would draw.
+        """
+        raise NotImplementedError
+
+    def backward(
+        self,
+        x: Any,
+        y: Tensor,
+        subnets: Sequence[SubnetLike] | None = None,
+        *,
+        scale: float = 1.0,
+        backward: Backward = torch.autograd.backward,
+    ) -> Terms:
+        """The terms of one step, with their gradients added to the parameters'.
+
+        Args:
+            x: A batch, as the network takes it.
+            y: Its targets.
+            subnets: The subnets to train besides the main net, instead of those that the method would draw.
+            scale: Factor on the gradients, such as one over the number of accumulated batches.
+            backward: What calls backward on a loss; Fabric's, say, which also scales it for half precision.
+        """
+        terms = self(x, y, subnets)
+        backward(terms.loss * scale if scale != 1.0 else terms.loss)
+        terms.loss = terms.loss.detach()
+        return terms
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The step and the generator's state."""
+        return {"step": self.step, "generator": self.generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved step and generator state."""
+        self.step = state["step"]
+        self.generator.set_state(state["generator"].cpu())
+
+    def _count(self) -> None:
+        if self.training:
+            self.step += 1
+
+
+def check_settings(method: type[Method], settings: Mapping[str, Any]) -> None:
+    """Raise one error that names everything impossible about the settings of a method."""
+    found = method.problems(settings)
+    if found:
+        raise UsageError(f"{method.__name__}: " + "; ".join(found))

@@ -1,0 +1,28 @@
+"""Common training: the main net alone, with cross-entropy. What every other method is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from stimulative.errors import UsageError
+from stimulative.methods.base import Method, Terms
+from stimulative.objectives import cross_entropy
+from stimulative.unravel import SubnetLike
+
+
+class CommonTraining(Method):
+    """Train the main net alone: ``loss = CE(z_main, y)``."""
+
+    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+        """The terms of one step; see ``Method.forward``."""
+        if subnets:
+            raise UsageError(
+                f"common training trains no subnets, got {len(subnets)}; use StimulativeTraining"
+            )
+        logits = self.network.model(x) if isinstance(x, Tensor) else self.network(x)
+        loss = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        self._count()
+        return Terms(loss=loss, main_ce=loss, logits=logits)

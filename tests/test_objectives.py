@@ -1,0 +1,226 @@
+"""The losses against second implementations, numbers worked out by hand, and bad input."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stimulative.errors import UsageError
+from stimulative.objectives import cross_entropy, kl_divergence
+
+
+def random_logits(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).to(dtype)
+
+
+def probabilities_by_hand(logits: list[float], temperature: float) -> list[float]:
+    weights = [math.exp(z / temperature) for z in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+def kl_by_hand(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    classes = student.shape[-1]
+    values = []
+    for s, t in zip(student.reshape(-1, classes).tolist(), teacher.reshape(-1, classes).tolist(), strict=True):
+        p, q = probabilities_by_hand(t, temperature), probabilities_by_hand(s, temperature)
+        values.append(sum(pi * math.log(pi / qi) for pi, qi in zip(p, q, strict=True)))
+    return temperature**2 * sum(values) / len(values)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7)])
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 4.0])
+def test_kl_equals_a_second_implementation(shape: tuple[int, ...], temperature: float) -> None:
+    student, teacher = random_logits(*shape, seed=1), random_logits(*shape, seed=2)
+    ours = kl_divergence(student, teacher, temperature=temperature)
+    assert ours.shape == ()
+    assert ours.item() == pytest.approx(kl_by_hand(student, teacher, temperature), rel=1e-12)
+
+
+def test_kl_of_a_case_worked_out_by_hand() -> None:
+    # Teacher logits (ln 3, 0) are the probabilities (3/4, 1/4), student logits (0, 0) are (1/2, 1/2):
+    # KL = 3/4 ln(3/4 : 1/2) + 1/4 ln(1/4 : 1/2) = 3/4 ln 3 - 3/4 ln 2 - 1/4 ln 2
+    #    = 0.8239592 - 0.6931472 = 0.1308120.
+    # The other way round, 1/2 ln(2/3) + 1/2 ln 2 = 1/2 ln(4/3) = 0.1438410: the order matters.
+    peaked = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    flat = torch.zeros(1, 2, dtype=torch.float64)
+    assert kl_divergence(flat, peaked).item() == pytest.approx(0.1308120, abs=1e-7)
+    assert kl_divergence(peaked, flat).item() == pytest.approx(0.1438410, abs=1e-7)
+
+
+def test_temperature_worked_out_by_hand() -> None:
+    # Teacher logits (2 ln 3, 0) at T = 2 are the probabilities of the case above: its value times T^2 = 4 is
+    # 0.5232481.
+    teacher = torch.tensor([[2 * math.log(3.0), 0.0]], dtype=torch.float64)
+    student = torch.zeros(1, 2, dtype=torch.float64)
+    assert kl_divergence(student, teacher, temperature=2.0).item() == pytest.approx(0.5232481, abs=1e-7)
+
+
+def test_the_mean_is_over_all_leading_dimensions() -> None:
+    student, teacher = random_logits(6, 4, seed=3), random_logits(6, 4, seed=4)
+    flat = kl_divergence(student, teacher)
+    assert kl_divergence(student.reshape(2, 3, 4), teacher.reshape(2, 3, 4)).item() == pytest.approx(flat.item())
+    assert kl_divergence(student.repeat(5, 1), teacher.repeat(5, 1)).item() == pytest.approx(flat.item())
+
+
+def test_the_gradient_reaches_the_student_only() -> None:
+    student = random_logits(4, 5, seed=5).requires_grad_()
+    teacher = random_logits(4, 5, seed=6).requires_grad_()
+    kl_divergence(student, teacher).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    # d KL / d z_s = (softmax(z_s) - softmax(z_m)) / batch
+    expected = (student.softmax(-1) - teacher.softmax(-1)).detach() / 4
+    torch.testing.assert_close(student.grad, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_the_gradient_passes_gradcheck() -> None:
+    student, teacher = random_logits(3, 4, seed=7).requires_grad_(), random_logits(3, 4, seed=8)
+    assert torch.autograd.gradcheck(lambda z: kl_divergence(z, teacher, temperature=2.0), (student,))
+
+
+def test_the_squared_temperature_keeps_the_gradient_from_shrinking() -> None:
+    def gradient(temperature: float) -> Tensor:
+        student = (0.01 * random_logits(4, 5, seed=9)).requires_grad_()
+        teacher = 0.01 * random_logits(4, 5, seed=10)
+        kl_divergence(student, teacher, temperature=temperature).backward()
+        assert student.grad is not None
+        return student.grad
+
+    # A distribution linear in its logits has a gradient ~ 1/T^2 before the factor. Small logits are nearly
+    # linear, so with the factor the gradients agree; without it they would differ 16-fold.
+    torch.testing.assert_close(gradient(8.0), gradient(2.0), rtol=0.05, atol=1e-5)
+    assert gradient(2.0).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_equal_logits_give_zero_and_no_gradient(temperature: float) -> None:
+    student = random_logits(4, 5, seed=11).requires_grad_()
+    value = kl_divergence(student, student, temperature=temperature)
+    value.backward()
+    assert value.item() == pytest.approx(0.0, abs=1e-14)
+    assert student.grad is not None and student.grad.abs().max() < 1e-14
+
+
+def test_a_shift_of_all_logits_changes_nothing() -> None:
+    student, teacher = random_logits(4, 5, seed=12), random_logits(4, 5, seed=13)
+    assert kl_divergence(student + 100, teacher - 50).item() == pytest.approx(kl_divergence(student, teacher).item())
+
+
+def test_logits_far_apart_stay_finite() -> None:
+    student, teacher = torch.tensor([[0.0, 500.0]]), torch.tensor([[500.0, 0.0]])
+    assert kl_divergence(student, teacher).item() == pytest.approx(500.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_raised_to_float32(dtype: torch.dtype) -> None:
+    student, teacher = (
+        random_logits(8, 100, seed=14, dtype=dtype),
+        random_logits(8, 100, seed=15, dtype=dtype),
+    )
+    value = kl_divergence(student, teacher)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(kl_divergence(student.double(), teacher.double()).item(), rel=1e-5)
+    targets = torch.arange(8)
+    loss = cross_entropy(student, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(F.cross_entropy(student.double(), targets).item(), rel=1e-5)
+
+
+def test_the_gradient_comes_back_in_the_dtype_of_the_logits() -> None:
+    student = random_logits(4, 5, seed=16, dtype=torch.bfloat16).requires_grad_()
+    kl_divergence(student, random_logits(4, 5, seed=17, dtype=torch.float32)).backward()
+    assert student.grad is not None and student.grad.dtype == torch.bfloat16
+
+
+def test_float64_stays_float64() -> None:
+    student, teacher = random_logits(4, 5, seed=18), random_logits(4, 5, seed=19)
+    assert kl_divergence(student, teacher).dtype == torch.float64
+    assert kl_divergence(student, teacher.float()).dtype == torch.float64
+    assert cross_entropy(student, torch.arange(4)).dtype == torch.float64
+
+
+logit_rows = st.lists(st.tuples(st.floats(-80, 80), st.floats(-80, 80)), min_size=2, max_size=12)
+
+
+@settings(deadline=None, derandomize=True)
+@given(logit_rows, st.floats(0.25, 8.0))
+def test_kl_is_never_negative(pairs: list[tuple[float, float]], temperature: float) -> None:
+    student = torch.tensor([[s for s, _ in pairs]], dtype=torch.float64)
+    teacher = torch.tensor([[t for _, t in pairs]], dtype=torch.float64)
+    value = kl_divergence(student, teacher, temperature=temperature).item()
+    assert math.isfinite(value)
+    assert value >= -1e-11
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (torch.zeros(4, 10), torch.zeros(4, 9), r"same shape; got \(4, 10\) and \(4, 9\)"),
+        (torch.zeros(4, 10), torch.zeros(1, 10), r"same shape; got \(4, 10\) and \(1, 10\)"),
+        (torch.zeros(()), torch.zeros(()), r"student logits must have a class dimension .* got shape \(\)"),
+        (torch.zeros(0, 10), torch.zeros(0, 10), r"at least one sample; got shape \(0, 10\)"),
+        (
+            torch.zeros(4, 10),
+            torch.zeros(4, 10, dtype=torch.long),
+            "teacher logits must be floating point; got torch.int64",
+        ),
+    ],
+)
+def test_kl_refuses_logits_that_do_not_fit(student: Tensor, teacher: Tensor, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        kl_divergence(student, teacher)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_kl_refuses_an_impossible_temperature(temperature: float) -> None:
+    with pytest.raises(UsageError, match="temperature must be a positive number; got"):
+        kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3), temperature=temperature)
+
+
+def test_cross_entropy_of_a_case_worked_out_by_hand() -> None:
+    # Logits (ln 3, 0) are the probabilities (3/4, 1/4); class 0 costs ln(4/3) = 0.2876821.
+    # Smoothing by 0.2 makes the target (0.9, 0.1), and the cost
+    # 0.9 ln(4/3) + 0.1 ln 4 = 0.2589139 + 0.1386294 = 0.3975433.
+    logits = torch.tensor([[math.log(3.0), 0.0]])
+    assert cross_entropy(logits, torch.tensor([0])).item() == pytest.approx(0.2876821, abs=1e-6)
+    assert cross_entropy(logits, torch.tensor([0]), label_smoothing=0.2).item() == pytest.approx(0.3975433, abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_indices_and_their_one_hot_probabilities_agree(smoothing: float) -> None:
+    logits = random_logits(6, 5, seed=20, dtype=torch.float32)
+    targets = torch.tensor([0, 4, 2, 2, 1, 3])
+    by_index = cross_entropy(logits, targets, label_smoothing=smoothing)
+    for dtype in (torch.uint8, torch.int32):
+        assert cross_entropy(logits, targets.to(dtype), label_smoothing=smoothing).item() == by_index.item()
+    one_hot = F.one_hot(targets, 5)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        by_probability = cross_entropy(logits, one_hot.to(dtype), label_smoothing=smoothing)
+        assert by_probability.item() == pytest.approx(by_index.item(), rel=1e-6)
+
+
+def test_mixed_targets_cost_the_mix_of_the_two() -> None:
+    logits = random_logits(3, 4, seed=21)
+    first, second = torch.tensor([0, 1, 2]), torch.tensor([3, 3, 0])
+    mixed = 0.3 * F.one_hot(first, 4) + 0.7 * F.one_hot(second, 4)
+    expected = 0.3 * cross_entropy(logits, first) + 0.7 * cross_entropy(logits, second)
+    assert cross_entropy(logits, mixed).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "got"),
+    [
+        (torch.zeros(4, 10), torch.zeros(3, dtype=torch.long), r"\(4, 10\) and torch.int64 targets \(3,\)"),
+        (torch.zeros(4, 10), torch.zeros(4), r"\(4, 10\) and torch.float32 targets \(4,\)"),
+        (torch.zeros(4, 10), torch.zeros(4, 10, dtype=torch.long), r"torch.int64 targets \(4, 10\)"),
+        (torch.zeros(4, 10), torch.zeros(4, 9), r"torch.float32 targets \(4, 9\)"),
+        (torch.zeros(10), torch.zeros((), dtype=torch.long), r"got logits \(10,\)"),
+    ],
+)
+def test_cross_entropy_refuses_targets_that_do_not_fit(logits: Tensor, targets: Tensor, got: str) -> None:
+    with pytest.raises(UsageError, match=got):
+        cross_entropy(logits, targets)
