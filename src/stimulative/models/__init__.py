@@ -1,0 +1,5 @@
+"""Models by name: CIFAR nets, timm, torchvision, and factories of one's own."""
+
+from stimulative.models.catalog import build as build
+from stimulative.models.catalog import names as names
+from stimulative.models.settings import ModelSettings as ModelSettings

@@ -1,0 +1,87 @@
+"""From a name to a model."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from stimulative.errors import UsageError
+from stimulative.models.cifar_resnet import cifar_resnet
+from stimulative.models.cifar_stem import small_stem_mobilenetv3, small_stem_resnet
+from stimulative.models.factory import Factory
+from stimulative.models.libraries import NO_WEIGHTS, find_timm, find_torchvision
+from stimulative.models.own import find_own
+from stimulative.models.suggestion import did_you_mean
+
+_STEM_IS_FIXED = dict.fromkeys(("stem_type", "stem_width", "replace_stem_pool"), "the cifar/ stem is fixed")
+_UNTRAINED = {"pretrained": NO_WEIGHTS}
+_CIFAR = {
+    **{
+        f"cifar/resnet{depth}": Factory(f"cifar/resnet{depth}", partial(cifar_resnet, depth))
+        for depth in (20, 32, 44, 56, 110)
+    },
+    **{
+        f"cifar/{name}": Factory(
+            f"cifar/{name}", partial(small_stem_resnet, name), reserved=_STEM_IS_FIXED | _UNTRAINED
+        )
+        for name in ("resnet18", "resnet34", "resnet50", "resnet101")
+    },
+    "cifar/mobilenetv3_large": Factory(
+        "cifar/mobilenetv3_large",
+        partial(small_stem_mobilenetv3, "mobilenetv3_large_100"),
+        reserved=_UNTRAINED,
+    ),
+}
+
+
+def names() -> list[str]:
+    """Returns the names of this library's own models, those for small images."""
+    return list(_CIFAR)
+
+
+def find(name: str) -> Factory:
+    """Finds the model without building it; imports the library or module it comes from.
+
+    Raises:
+        UsageError: No model has that name.
+    """
+    if name in _CIFAR:
+        return _CIFAR[name]
+    if name.startswith("timm/"):
+        return find_timm(name)
+    if name.startswith("torchvision/"):
+        return find_torchvision(name)
+    if ":" in name:
+        return find_own(name)
+    bare = {known.removeprefix("cifar/"): known for known in _CIFAR}
+    nearest = f"; did you mean {bare[name]!r}?" if name in bare else did_you_mean(name, _CIFAR)
+    raise UsageError(
+        f"unknown model {name!r}; known: {', '.join(_CIFAR)}, timm/NAME, torchvision/NAME, "
+        f"package.module:factory{nearest}"
+    )
+
+
+def build(
+    name: str, *, classes: int, channels: int = 3, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Builds the model with new parameters, drawn from torch's global generator.
+
+    Args:
+        name: ``cifar/NAME`` (see :func:`names`), ``timm/NAME``, ``torchvision/NAME`` or
+            ``package.module:factory``.
+        classes: Number of logits.
+        channels: Channels of the images.
+        arguments: Further keyword arguments for the model's factory.
+
+    Returns:
+        A model from images (N, channels, H, W) to logits (N, classes).
+
+    Raises:
+        UsageError: The name is unknown, an argument is unknown or refused, or the model cannot take the
+            channels.
+    """
+    for word, count in (("classes", classes), ("channels", channels)):
+        if count < 1:
+            raise UsageError(f"a model needs at least 1 of its {word}; got {count}")
+    return find(name).build(classes=classes, channels=channels, arguments=arguments or {})

@@ -1,0 +1,71 @@
+"""The models of timm and torchvision, by the names they have there, without their trained weights."""
+
+import inspect
+from functools import partial
+
+from stimulative.errors import UsageError
+from stimulative.models.factory import Factory
+from stimulative.models.suggestion import did_you_mean
+
+NO_WEIGHTS = "models are built without trained weights, load a state dict instead"
+_NOT_CLASSIFIERS = ("detection", "optical_flow", "quantization", "segmentation", "video")
+
+
+def find_timm(name: str) -> Factory:
+    """Finds ``timm/NAME``, for instance ``timm/resnet50`` or ``timm/vit_tiny_patch16_224``.
+
+    Raises:
+        UsageError: timm has no model of that name.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    architecture = name.removeprefix("timm/")
+    if not timm.is_model(architecture):
+        nearest = did_you_mean(name, (f"timm/{known}" for known in timm.list_models()))
+        raise UsageError(
+            f"timm has no model {architecture!r}; timm.list_models() lists the known ones{nearest}"
+        )
+    try:
+        get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        bare = architecture.split(".")[0]
+        raise UsageError(f"unknown model {name!r}: {error} Leave the tag off: 'timm/{bare}'") from error
+    return Factory(
+        name, partial(timm.create_model, architecture, pretrained=False), reserved={"pretrained": NO_WEIGHTS}
+    )
+
+
+def find_torchvision(name: str) -> Factory:
+    """Finds ``torchvision/NAME`` among the image classifiers, for instance ``torchvision/resnet50``.
+
+    Raises:
+        UsageError: torchvision has no image classifier of that name.
+    """
+    from torchvision import models
+
+    architecture = name.removeprefix("torchvision/")
+    others = {f"torchvision.models.{package}" for package in _NOT_CLASSIFIERS}
+    # Detectors and the like would also download a trained backbone.
+    known = [
+        model
+        for model in models.list_models()
+        if models.get_model_builder(model).__module__.rpartition(".")[0] not in others
+    ]
+    if architecture not in known:
+        nearest = did_you_mean(name, (f"torchvision/{model}" for model in known))
+        raise UsageError(
+            f"torchvision has no image classifier {architecture!r}; "
+            f"torchvision.models.list_models(module=torchvision.models) lists the known ones{nearest}"
+        )
+    parameters = inspect.signature(models.get_model_builder(architecture)).parameters
+    channels_keyword = next(
+        (keyword for keyword in ("in_chans", "in_channels") if keyword in parameters), None
+    )
+    return Factory(
+        name,
+        partial(models.get_model, architecture, weights=None),
+        channels_keyword=channels_keyword,
+        rgb_only=channels_keyword is None,
+        reserved={"weights": NO_WEIGHTS},
+    )
