@@ -1,0 +1,33 @@
+"""scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, shipped with the library."""
+
+import numpy as np
+import torch
+
+from stimulative.data.pixels import Pixels
+
+CLASS_NAMES = tuple(str(digit) for digit in range(10))
+
+_TEST_SHARE = 0.2
+
+
+def read(split: str) -> Pixels:
+    """Read a split of the digits.
+
+    scikit-learn has one list of images. A fifth of it, stratified, is the test split: always the same fifth,
+    whatever the seed of the run.
+
+    Args:
+        split: `train` (1,437 images) or `test` (360).
+
+    Returns:
+        The images, their 17 grey levels 0..16 spread over 0..255.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    flat, classes = load_digits(return_X_y=True)
+    levels, labels = np.asarray(flat).reshape(-1, 8, 8), np.asarray(classes)
+    train, test = train_test_split(np.arange(len(labels)), test_size=_TEST_SHARE, stratify=labels, random_state=0)
+    chosen = np.sort(train if split == "train" else test)
+    images = np.rint(levels[chosen] * (255 / 16)).astype(np.uint8)
+    return Pixels(torch.from_numpy(images[:, None]), torch.from_numpy(labels[chosen].astype(np.int64, copy=True)))

@@ -1,0 +1,102 @@
+"""What the training loop asks of a loader, and how an epoch gets its randomness."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Loader(Protocol):
+    """Batches of one part of a data set, on the device.
+
+    Two passes over a loader at the same epoch give the same batches, bit for bit.
+    """
+
+    @property
+    def images(self) -> int:
+        """Images that one pass over this loader gives (in this process, if there are several)."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next passes belong to. Loaders without randomness ignore it."""
+        ...
+
+    def __len__(self) -> int:
+        """Batches in a pass."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give `(x, y)`: x normalised float32 (batch, channels, height, width), y int64 (batch,)."""
+        ...
+
+
+class LazyLoader:
+    """A loader that is built when it is first used.
+
+    The test split is one: a run reads it once, at its end, so a run that stops earlier never pays for it.
+    """
+
+    def __init__(self, build: Callable[[], Loader]) -> None:
+        self._build = build
+        self._loader: Loader | None = None
+
+    @property
+    def built(self) -> bool:
+        """Whether the loader was needed yet."""
+        return self._loader is not None
+
+    @property
+    def loader(self) -> Loader:
+        """The loader, built now if it was not."""
+        if self._loader is None:
+            self._loader = self._build()
+        return self._loader
+
+    @property
+    def images(self) -> int:
+        """Images of a pass; builds the loader."""
+        return self.loader.images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next passes; builds the loader."""
+        self.loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.loader)
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """A 64-bit seed for one purpose of a run.
+
+    Hashed, because neighbouring seeds and epochs (0 and 1, 1 and 0) must not share random numbers.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest(), "big")
+
+
+def generator_for(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose of a run, on the CPU so that every device sees the same numbers."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose))
+
+
+def share_of(values: Tensor, rank: int, world_size: int) -> Tensor:
+    """The part of an epoch's values (images,) that belongs to one of several processes.
+
+    Parts are disjoint and equally long; up to `world_size - 1` values at the end belong to nobody. Every
+    `world_size`-th value is taken, so the processes' k-th batches together are what one process would
+    take as its k-th batch of `world_size` times the size.
+    """
+    usable = len(values) - len(values) % world_size
+    return values[rank:usable:world_size]
+
+
+def batches_in(images: int, batch_size: int, *, drop_incomplete: bool) -> int:
+    """Number of batches; an incomplete last batch is dropped on request, unless it is the only one."""
+    full, rest = divmod(images, batch_size)
+    return full if rest == 0 or (drop_incomplete and full > 0) else full + 1

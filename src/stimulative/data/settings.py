@@ -1,0 +1,117 @@
+"""The settings of a data set, and what can be wrong with them."""
+
+import difflib
+from dataclasses import dataclass
+
+NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
+"""Side in pixels of the small-image sets."""
+
+FOLDER = "folder:"
+KNOWN = (*NATIVE_SIZE, FOLDER + "PATH")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images to train on, and how they are fed.
+
+    Args:
+        name: The data set: `digits` (scikit-learn's, built in), `cifar10`, `cifar100`, or `folder:PATH` with
+            one folder of images per class in `PATH/train` and `PATH/val`.
+        path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
+            `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
+            (`train-*.parquet`, `test-*.parquet`).
+        batch_size: Images per training step and device.
+        evaluation_batch_size: Images per batch where nothing is trained.
+        image_size: Side of the square image in pixels, for `folder:PATH` (224 if not given). The other sets
+            keep their own size.
+        crop_padding: Zero pixels put around a training image before a random crop of its own size; 0 turns
+            this augmentation off. `folder:PATH` crops randomly in scale and shape instead.
+        flip: Mirror training images left to right, each with probability 1/2.
+        validation: Share of the training images held out to choose the best checkpoint on; every class keeps
+            its share.
+        workers: Processes that read and decode images, for `folder:PATH`; the small sets live on the device.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    batch_size: int = 128
+    evaluation_batch_size: int = 500
+    image_size: int | None = None
+    crop_padding: int = 4
+    flip: bool = True
+    validation: float = 0.1
+    workers: int = 4
+
+    @property
+    def folder(self) -> str | None:
+        """The PATH of `folder:PATH`; None for every other data set."""
+        return self.name.removeprefix(FOLDER) if self.name.startswith(FOLDER) else None
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be used as given, found without touching a file.
+
+        Returns:
+            One sentence per problem, each starting with the key it is about. Empty if all is well.
+        """
+        found = [self._name_problem(), self._path_problem(), self._image_size_problem()]
+        found += [
+            _whole_number_problem("batch_size", self.batch_size, least=1),
+            _whole_number_problem("evaluation_batch_size", self.evaluation_batch_size, least=1),
+            self._crop_padding_problem(),
+            _whole_number_problem("workers", self.workers, least=0),
+        ]
+        if not isinstance(self.flip, bool):
+            found.append(f"data.flip: expected true or false, got {self.flip!r}")
+        if not _is_number(self.validation) or not 0 < self.validation < 1:
+            found.append(
+                "data.validation: expected a share above 0 and below 1 (the best checkpoint is chosen on "
+                f"this part of the training images), got {self.validation!r}"
+            )
+        return [problem for problem in found if problem]
+
+    def _name_problem(self) -> str | None:
+        if self.name in NATIVE_SIZE or self.folder:
+            return None
+        if self.folder == "":
+            return "data.name: 'folder:' needs the path of a folder with train/ and val/, as in folder:PATH"
+        near = difflib.get_close_matches(str(self.name).lower(), KNOWN, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"data.name: unknown data set {self.name!r}; known: {', '.join(KNOWN)}{hint}"
+
+    def _path_problem(self) -> str | None:
+        if self.path is None or self.name in ("cifar10", "cifar100"):
+            return None
+        if self.name == "folder":
+            return f"data.path: a folder of images is given in the name, as data.name: folder:{self.path}"
+        return f"data.path: only cifar10 and cifar100 are read from a path, got {self.path!r} for {self.name!r}"
+
+    def _image_size_problem(self) -> str | None:
+        if self.image_size is None:
+            return None
+        native = NATIVE_SIZE.get(self.name)
+        if native is not None and self.image_size != native:
+            return (
+                f"data.image_size: images of {self.name} are {native} pixels wide and are not resized, "
+                f"got {self.image_size!r}; leave it out"
+            )
+        return _whole_number_problem("image_size", self.image_size, least=1)
+
+    def _crop_padding_problem(self) -> str | None:
+        native = NATIVE_SIZE.get(self.name)
+        problem = _whole_number_problem("crop_padding", self.crop_padding, least=0)
+        if problem is None and native is not None and self.crop_padding >= native:
+            return (
+                f"data.crop_padding: must be less than the {native} pixels of an image of {self.name}, or a "
+                f"crop may miss the image, got {self.crop_padding}"
+            )
+        return problem
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole_number_problem(key: str, value: object, *, least: int) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return None
+    return f"data.{key}: expected a whole number of at least {least}, got {value!r}"

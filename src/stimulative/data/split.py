@@ -1,0 +1,52 @@
+"""Holding out a part of the training images."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from stimulative.data.loader import derived_seed
+from stimulative.errors import UsageError
+
+
+def hold_out(
+    labels: np.ndarray, share: float, *, seed: int, class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split images into a part to train on and a part held out, each with every class's share.
+
+    Args:
+        labels: Class of each image, (images,).
+        share: Share to hold out, above 0 and below 1.
+        seed: Of the run; the same seed holds out the same images.
+        class_names: For the error messages.
+
+    Returns:
+        Positions to train on and positions held out, both ascending int64.
+
+    Raises:
+        UsageError: If the classes have too few images for it.
+    """
+    from sklearn.model_selection import train_test_split
+
+    present, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        name = class_names[int(present[counts.argmin()])]
+        raise UsageError(
+            f"class {name!r} has {counts.min()} training image; holding out a validation part needs at "
+            "least 2 in every class; add images or remove the class"
+        )
+    held = math.ceil(share * len(labels))
+    for part, size in (("to hold out", held), ("to train on", len(labels) - held)):
+        if size < len(present):
+            raise UsageError(
+                f"data.validation: {share} of {len(labels)} training images leaves {size} {part}, fewer than "
+                f"the {len(present)} classes; allowed here: {len(present) / len(labels):.3g} to "
+                f"{1 - len(present) / len(labels):.3g}, or add images"
+            )
+    training, validation = train_test_split(
+        np.arange(len(labels)),
+        test_size=share,
+        stratify=labels,
+        random_state=derived_seed(seed, "validation split") % 2**32,
+    )
+    return np.sort(training), np.sort(validation)
