@@ -1,0 +1,410 @@
+"""The training loop, on Lightning Fabric: from a recipe to a run directory.
+
+A run directory holds the resolved recipe, the environment, metrics, the last and the best checkpoint, the trained
+model and a summary. The last checkpoint is written after every epoch and holds all state, so that a run that was
+stopped at any moment goes on from there and ends with the same weights as one that never stopped: the batches of an
+epoch depend on the seed and the epoch alone, and everything else random is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stimulative import data as data_room
+from stimulative import models
+from stimulative.data import Data
+from stimulative.errors import UsageError
+from stimulative.methods import METHODS, Method, Terms
+from stimulative.training import files
+from stimulative.training.checkpoint import load_checkpoint, save_checkpoint
+from stimulative.training.environment import PeakMemory, describe, device_name, versions
+from stimulative.training.measure import Score, measure
+from stimulative.training.metrics import MetricsFile, loggers_of
+from stimulative.training.optimization import optimizer_of, schedule_of
+from stimulative.training.progress import TrainingProgress
+from stimulative.training.randomness import random_states, restore_random_states, seed_all
+from stimulative.training.recipe import Recipe, load_recipe
+from stimulative.unravel import ResidualNetwork, layers_with_statistics, unravel
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass
+class Run:
+    """What a recipe resolves to: the data, and the network and the method that it trains."""
+
+    recipe: Recipe
+    data: Data
+    network: ResidualNetwork
+    method: Method
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    data: Data | None = None,
+    model: nn.Module | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Run:
+    """Open the data, build and unravel the model and set up the method, seeded by the recipe.
+
+    Args:
+        recipe: The recipe.
+        device: Where the data and the model go.
+        data: Data of one's own instead of the recipe's.
+        model: A model of one's own instead of the recipe's.
+        rank: The number of this process among all that train together.
+        world_size: The number of these processes.
+
+    Raises:
+        UsageError: If the data, the model or the method cannot be used.
+    """
+    if data is None:
+        data = data_room.load(recipe.data, seed=recipe.seed, device=device, rank=rank, world_size=world_size)
+    seed_all(recipe.seed)
+    if model is None:
+        model = models.build(
+            recipe.model.name, classes=data.classes, channels=data.channels, arguments=recipe.model.arguments
+        )
+    model.to(device)
+    network = unravel(model, example_batch(data.channels, data.image_size).to(device))
+    method = METHODS[recipe.method.name](
+        network,
+        **recipe.method.settings,
+        label_smoothing=recipe.training.label_smoothing,
+        total_steps=recipe.schedule.epochs * len(data.train),
+        seed=recipe.seed,
+    )
+    return Run(recipe, data, network, method)
+
+
+def example_batch(channels: int, size: int, images: int = 2) -> Tensor:
+    """A fixed batch of noise of shape ``(images, channels, size, size)`` to unravel and count with."""
+    return torch.randn(images, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    data: Data | None = None,
+    model: nn.Module | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train as a recipe says and write a run directory.
+
+    Args:
+        recipe: A recipe, the name of a shipped one, or the path of a file.
+        out: The run directory.
+        resume: Go on with the run that is there, if there is one.
+        data: Data of one's own instead of the recipe's.
+        model: A model of one's own instead of the recipe's; one that the recipe's seed does not initialise.
+        progress: Whether to show progress.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        UsageError: If something cannot be used, before any training.
+        Diverged: If the loss is no longer finite; the last checkpoint is from before.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    out = Path(out)
+    finished = _check_directory(recipe, out, resume=resume)
+    if finished is not None:
+        return finished
+    return _Loop(recipe, out, data=data, model=model, progress=progress).run()
+
+
+class _Loop:
+    def __init__(
+        self, recipe: Recipe, out: Path, *, data: Data | None, model: nn.Module | None, progress: bool
+    ) -> None:
+        from lightning.fabric import Fabric
+
+        settings = recipe.training
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.recipe = recipe
+        self.out = out
+        last = out / files.LAST
+        self.saved = load_checkpoint(last) if last.exists() else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.fabric = Fabric(
+                accelerator=settings.device,
+                devices=settings.devices,
+                precision=settings.precision,
+                loggers=loggers_of(settings.loggers, out, self.saved["step"] if self.saved else 0),
+            )
+        self.fabric.launch()
+        if self.fabric.world_size > 1 and recipe.method.settings.get("schedule") == "lean":
+            raise UsageError(
+                "method.schedule: 'lean' calls backward several times a step, which training on several devices does "
+                "not allow; got training.devices above 1, use schedule joint there"
+            )
+        self.chief = self.fabric.is_global_zero
+        self.memory = PeakMemory(self.fabric.device)
+        self.prepared = prepare(
+            recipe,
+            device=self.fabric.device,
+            data=data,
+            model=model,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+        self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
+        self.network.to(memory_format=self.layout)
+        if settings.compile:
+            for stage in self.network.stages:
+                for name in stage.block_names:
+                    self.network.model.get_submodule(name).compile()
+        self.optimizer = optimizer_of(self.method, recipe.optimizer)
+        self.updates = math.ceil(len(self.data.train) / settings.accumulate)
+        self.scheduler = schedule_of(self.optimizer, recipe.schedule, self.updates)
+        self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.wrapped.mark_forward_method("backward")
+        self.epoch = 0
+        self.best = -1.0
+        self.seconds = 0.0
+        self.visible = progress and self.chief
+        if self.saved is not None:
+            self._restore(self.saved)
+
+    def run(self) -> dict[str, Any]:
+        if self.chief:
+            files.write_text(self.out / files.RECIPE, self.recipe.to_yaml())
+            files.write_json(self.out / files.ENVIRONMENT, describe(self.fabric.device, self.recipe.seed))
+            self.metrics = MetricsFile(self.out / files.METRICS, self.epoch)
+            if self.saved is None:
+                self._save(files.LAST)
+        title = f"{self.recipe.method.name}, seed {self.recipe.seed}"
+        epochs = self.recipe.schedule.epochs
+        with TrainingProgress(
+            title, epochs, len(self.data.train), start=self.epoch, visible=self.visible
+        ) as self.progress:
+            while self.epoch < epochs:
+                self._epoch()
+        return self._finish()
+
+    def _epoch(self) -> None:
+        """Train for one epoch, validate, log, and save."""
+        self.data.train.set_epoch(self.epoch)
+        began = time.perf_counter()
+        trained, images = self._train_epoch()
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        self.epoch += 1
+        score = self._validate()
+        row = {
+            "epoch": self.epoch,
+            "step": self.epoch * self.updates,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "balance": getattr(self.method, "current_balance", 0.0),
+            **trained,
+            "validation_top1": score.top1,
+            "validation_loss": score.loss,
+            "images_per_second": images / seconds,
+            "train_seconds": self.seconds,
+        }
+        self._check_learning(trained["main_ce"])
+        self._check_parameters()
+        best = score.top1 >= self.best
+        self.best = max(self.best, score.top1)
+        if self.chief:
+            self.metrics.add(row)
+            self.fabric.log_dict({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+            if best:
+                self._save(files.BEST)
+            self._save(files.LAST)
+        self.fabric.barrier()
+        self.progress.epoch_done(self.epoch, trained["loss"], score.top1, row["images_per_second"])
+
+    def _train_epoch(self) -> tuple[dict[str, float], int]:
+        """One pass over the training images: the means of what was trained on, and the number of images.
+
+        Sums stay on the device and are looked at now and then only.
+        """
+        settings = self.recipe.training
+        self.method.train()
+        total = torch.zeros(4, device=self.fabric.device, dtype=torch.float32)
+        images = 0
+        steps = len(self.data.train)
+        for number, (x, y) in enumerate(self.data.train, start=1):
+            last_of_update = number % settings.accumulate == 0 or number == steps
+            group = min(settings.accumulate, steps - (number - 1) // settings.accumulate * settings.accumulate)
+            terms = self._step(x, y, scale=1 / group, sync=last_of_update)
+            if last_of_update:
+                if self.recipe.optimizer.clip_norm is not None:
+                    self.fabric.clip_gradients(
+                        self.wrapped, self.wrapped_optimizer, max_norm=self.recipe.optimizer.clip_norm
+                    )
+                self.wrapped_optimizer.step()
+                self.wrapped_optimizer.zero_grad(set_to_none=True)
+                self.scheduler.step()
+            with torch.no_grad():
+                hits = (terms.logits.argmax(-1) == (y if y.dim() == 1 else y.argmax(-1))).sum()
+                total += torch.stack(
+                    [terms.loss.float(), terms.main_ce.float(), terms.subnet_kl.float(), hits / len(y)]
+                )
+            images += len(y)
+            if number % settings.log_every == 0 or number == steps:
+                self._check_finite(total, number)
+                self.progress.steps_done(number % settings.log_every or settings.log_every)
+        loss, main_ce, subnet_kl, top1 = (total / steps).tolist()
+        means = {"loss": loss, "main_ce": main_ce, "subnet_kl": subnet_kl, "train_top1": 100 * top1}
+        return means, images * self.fabric.world_size
+
+    def _step(self, x: Tensor, y: Tensor, *, scale: float, sync: bool) -> Terms:
+        x = x.contiguous(memory_format=self.layout) if self.layout is torch.channels_last else x
+        if self.fabric.world_size == 1:
+            return self.wrapped.backward(x, y, scale=scale, backward=self.fabric.backward)
+        # the wrapper of several devices synchronises gradients when backward is called on what its forward returned
+        with self.fabric.no_backward_sync(self.wrapped, enabled=not sync):
+            terms = self.wrapped(x, y)
+            self.fabric.backward(terms.loss * scale)
+        terms.loss = terms.loss.detach()
+        return terms
+
+    def _validate(self) -> Score:
+        statistics = self._main_statistics() if self.method.pollutes_statistics else None
+        return measure(self.network, self.data.validation, statistics=statistics)[0]
+
+    def _main_statistics(self) -> Any:
+        return self.network.recalibrate(
+            self.data.calibration, [self.network.full], images=self.recipe.evaluation.calibration_images
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        """Write the trained model and the summary: the one time that the test split is read."""
+        peak = self.memory.mib()
+        if layers_with_statistics(self.network.model):
+            self.network.load_statistics(self._main_statistics())
+        score = measure(self.network, self.data.test)[0]
+        summary = {
+            "method": self.recipe.method.name,
+            "model": self.recipe.model.name,
+            "data": self.data.name,
+            "seed": self.recipe.seed,
+            "epochs": self.recipe.schedule.epochs,
+            "train_seconds": round(self.seconds, 3),
+            "peak_memory_mib": round(peak, 1),
+            "parameters": sum(parameter.numel() for parameter in self.network.model.parameters()),
+            "main": {"top1": score.top1, "loss": score.loss},
+            "subnets": {
+                "count": self.network.space.count,
+                "evaluated": 0,
+                "mean": None,
+                "std": None,
+                "min": None,
+                "max": None,
+            },
+            "device": device_name(self.fabric.device),
+            "versions": versions(),
+        }
+        if self.chief:
+            files.save_model(self.network.model, self.out / files.MODEL)
+            files.write_json(self.out / files.SUMMARY, summary)
+        self.fabric.barrier()
+        return summary
+
+    def _save(self, name: str) -> None:
+        state = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": random_states(),
+            "epoch": self.epoch,
+            "step": self.epoch * self.updates,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        save_checkpoint(self.out / name, state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UsageError(f"{self.out / files.LAST} does not fit the recipe of its run: {error}") from error
+        restore_random_states(state["random"])
+        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+
+    def _check_finite(self, total: Tensor, step: int) -> None:
+        if not bool(torch.isfinite(total).all()):
+            raise Diverged(
+                f"the loss is no longer a finite number, in epoch {self.epoch + 1} at step {step} or shortly before; "
+                f"{self.out / files.LAST} is from before, after epoch {self.epoch}. Try a lower optimizer.lr, a longer "
+                "schedule.warmup_epochs, optimizer.clip_norm 1.0, or a lower method.balance"
+            )
+
+    def _check_parameters(self) -> None:
+        finite = [torch.isfinite(parameter).all() for parameter in self.method.parameters()]
+        if not bool(torch.stack(finite).all()):
+            raise Diverged(
+                f"a parameter is no longer a finite number after epoch {self.epoch}; {self.out / files.LAST} is from "
+                "before. Try a lower optimizer.lr, optimizer.clip_norm 1.0, or a lower method.balance"
+            )
+
+    def _check_learning(self, main_ce: float) -> None:
+        chance = math.log(self.data.classes)
+        late = self.epoch > max(1.0, self.recipe.schedule.warmup_epochs)
+        if late and main_ce >= 0.98 * chance:
+            warnings.warn(
+                f"after epoch {self.epoch} the training loss is still {main_ce:.3f}, about ln({self.data.classes}) = "
+                f"{chance:.3f}: the net does no better than chance. Try another optimizer.lr (ten times lower, or "
+                "higher if it is tiny), a lower method.balance or a longer method.balance_ramp: a large balance early on "
+                "makes main net and subnets agree on nothing",
+                stacklevel=2,
+            )
+
+
+def _check_directory(recipe: Recipe, out: Path, *, resume: bool) -> dict[str, Any] | None:
+    """Make sure that a run may be written to a directory; the summary, if a run there has finished."""
+    stored = out / files.RECIPE
+    if not stored.exists():
+        files.make_directory(out)
+        return None
+    if not resume:
+        raise UsageError(f"{out} holds a run already: go on with it (--resume), or choose another directory with --out")
+    before = load_recipe(stored)
+    if before != recipe:
+        old, new = _flat(before.to_mapping()), _flat(recipe.to_mapping())
+        changed = [
+            f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        ]
+        raise UsageError(
+            f"the run in {out} was started with another recipe and cannot go on with this one ({'; '.join(changed)}). "
+            f"Resume it with its own: stimulative train {stored} --out {out} --resume"
+        )
+    files.make_directory(out)
+    done = out / files.SUMMARY
+    return files.read_json(done) if done.exists() else None
+
+
+def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

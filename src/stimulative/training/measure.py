@@ -1,0 +1,81 @@
+"""Accuracy and loss of a network and of its subnets on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stimulative.errors import UsageError
+from stimulative.unravel import ResidualNetwork, Statistics, Subnet
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a net is on a data set.
+
+    Args:
+        top1: Share of images whose most likely class is the right one, in percent.
+        loss: Mean cross-entropy, in nats.
+    """
+
+    top1: float
+    loss: float
+
+
+def measure(
+    network: ResidualNetwork,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    subnets: Sequence[Subnet] | None = None,
+    *,
+    statistics: Statistics | None = None,
+    after_batch: Callable[[], Any] | None = None,
+) -> list[Score]:
+    """Measure subnets of a network in evaluation mode, sharing what they have in common.
+
+    Args:
+        network: The network; its mode comes back as it was.
+        batches: Pairs of images and class indices.
+        subnets: Which subnets; by default the main net alone.
+        statistics: Statistics to normalise with, instead of the network's own.
+        after_batch: Called after each batch, to show progress.
+
+    Returns:
+        A score for each subnet, in their order.
+
+    Raises:
+        UsageError: If there is no batch.
+    """
+    chosen = [network.full] if subnets is None else list(subnets)
+    modes = {module: module.training for module in network.modules()}
+    correct: Tensor | None = None
+    loss: Tensor | None = None
+    images = 0
+    try:
+        network.eval()
+        with torch.no_grad():
+            for x, y in batches:
+                if correct is None or loss is None:
+                    correct = torch.zeros(len(chosen), device=y.device, dtype=torch.int64)
+                    loss = torch.zeros(
+                        len(chosen), device=y.device, dtype=torch.float64 if y.device.type != "mps" else None
+                    )
+                for position, logits in network.passes(x, chosen, statistics=statistics):
+                    correct[position] += (logits.argmax(-1) == y).sum()
+                    loss[position] += F.cross_entropy(logits.float(), y, reduction="sum")
+                images += len(y)
+                if after_batch is not None:
+                    after_batch()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if correct is None or loss is None:
+        raise UsageError("there is nothing to measure on: the data set has no batch")
+    return [
+        Score(top1=100 * hits / images, loss=total / images)
+        for hits, total in zip(correct.tolist(), loss.tolist(), strict=True)
+    ]
