@@ -1,0 +1,95 @@
+"""``stimulative compare``: methods side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative compare digits --out runs/demo
+  stimulative compare cifar100-resnet20 --methods common,stimulative --seeds 3 --out runs/c100
+  stimulative compare digits --seeds 1 --out runs/quick --schedule.epochs 5"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "compare",
+        help="train methods side by side and compare them",
+        description="Train and evaluate each method with several seeds on the same recipe. Runs that have finished "
+        "in the directory are not repeated. Writes comparison.json and comparison.png.",
+        usage="stimulative compare RECIPE --out DIR [--methods A,B] [--seeds N] [--section.key VALUE ...]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the comparison")
+    parser.add_argument(
+        "--methods", default="common,stimulative", metavar="A,B", help="methods (default: common,stimulative)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds for each method (default: 3)")
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Compare."""
+    from stimulative.analysis.comparison import COMPARISON, compare, plan_runs
+    from stimulative.report.comparison import draw_comparison
+    from stimulative.training import Diverged
+    from stimulative.training.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, rest)
+    out = Path(options.out)
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    runs = len(plan_runs(recipe, out, methods, options.seeds))
+    print(f"{runs} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
+
+    def after_run(directory: Path, summary: dict[str, Any]) -> None:
+        part = summary["subnets"]
+        print(
+            f"{directory.name}: main {summary['main']['top1']:.2f}%, all {part['mean']:.2f} ± {part['std']:.2f}%",
+            flush=True,
+        )
+
+    try:
+        comparison = compare(recipe, out, methods=methods, seeds=options.seeds, after_run=after_run)
+    except (Diverged, RuntimeError) as error:
+        print(f"stimulative: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command goes on with what is in {out}", file=sys.stderr)
+        return 130
+    picture = draw_comparison(out)
+    _show(comparison["rows"])
+    print(f"numbers: {out / COMPARISON}   picture: {picture}")
+    return 0
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="main and all: top-1 in % (all: mean ± standard deviation over subnets; means over seeds)",
+        title_justify="left",
+    )
+    table.add_column("method")
+    for column in ("seeds", "time", "memory", "main", "all", "worst subnet"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            str(row["seeds"]),
+            _with_ratio(f"{row['train_seconds']:.1f} s", row["time_ratio"]),
+            _with_ratio(f"{row['peak_memory_mib']:.0f} MiB", row["memory_ratio"]),
+            f"{row['main_mean']:.2f} ± {row['main_std']:.2f}",
+            f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
+            f"{row['all_min']:.2f}",
+        )
+    Console().print(table)
+
+
+def _with_ratio(text: str, ratio: float | None) -> str:
+    return text if ratio is None else f"{text} ({ratio:.2f}×)"

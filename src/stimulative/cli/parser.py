@@ -1,0 +1,42 @@
+"""argparse with examples and, where a command takes a recipe, all its settings in the help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from stimulative.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help ends in examples and whose errors are ``UsageError``s.
+
+    Args:
+        examples: Text with examples, shown at the end of the help.
+        settings: Whether to list the settings of a recipe in the help.
+    """
+
+    def __init__(self, *args: Any, examples: str = "", settings: bool = False, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, epilog=examples, **kwargs)
+        self.settings = settings
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+    def format_help(self) -> str:
+        """The help, with the settings of a recipe where the command takes them."""
+        text = super().format_help()
+        return f"{text}\n{_settings()}" if self.settings else text
+
+
+def _settings() -> str:
+    from stimulative.training.schema import settings_help
+
+    lines = ["settings of a recipe (--section.key VALUE sets one over it):"]
+    for setting in settings_help():
+        lines.append(f"  --{setting.key} ({setting.type}, default {setting.default})")
+        lines.append(f"        {' '.join(setting.help.split())}")
+    return "\n".join(lines) + "\n"

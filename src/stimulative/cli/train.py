@@ -1,0 +1,74 @@
+"""``stimulative train``: from a recipe to a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative train digits --out runs/digits
+  stimulative train cifar100-resnet20 --out runs/c100 --method.balance 2 --schedule.epochs 50
+  stimulative train my-recipe.yaml --out runs/mine --dry-run
+  stimulative train runs/mine/recipe.yaml --out runs/mine --resume"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network by a recipe",
+        description="Train a network by a recipe: the name of a shipped one or the path of a YAML file.",
+        usage="stimulative train RECIPE [--out DIR] [--resume] [--section.key VALUE ...] [--dry-run]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-METHOD-seedN)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that is in the directory")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan, train nothing")
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Train."""
+    from stimulative.training.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, rest)
+    out = Path(options.out or f"runs/{Path(options.recipe).stem}-{recipe.method.name}-seed{recipe.seed}")
+    if options.dry_run:
+        _plan(recipe, out)
+        return 0
+
+    from stimulative.training import Diverged, train
+
+    try:
+        summary = train(recipe, out, resume=options.resume)
+    except Diverged as error:
+        print(f"stimulative: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume", file=sys.stderr
+        )
+        return 130
+    main = summary["main"]
+    print(
+        f"{out}: main net {main['top1']:.2f}% top-1, loss {main['loss']:.4f}, trained in "
+        f"{summary['train_seconds']:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
+    )
+    return 0
+
+
+def _plan(recipe: Any, out: Path) -> None:
+    from stimulative.training import prepare
+
+    prepared = prepare(recipe)
+    print(recipe.to_yaml(), end="")
+    network, data = prepared.network, prepared.data
+    stages = ", ".join(f"{stage.name} ({stage.blocks})" for stage in network.stages)
+    print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
+    images = f"{data.train.images:,} training, {data.validation.images:,} validation images"
+    print(f"# data: {images} of {data.classes} classes")
+    print(f"# {recipe.schedule.epochs} epochs of {len(data.train)} batches would be trained into {out}")

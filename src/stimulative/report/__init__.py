@@ -1,0 +1,3 @@
+"""Pictures, drawn from the files of runs."""
+
+from stimulative.report.comparison import draw_comparison as draw_comparison
