@@ -19,9 +19,7 @@ class CommonTraining(Method):
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
         if subnets:
-            raise UsageError(
-                f"common training trains no subnets, got {len(subnets)}; use StimulativeTraining"
-            )
+            raise UsageError(f"common training trains no subnets, got {len(subnets)}; use StimulativeTraining")
         logits = self.network.model(x) if isinstance(x, Tensor) else self.network(x)
         loss = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._count()

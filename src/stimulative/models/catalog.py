@@ -62,9 +62,7 @@ def find(name: str) -> Factory:
     )
 
 
-def build(
-    name: str, *, classes: int, channels: int = 3, arguments: Mapping[str, Any] | None = None
-) -> nn.Module:
+def build(name: str, *, classes: int, channels: int = 3, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     """Builds the model with new parameters, drawn from torch's global generator.
 
     Args:

@@ -103,9 +103,7 @@ def cifar_resnet(depth: int, *, num_classes: int, in_chans: int = 3, width: int 
         UsageError: The width is no whole number of at least 1.
     """
     if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise UsageError(
-            f"argument 'width' of 'cifar/resnet{depth}' must be a whole number from 1; got {width!r}"
-        )
+        raise UsageError(f"argument 'width' of 'cifar/resnet{depth}' must be a whole number from 1; got {width!r}")
     return CifarResNet((depth - 2) // 6, num_classes=num_classes, in_chans=in_chans, width=width)
 
 

@@ -18,9 +18,7 @@ from typing import Any
 from torch import nn
 
 
-def small_stem_resnet(
-    architecture: str, *, num_classes: int, in_chans: int = 3, **arguments: Any
-) -> nn.Module:
+def small_stem_resnet(architecture: str, *, num_classes: int, in_chans: int = 3, **arguments: Any) -> nn.Module:
     """Builds timm's ResNet ``architecture`` with a 3x3 stride-1 stem and no max-pool.
 
     Args:
@@ -32,9 +30,7 @@ def small_stem_resnet(
     import timm
 
     arguments = {"zero_init_last": False, **arguments}
-    model = timm.create_model(
-        architecture, pretrained=False, num_classes=num_classes, in_chans=in_chans, **arguments
-    )
+    model = timm.create_model(architecture, pretrained=False, num_classes=num_classes, in_chans=in_chans, **arguments)
     _shrink_first_convolution(model, "conv1")
     model.set_submodule("maxpool", nn.Identity())
     classifier = model.get_submodule("fc")
@@ -44,9 +40,7 @@ def small_stem_resnet(
     return model
 
 
-def small_stem_mobilenetv3(
-    architecture: str, *, num_classes: int, in_chans: int = 3, **arguments: Any
-) -> nn.Module:
+def small_stem_mobilenetv3(architecture: str, *, num_classes: int, in_chans: int = 3, **arguments: Any) -> nn.Module:
     """Builds timm's MobileNetV3 ``architecture`` with a 3x3 stride-1 stem.
 
     Args:
@@ -57,9 +51,7 @@ def small_stem_mobilenetv3(
     """
     import timm
 
-    model = timm.create_model(
-        architecture, pretrained=False, num_classes=num_classes, in_chans=in_chans, **arguments
-    )
+    model = timm.create_model(architecture, pretrained=False, num_classes=num_classes, in_chans=in_chans, **arguments)
     _shrink_first_convolution(model, "conv_stem")
     return model
 

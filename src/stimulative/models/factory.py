@@ -55,9 +55,7 @@ class Factory:
         found = []
         for argument in arguments:
             if argument in reserved:
-                found.append(
-                    f"{argument!r} cannot be given to model {self.name!r}: {reserved[argument]}; remove it"
-                )
+                found.append(f"{argument!r} cannot be given to model {self.name!r}: {reserved[argument]}; remove it")
             elif accepted is not None and argument not in accepted:
                 found.append(self._unknown(argument, accepted - reserved.keys()))
         return found
@@ -83,8 +81,7 @@ class Factory:
             raise self._explained(error, channels, arguments) from error
         if not isinstance(model, nn.Module):
             raise UsageError(
-                f"the factory {self.name!r} must return a torch.nn.Module; "
-                f"got {type(model).__name__} {model!r}"
+                f"the factory {self.name!r} must return a torch.nn.Module; got {type(model).__name__} {model!r}"
             )
         return model
 
@@ -109,8 +106,6 @@ class Factory:
             return UsageError(self._no_such_channels(channels))
         if arguments:
             given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-            return UsageError(
-                f"model {self.name!r} refuses its arguments ({given}): {type(error).__name__}: {error}"
-            )
+            return UsageError(f"model {self.name!r} refuses its arguments ({given}): {type(error).__name__}: {error}")
         # Nothing the user set in the recipe is at fault, so the traceback is worth more than a sentence.
         return error

@@ -23,9 +23,7 @@ def find_timm(name: str) -> Factory:
     architecture = name.removeprefix("timm/")
     if not timm.is_model(architecture):
         nearest = did_you_mean(name, (f"timm/{known}" for known in timm.list_models()))
-        raise UsageError(
-            f"timm has no model {architecture!r}; timm.list_models() lists the known ones{nearest}"
-        )
+        raise UsageError(f"timm has no model {architecture!r}; timm.list_models() lists the known ones{nearest}")
     try:
         get_pretrained_cfg(architecture)
     except RuntimeError as error:
@@ -59,9 +57,7 @@ def find_torchvision(name: str) -> Factory:
             f"torchvision.models.list_models(module=torchvision.models) lists the known ones{nearest}"
         )
     parameters = inspect.signature(models.get_model_builder(architecture)).parameters
-    channels_keyword = next(
-        (keyword for keyword in ("in_chans", "in_channels") if keyword in parameters), None
-    )
+    channels_keyword = next((keyword for keyword in ("in_chans", "in_channels") if keyword in parameters), None)
     return Factory(
         name,
         partial(models.get_model, architecture, weights=None),

@@ -103,9 +103,7 @@ def record(model: nn.Module, example_input: Any) -> Trace:
     handles = []
     for name, module in model.named_modules():
         handles.append(
-            module.register_forward_pre_hook(
-                lambda m, a, k, name=name: before(m, a, k, name=name), with_kwargs=True
-            )
+            module.register_forward_pre_hook(lambda m, a, k, name=name: before(m, a, k, name=name), with_kwargs=True)
         )
         handles.append(module.register_forward_hook(after, with_kwargs=True))
     args, kwargs = arguments_of(example_input)
@@ -169,9 +167,7 @@ def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequen
             if not trace.of(block):
                 raise UsageError(f"stage {name!r}: its block {block!r} did not run on the example input")
         if len(blocks) < 2:
-            raise UsageError(
-                f"stage {name!r} has {len(blocks)} block(s); at least two are needed to skip one"
-            )
+            raise UsageError(f"stage {name!r} has {len(blocks)} block(s); at least two are needed to skip one")
         for block in blocks[1:]:
             if finder.passes_through(block) is None:
                 call = trace.of(block)[0]
@@ -250,8 +246,7 @@ class _Finder:
         if (
             not calls
             or not parameters
-            or type(module).__module__.startswith("torch.nn.modules.")
-            and not list(module.children())
+            or (type(module).__module__.startswith("torch.nn.modules.") and not list(module.children()))
         ):
             return False
         if pass_through(calls[0]) is None:
@@ -275,9 +270,7 @@ class _Finder:
         """The stages among a module's children and below, in the order in which the children are registered."""
         children = [(_join(name, key), child) for key, child in module.named_children()]
         blocks = {key for key, child in children if self._is_block(key, child)}
-        of_one_kind = not isinstance(
-            module, _CONTAINERS
-        )  # attributes form a run only with others of their class
+        of_one_kind = not isinstance(module, _CONTAINERS)  # attributes form a run only with others of their class
         stages: list[Stage] = []
         run: list[tuple[str, nn.Module]] = []
         entry = False

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -109,9 +110,7 @@ class _Cut:
     def backward(self) -> None:
         """Continue the gradients that arrived at this cut into the graph before it."""
         reached = [
-            (up, leaf.grad)
-            for up, leaf in zip(self.upstream, self.leaves, strict=True)
-            if leaf.grad is not None
+            (up, leaf.grad) for up, leaf in zip(self.upstream, self.leaves, strict=True) if leaf.grad is not None
         ]
         self.upstream, self.leaves = [], []
         if reached:
@@ -151,7 +150,7 @@ def replay(
     order = sorted(range(len(subnets)), key=lambda i: _depth_first(wiring.places, decisions[i]))
     passes = [decisions[i] for i in order]
     names = [place.name for place in wiring.places]
-    shared = [_common(a, b) for a, b in zip(passes, passes[1:], strict=False)]
+    shared = [_common(a, b) for a, b in pairwise(passes)]
     entries: list[_Entry] = []
     cuts: dict[int, _Cut] = {}
     modules = {name: model.get_submodule(name) for name in wiring.units}
@@ -243,9 +242,7 @@ class _Pass:
 
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:
-            return original(
-                *args, **kwargs
-            )  # a unit within a unit, or somebody else's call of the same model
+            return original(*args, **kwargs)  # a unit within a unit, or somebody else's call of the same model
         number, self.number = self.number, self.number + 1
         if self.keep is None and self.differs is not None and name in self.differs:
             self.keep = number
@@ -300,9 +297,7 @@ class _Pass:
                 if self.versions:
                     self.versions[position] = _versions(entry.output)
 
-    def _cut(
-        self, cut: _Cut, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _cut(self, cut: _Cut, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         leaves: dict[int, Tensor] = {}
 
         def part(tensor: Tensor) -> Tensor:

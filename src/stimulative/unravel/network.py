@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.unravel import recalibration
@@ -79,9 +79,7 @@ class ResidualNetwork(nn.Module):
         """The main net as a subnet."""
         return Subnet.from_depths(self.space.lengths)
 
-    def forward(
-        self, x: Any, subnet: SubnetLike | None = None, *, statistics: Statistics | None = None
-    ) -> Any:
+    def forward(self, x: Any, subnet: SubnetLike | None = None, *, statistics: Statistics | None = None) -> Any:
         """Run one subnet, or the main net.
 
         Args:
@@ -94,9 +92,7 @@ class ResidualNetwork(nn.Module):
         """
         return self.run(x, [self.full if subnet is None else subnet], statistics=statistics)[0]
 
-    def run(
-        self, x: Any, subnets: Sequence[SubnetLike], *, statistics: Statistics | None = None
-    ) -> list[Any]:
+    def run(self, x: Any, subnets: Sequence[SubnetLike], *, statistics: Statistics | None = None) -> list[Any]:
         """Run several subnets on one batch, computing what they share once.
 
         In training mode, what subnets share is also shared by their passes: dropout in a shared prefix is drawn once,
@@ -205,14 +201,14 @@ class ResidualNetwork(nn.Module):
             legal = range(int(stage.fixed_entry), stage.blocks + 1)
             if len(kept) not in legal or any(block >= stage.blocks for block in kept):
                 raise UsageError(
-                    f"subnet {subnet} does not fit stage {stage.name!r}: it runs blocks {list(kept)}, but the stage has "
+                    f"subnet {subnet} does not fit stage {stage.name!r}: it runs blocks {list(kept)}, but it has "
                     f"{stage.blocks} blocks (0..{stage.blocks - 1}) and runs {legal.start} to {stage.blocks} of them. "
                     f"Allowed: {self.space}"
                 )
             if stage.fixed_entry and kept[0] != 0:
                 raise UsageError(
-                    f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 changes stride or width and always "
-                    f"runs first, got {list(kept)}"
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 changes stride or width and "
+                    f"always runs first, got {list(kept)}"
                 )
         return subnet
 
@@ -222,15 +218,11 @@ class ResidualNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         """The plan in one line."""
-        return (
-            f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
-        )
+        return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
 
     def _check_checkpointing(self) -> None:
         for name, module in self.model.named_modules():
-            if getattr(module, "grad_checkpointing", False) or getattr(
-                module, "gradient_checkpointing", False
-            ):
+            if getattr(module, "grad_checkpointing", False) or getattr(module, "gradient_checkpointing", False):
                 raise UsageError(
                     f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "
                     "the backward pass, when it is no longer known which were skipped. Turn it off "

@@ -124,8 +124,7 @@ def recalibrate(
         raise UsageError("recalibration needs at least one image, got none")
     nodes = {
         node: {
-            name: _mean(total, seen, model.get_submodule(node.unit).get_submodule(name))
-            for name, total in of.items()
+            name: _mean(total, seen, model.get_submodule(node.unit).get_submodule(name)) for name, total in of.items()
         }
         for node, of in sums.items()
     }
@@ -173,12 +172,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 def input_of(batch: Any) -> Any:
     """The input of a batch: of a pair of input and target the first, else the batch itself."""
-    if (
-        isinstance(batch, tuple | list)
-        and len(batch) == 2
-        and isinstance(batch[1], Tensor)
-        and batch[1].dim() <= 1
-    ):
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor) and batch[1].dim() <= 1:
         return batch[0]
     return batch
 
@@ -226,16 +220,11 @@ def _batch_statistics(model: nn.Module) -> Iterator[dict[Any, int]]:
     def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
         values = args[0].numel() // args[0].shape[1]
         # instance norm takes the statistics of each image and averages them
-        sizes[layer] = (
-            values // len(args[0]) if isinstance(layer, nn.modules.instancenorm._InstanceNorm) else values
-        )
+        sizes[layer] = values // len(args[0]) if isinstance(layer, nn.modules.instancenorm._InstanceNorm) else values
 
     layers = layers_with_statistics(model).values()
     modes = {module: module.training for module in model.modules()}
-    before = [
-        (layer, layer.momentum, getattr(layer, "track_running_stats", True), _copies(layer))
-        for layer in layers
-    ]
+    before = [(layer, layer.momentum, getattr(layer, "track_running_stats", True), _copies(layer)) for layer in layers]
     handles = [layer.register_forward_pre_hook(count) for layer in layers]
     try:
         model.eval()

@@ -42,8 +42,8 @@ def unordered(space: SubnetSpace, generator: torch.Generator, *, keep: float = 0
         free = length - first
         # the number of kept blocks is binomial within the range, and all choices of that many are equally likely
         counts = range(low - first, high - first + 1)
-        weights = [math.comb(free, k) * keep**k * (1 - keep) ** (free - k) for k in counts]
-        kept = counts[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
+        logs = torch.tensor([_log_binomial(free, k, keep) for k in counts], dtype=torch.float64)
+        kept = counts[int(torch.multinomial(logs.softmax(0), 1, generator=generator))]
         chosen = torch.randperm(free, generator=generator)[:kept] + first
         stages.append((*range(first), *sorted(chosen.tolist())))
     return Subnet(tuple(stages))
@@ -95,7 +95,7 @@ def sampler_problem(sampler: object) -> str | None:
     if not isinstance(settings, Mapping) or "name" not in settings:
         return f"sampler: got {sampler!r}, but it is a name or a mapping with 'name' and settings of that sampler"
     name = settings["name"]
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         near = get_close_matches(str(name), SAMPLERS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"sampler: there is no sampler {name!r}, known: {', '.join(SAMPLERS)}{hint}"
@@ -106,17 +106,35 @@ def sampler_problem(sampler: object) -> str | None:
             f"sampler: {name!r} has no setting {unknown[0]!r}, "
             f"{'it has: ' + ', '.join(allowed) if allowed else 'it has none'}"
         )
-    if name == "unordered" and "keep" in settings:
-        try:
+    try:
+        if name == "unordered" and "keep" in settings:
             _check_probability(settings["keep"])
-        except UsageError as error:
-            return f"sampler: {error}"
+        if name == "interstage" and settings.get("ranges") is not None:
+            _check_ranges(settings["ranges"])
+    except UsageError as error:
+        return f"sampler: {error}"
     return None
 
 
 def _check_probability(keep: Any) -> None:
     if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep < 1:
         raise UsageError(f"'keep' is a probability above 0 and below 1, got {keep!r}")
+
+
+def _log_binomial(trials: int, successes: int, probability: float) -> float:
+    # in logarithms, since the probability of one extreme count is below what a double can hold
+    ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
+    return ways + successes * math.log(probability) + (trials - successes) * math.log1p(-probability)
+
+
+def _check_ranges(ranges: Any) -> None:
+    pairs = list(ranges) if isinstance(ranges, Sequence) and not isinstance(ranges, str) else [None]
+    for pair in pairs:
+        if not (isinstance(pair, Sequence) and len(pair) == 2 and all(type(depth) is int for depth in pair)):
+            raise UsageError(
+                f"'ranges' holds the least and the greatest depth of each stage, such as [[3, 3], [3, 4]]; "
+                f"got {ranges!r}"
+            )
 
 
 def _middle_stages(space: SubnetSpace) -> list[tuple[int, int]]:

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import index
+from typing import SupportsIndex
 
 from stimulative.errors import UsageError
 
@@ -40,7 +42,14 @@ class Subnet:
 
     @classmethod
     def from_depths(cls, depths: Sequence[int]) -> Subnet:
-        """The subnet that keeps the first ``depths[i]`` blocks of stage ``i`` (the paper's ordered subnets)."""
+        """The subnet that keeps the first ``depths[i]`` blocks of stage ``i`` (the paper's ordered subnets).
+
+        Raises:
+            UsageError: If a depth is not a whole number from 0 on.
+        """
+        for number, depth in enumerate(depths):
+            if not isinstance(depth, SupportsIndex) or index(depth) < 0:
+                raise UsageError(f"the depth of stage {number} is a whole number from 0 on, got {depth!r}")
         return cls(tuple(tuple(range(depth)) for depth in depths))
 
     @classmethod
@@ -69,8 +78,18 @@ class Subnet:
 
     @classmethod
     def from_json(cls, text: str) -> Subnet:
-        """Read what ``to_json`` writes."""
-        return cls(tuple(tuple(stage) for stage in json.loads(text)))
+        """Read what ``to_json`` writes.
+
+        Raises:
+            UsageError: If the text is not of that form.
+        """
+        try:
+            return cls(tuple(tuple(index(block) for block in stage) for stage in json.loads(text)))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise UsageError(
+                f"cannot read the subnet {text!r}: it is a list of block indices for each stage, such as "
+                "[[0, 1], [0, 1, 2]]"
+            ) from error
 
     def to_json(self) -> str:
         """The block indices of each stage as JSON, such as ``[[0, 1], [0, 1, 2]]``."""
@@ -121,12 +140,8 @@ class SubnetSpace:
         ranges = self.ranges or tuple((1, length) for length in self.lengths)
         ranges = tuple((int(low), int(high)) for low, high in ranges)
         if len(ranges) != len(self.lengths):
-            raise UsageError(
-                f"{len(self.lengths)} stages need as many depth ranges, got {len(ranges)}: {ranges}"
-            )
-        for number, ((low, high), length, fixed) in enumerate(
-            zip(ranges, self.lengths, self.fixed, strict=True)
-        ):
+            raise UsageError(f"{len(self.lengths)} stages need as many depth ranges, got {len(ranges)}: {ranges}")
+        for number, ((low, high), length, fixed) in enumerate(zip(ranges, self.lengths, self.fixed, strict=True)):
             if not int(fixed) <= low <= high <= length:
                 raise UsageError(
                     f"the depth range {low}..{high} of stage {number} does not fit: "
@@ -226,9 +241,7 @@ class SubnetSpace:
         start = (0,) if self.fixed[stage] else ()
         return self._extensions(start, self.lengths[stage], low, high)
 
-    def _extensions(
-        self, kept: tuple[int, ...], length: int, low: int, high: int
-    ) -> Iterator[tuple[int, ...]]:
+    def _extensions(self, kept: tuple[int, ...], length: int, low: int, high: int) -> Iterator[tuple[int, ...]]:
         after = kept[-1] + 1 if kept else 0
         if len(kept) + length - after < low:
             return

@@ -1,0 +1,80 @@
+"""What the benchmarks share: the machine, spread, and the memory that work takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from stimulative.training.environment import device_name, versions
+
+
+def arguments(description: str, **defaults: int) -> argparse.Namespace:
+    """The options that every benchmark has, and numbers of its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    return parser.parse_args()
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": versions()}
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """The time that work takes, with what it left running on the device."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
+    """The most memory that tensors took at once during work, beyond what they took before."""
+    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The number, median, mean and standard deviation of some measurements."""
+    return {
+        "n": len(values),
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+    }
+
+
+def report(options: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:
+    """Print the result, as JSON or as lines for a person."""
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(lines))

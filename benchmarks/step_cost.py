@@ -1,0 +1,143 @@
+"""What a step of stimulative training costs beside a step of common training.
+
+On `cifar/resnet50` with random images, all variants take turns in one process. In each round the subnets are the same
+for all variants; over the rounds each stage's depths come up equally often, as in ordered sampling.
+
+  bare     the common step over a bare PyTorch loop (what the library adds)
+  twice    stimulative step, main net and subnet run one after the other without sharing, over the common step
+  joint    stimulative step by replay, one backward pass, over the common step
+  lean     stimulative step by replay, main net's tail backward first, over the common step
+  every2   the mean of a stimulative step with every=2 and the free step after it, over the common step
+  memory_… peak memory (weights, optimizer and all), over the common step's
+
+    python benchmarks/step_cost.py --json
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import arguments, peak_bytes, report, seconds, spread, surroundings
+
+import stimulative
+from stimulative import models
+from stimulative.methods import METHODS
+from stimulative.objectives import kl_divergence
+
+
+def main() -> None:
+    options = arguments(__doc__ or "", rounds=12, batch=16, warmup=1)
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    model = models.build("cifar/resnet50", classes=100).to(device)
+    x = torch.randn(options.batch, 3, 32, 32, device=device)
+    y = torch.randint(100, (options.batch,), device=device)
+    network = stimulative.unravel(model, x[:2])
+    network.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    steps = variants(network, optimizer, x, y)
+    subnets = balanced_subnets(network, options.rounds)
+
+    for _ in range(options.warmup):
+        for step in steps.values():
+            step(network.full)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number, subnet in enumerate(subnets):
+        names = list(steps)
+        for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody always goes first
+            times[name].append(seconds(lambda step=steps[name], subnet=subnet: step(subnet), device))
+    times["every2"] = [(active + free) / 2 for active, free in zip(times.pop("active"), times["common"], strict=True)]
+
+    held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    held += sum(p.numel() * p.element_size() for p in model.parameters())  # momentum
+    average = subnets[len(subnets) // 2]
+    memory = {name: held + peak_bytes(lambda s=steps[name]: s(average), device) for name in ("common", "joint", "lean")}
+
+    ratios = {
+        name: spread([a / b for a, b in zip(times[name], times["common"], strict=True)])
+        for name in ("twice", "joint", "lean", "every2")
+    }
+    ratios["bare"] = spread([a / b for a, b in zip(times["common"], times["bare"], strict=True)])
+    total = {name: sum(of) / sum(times["common"]) for name, of in times.items()}
+    total["bare"] = 1 / total["bare"]
+    result: dict[str, Any] = {
+        **{name: round(total[name], 4) for name in ("twice", "joint", "lean", "every2")},
+        "bare": round(ratios["bare"]["median"], 4),
+        "memory_joint": round(memory["joint"] / memory["common"], 4),
+        "memory_lean": round(memory["lean"] / memory["common"], 4),
+        "per_round": ratios,
+        "common_seconds": spread(times["common"]),
+        "common_mib": round(memory["common"] / 2**20, 1),
+        "batch": options.batch,
+        **surroundings(device),
+    }
+    report(
+        options,
+        result,
+        [
+            f"{name:<13} {result[name]:.3f}"
+            for name in ("bare", "twice", "joint", "lean", "every2", "memory_joint", "memory_lean")
+        ],
+    )
+
+
+def variants(
+    network: stimulative.ResidualNetwork, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
+) -> dict[str, Callable[[stimulative.Subnet], None]]:
+    common = METHODS["common"](network)
+    joint = METHODS["stimulative"](network, schedule="joint")
+    lean = METHODS["stimulative"](network, schedule="lean")
+
+    def update() -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def run_bare(subnet: stimulative.Subnet) -> None:
+        F.cross_entropy(network.model(x), y).backward()
+        update()
+
+    def run_common(subnet: stimulative.Subnet) -> None:
+        common.backward(x, y)
+        update()
+
+    def run_twice(subnet: stimulative.Subnet) -> None:
+        main = network.model(x)
+        F.cross_entropy(main, y).backward()
+        kl_divergence(network(x, subnet), main).backward()
+        update()
+
+    def run_joint(subnet: stimulative.Subnet) -> None:
+        joint.backward(x, y, [subnet])
+        update()
+
+    def run_lean(subnet: stimulative.Subnet) -> None:
+        lean.backward(x, y, [subnet])
+        update()
+
+    return {
+        "bare": run_bare,
+        "common": run_common,
+        "twice": run_twice,
+        "joint": run_joint,
+        "lean": run_lean,
+        "active": run_joint,
+    }
+
+
+def balanced_subnets(network: stimulative.ResidualNetwork, rounds: int) -> list[stimulative.Subnet]:
+    """Subnets in which each depth of each stage comes up equally often, in shuffled combinations."""
+    generator = torch.Generator().manual_seed(0)
+    columns = []
+    for low, high in network.space.ranges:
+        depths = [low + i % (high - low + 1) for i in range(rounds)]
+        columns.append([depths[i] for i in torch.randperm(rounds, generator=generator).tolist()])
+    chosen = [stimulative.Subnet.from_depths(depths) for depths in zip(*columns, strict=True)]
+    return sorted(chosen, key=lambda s: statistics.fmean(s.depths))
+
+
+if __name__ == "__main__":
+    main()
