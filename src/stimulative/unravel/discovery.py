@@ -62,6 +62,8 @@ class Trace:
     """What every module was called with, in the order of the calls."""
 
     calls: list[Call] = field(default_factory=list)
+    writes: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of modules: the code of the first one's forward wrote into what the second one had returned."""
 
     def of(self, name: str) -> list[Call]:
         """The calls of one module."""
@@ -86,8 +88,18 @@ def record(model: nn.Module, example_input: Any) -> Trace:
     """Run the model once, in evaluation mode and without gradients, and keep what its modules were called with."""
     trace = Trace()
     open_calls: list[tuple[Call, list[int]]] = []
+    seen: dict[int, tuple[Tensor, int]] = {}  # by storage; the tensor is kept so that its storage is not used again
+    returned: dict[int, list[str]] = {}
+
+    def look(tree: Any, by: str) -> None:
+        for tensor in tensors_in(tree):
+            storage = tensor.untyped_storage().data_ptr()
+            if storage in seen and seen[storage][1] != tensor._version:
+                trace.writes.extend((by, name) for name in returned.get(storage, ()))
+            seen[storage] = tensor, tensor._version
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
+        look((args, kwargs), open_calls[-1][0].name if open_calls else "")
         copies = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
         call = Call(name, copies[0], copies[1])
         trace.calls.append(call)
@@ -95,11 +107,16 @@ def record(model: nn.Module, example_input: Any) -> Trace:
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call, versions = open_calls.pop()
-        call.writes_input = versions != [tensor._version for tensor in tensors_in((args, kwargs))]
+        look((args, kwargs, output), call.name)
+        for tensor in tensors_in(output):
+            returned.setdefault(tensor.untyped_storage().data_ptr(), []).append(call.name)
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace  # writes in training mode only
+        call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
         call.output = pytree.tree_map_only(Tensor, torch.Tensor.clone, output)
 
     modes = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     handles = []
     for name, module in model.named_modules():
         handles.append(
@@ -109,16 +126,22 @@ def record(model: nn.Module, example_input: Any) -> Trace:
     args, kwargs = arguments_of(example_input)
     try:
         model.eval()
-        with torch.inference_mode(False), torch.no_grad():
+        devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
+            # copies, since some models write into their input, and so that tensors of inference mode count writes too
+            args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
             model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
         for module, training in modes.items():
             module.training = training
+        for module, own in buffers:  # a forward may have made some, or put others in their place
+            module._buffers.clear()
+            module._buffers.update(own)
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+            for buffer, value in values:
+                buffer.copy_(value)
     return trace
 
 
@@ -149,6 +172,8 @@ def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequen
     Raises:
         UsageError: If a name is unknown or a block other than the first of a stage changes its input's shape.
     """
+    if isinstance(stages, str):
+        raise UsageError(f"stages= is a list of containers or of lists of blocks, such as ['layer1']; got {stages!r}")
     finder = _Finder(model, trace)
     modules = dict(model.named_modules())
     found = []
@@ -182,6 +207,11 @@ def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequen
         if names.count(block) > 1 or inside:
             raise UsageError(f"block {block!r} is named twice, or holds another one: {inside or block}")
     return sorted(found, key=lambda stage: finder.first_call(stage.block_names[0]))
+
+
+def skipped_output(model: nn.Module, trace: Trace, name: str) -> Any:
+    """What a skipped block returns, as in ``pass_through``: by its values at zero parameters, else by its shape."""
+    return _Finder(model, trace).returns_when_skipped(name)
 
 
 def pass_through(call: Call, *, same_values: Any = None) -> Any:
@@ -222,9 +252,11 @@ class _Finder:
         self.order: dict[str, int] = {}
         for number, call in enumerate(trace.calls):
             self.calls.setdefault(call.name, []).append(call)
-            self.order.setdefault(call.name, number)
+            parts = call.name.split(".")
+            for end in range(len(parts) + 1):  # a list of modules is never called itself, but its modules are
+                self.order.setdefault(".".join(parts[:end]), number)
         self.tried: list[tuple[str, str]] = []
-        self._residual: dict[str, bool] = {}
+        self._identities: dict[str, Any] = {}
 
     def first_call(self, name: str) -> int:
         return self.order.get(name, len(self.order))
@@ -232,14 +264,19 @@ class _Finder:
     def passes_through(self, name: str) -> Any:
         return pass_through(self.calls[name][0])
 
+    def returns_when_skipped(self, name: str) -> Any:
+        identity = self._identity(name)
+        return self.passes_through(name) if identity is None else identity
+
     def residual(self, name: str) -> bool:
         """Whether the module returns its own input when its parameters are zero."""
-        if name not in self._residual:
-            self._residual[name] = self._is_residual(name)
+        if name not in self._identities:
+            self._identities[name] = self._identity(name)
             self.tried.append((name, type(self.modules[name]).__name__))
-        return self._residual[name]
+        return self._identities[name] is not None
 
-    def _is_residual(self, name: str) -> bool:
+    def _identity(self, name: str) -> Any:
+        """Which inputs the module returns when its parameters are zero, or None where it does not."""
         module = self.modules[name]
         calls = self.calls.get(name, [])
         parameters = dict(module.named_parameters())
@@ -248,9 +285,9 @@ class _Finder:
             or not parameters
             or (type(module).__module__.startswith("torch.nn.modules.") and not list(module.children()))
         ):
-            return False
+            return None
         if pass_through(calls[0]) is None:
-            return False
+            return None
         call = _with_signal(calls[0])
         zeros = {key: torch.zeros_like(value) for key, value in parameters.items()}
         args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, call.kwargs))
@@ -260,15 +297,16 @@ class _Finder:
             with torch.inference_mode(False), torch.no_grad():
                 output = functional_call(module, zeros, args, kwargs)
         except Exception:  # a module that cannot run with zeros (a solver, say) is no block that we know of
-            return False
+            return None
         finally:
             for child, training in modes.items():
                 child.training = training
-        return pass_through(call, same_values=output) is not None
+        return pass_through(call, same_values=output)
 
     def stages_in(self, name: str, module: nn.Module) -> list[Stage]:
-        """The stages among a module's children and below, in the order in which the children are registered."""
+        """The stages among a module's children and below, in the order in which the children run."""
         children = [(_join(name, key), child) for key, child in module.named_children()]
+        children.sort(key=lambda child: self.first_call(child[0]))
         blocks = {key for key, child in children if self._is_block(key, child)}
         of_one_kind = not isinstance(module, _CONTAINERS)  # attributes form a run only with others of their class
         stages: list[Stage] = []
@@ -288,12 +326,13 @@ class _Finder:
                 if of_one_kind and run and type(run[-1][1]) is not type(child):
                     close()
                 run.append((key, child))
-            elif following[0] in blocks and type(following[1]) is type(child) and self.calls.get(key):
-                close()
-                run, entry = [(key, child)], True
             elif next(child.parameters(), None) is not None:
                 close()
-                stages += self.stages_in(key, child)
+                inside = self.stages_in(key, child)
+                stages += inside
+                # what holds a stage is no entry block, though the next one is of its kind
+                if not inside and self.calls.get(key) and following[0] in blocks and type(following[1]) is type(child):
+                    run, entry = [(key, child)], True
         close()
         return stages
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -65,13 +65,15 @@ class Wiring:
         units: The module names of all units.
         places: The places of blocks in the order in which they run.
         blocks: The module names of the blocks of each stage.
-        writers: The units that write into their input.
+        writers: The units that write into their input; ``""`` if the model writes into its own.
+        fragile: The units whose output is written into by code that belongs to no unit.
     """
 
     units: tuple[str, ...]
     places: tuple[Place, ...]
     blocks: tuple[tuple[str, ...], ...]
     writers: frozenset[str]
+    fragile: frozenset[str] = frozenset()
 
     def decisions(self, stages: Sequence[Sequence[int]]) -> tuple[Decision, ...]:
         """Which block runs at each place: a block at its own place, unless the order of the stage is another."""
@@ -98,8 +100,15 @@ Around = Callable[[Node, Callable[[], Any]], Any]
 
 @dataclass
 class _Entry:
+    """A remembered output, and what its tensors' counts of writes should be."""
+
     unit: str
     output: Any
+    versions: list[int]
+
+    @property
+    def intact(self) -> bool:
+        return self.versions == _versions(self.output)
 
 
 @dataclass
@@ -155,25 +164,30 @@ def replay(
     cuts: dict[int, _Cut] = {}
     modules = {name: model.get_submodule(name) for name in wiring.units}
 
+    def own(tree: Any) -> Any:
+        writes = "" in wiring.writers and len(order) > 1
+        return pytree.tree_map_only(Tensor, lambda x: x.clone() if writes or x.is_inference() else x, tree)
+
     for number, position in enumerate(order):
         following = passes[number + 1] if number + 1 < len(passes) else None
-        departures = set(_running_minima(shared[number:])) if cut else set()
-        if cut and number:
-            departures.add(shared[number - 1])
+        later = [at for at in _running_minima(shared[number:]) if at < len(names)]
+        here = [at for at in shared[max(number - 1, 0) : number] if at < len(names)]
         run = _Pass(
             wiring=wiring,
             decisions=dict(zip(names, passes[number], strict=True)),
-            entries=entries,
+            entries=list(takewhile(lambda entry: entry.intact, entries)),
             differs=None
             if following is None
             else {n for n, a, b in zip(names, passes[number], following, strict=True) if a != b},
-            cuts={names[at]: cuts.setdefault(at, _Cut()) for at in departures if at < len(names)},
+            departs={names[at] for at in here},
+            departures={names[at] for at in later},
+            cuts={names[at]: cuts.setdefault(at, _Cut()) for at in {*here, *later}} if cut else {},
             around=around,
         )
         context = (before_pass(position) if before_pass is not None else None) or nullcontext()
         with context, _exclusive(model), _plain_tensors(), run.intercepting(modules):
-            output = model(*args, **kwargs)
-        entries = run.remembered()
+            output = model(*own(args), **own(dict(kwargs)))
+        entries = run.entries if run.keep is None else run.entries[: run.keep]
         del run
         yield position, output
         del output
@@ -191,6 +205,8 @@ class _Pass:
         decisions: dict[str, Decision],
         entries: list[_Entry],
         differs: set[str] | None,
+        departs: set[str],
+        departures: set[str],
         cuts: dict[str, _Cut],
         around: Around | None,
     ) -> None:
@@ -201,7 +217,9 @@ class _Pass:
         self.reusable = len(entries)
         self.differs = differs
         self.keep: int | None = 0 if differs is None else None  # how many entries the next pass can use
-        self.versions: list[list[int]] = []
+        self.departs = departs  # where this pass leaves what is remembered
+        self.departures = departures  # where later ones leave this one
+        self.guarded = 0  # how many entries must not be written into any more
         self.cuts = cuts
         self.around = around
         self.number = 0
@@ -231,39 +249,40 @@ class _Pass:
                 else:
                     del vars(module)[slot]
 
-    def remembered(self) -> list[_Entry]:
-        """The outputs that the next pass can use: those before its first difference that are still what they were."""
-        keep = len(self.entries) if self.keep is None else self.keep
-        for position, versions in enumerate(self.versions[:keep]):
-            if versions != _versions(self.entries[position].output):
-                keep = position  # written into by code outside of units: compute again from here
-                break
-        return self.entries[:keep]
-
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:
             return original(*args, **kwargs)  # a unit within a unit, or somebody else's call of the same model
         number, self.number = self.number, self.number + 1
         if self.keep is None and self.differs is not None and name in self.differs:
             self.keep = number
-            self.versions = [_versions(entry.output) for entry in self.entries[:number]]
+        if name in self.departures:
+            self.departures.remove(name)
+            self.guarded = number
         if name in self.decisions:
             self.path += (self.decisions[name],)
+        cut = self.cuts.pop(name, None)  # a module may be called again, but what differs begins at its first call
         if number < self.reusable:
             if self.entries[number].unit == name:
-                return self.entries[number].output
+                return self._handed_out(name, self.entries[number].output)
             self.reusable = number  # the model took another way than before: what is remembered ends here
             del self.entries[number:]
-        if name in self.cuts:
-            args, kwargs = self._cut(self.cuts[name], args, kwargs)
+        if cut is not None:
+            args, kwargs = self._cut(cut, args, kwargs)
+        elif name in self.departs and torch.is_grad_enabled():
+            # what comes next may write, and the graph of an earlier pass may hold what is handed to it
+            args, kwargs = _clone((args, kwargs))
+        self.departs.discard(name)
         self.inside = True
         try:
             output = self._compute(name, number, original, args, kwargs)
         finally:
             self.inside = False
         if self.keep is None:
-            self.entries.append(_Entry(name, output))
-        return output
+            self.entries.append(_Entry(name, output, _versions(output)))
+        return self._handed_out(name, output)
+
+    def _handed_out(self, name: str, output: Any) -> Any:
+        return _clone(output) if name in self.wiring.fragile else output
 
     def _compute(
         self,
@@ -281,21 +300,31 @@ class _Pass:
                 return _skip(place, args, kwargs)
             unit = self.wiring.blocks[place.stage][block]
             original = self.originals[unit]
-        if unit in self.wiring.writers:
-            self._protect(args, kwargs)
+        written = self._protect(args, kwargs) if unit in self.wiring.writers else []
         if self.around is None:
-            return original(*args, **kwargs)
-        return self.around(Node(unit, number, self.path), partial(original, *args, **kwargs))
+            output = original(*args, **kwargs)
+        else:
+            output = self.around(Node(unit, number, self.path), partial(original, *args, **kwargs))
+        for entry in written:
+            entry.versions = _versions(entry.output)
+        return output
 
-    def _protect(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep remembered outputs from being written into: remember copies of those that are handed out."""
-        written = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
-        for position in range(self.keep or 0):
-            entry = self.entries[position]
-            if any(_storage(tensor) in written for tensor in tensors_in(entry.output)):
-                entry.output = pytree.tree_map_only(Tensor, torch.Tensor.clone, entry.output)
-                if self.versions:
-                    self.versions[position] = _versions(entry.output)
+    def _protect(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[_Entry]:
+        """Keep remembered outputs that later passes need as they are from being written into: remember copies of them.
+
+        Returns:
+            The others, which may be written into: later passes do not run the writing unit again and need them so.
+        """
+        storages = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
+        written = []
+        for position, entry in enumerate(self.entries):
+            if entry.intact and any(_storage(tensor) in storages for tensor in tensors_in(entry.output)):
+                if position < self.guarded:
+                    entry.output = _clone(entry.output)
+                    entry.versions = _versions(entry.output)
+                else:
+                    written.append(entry)
+        return written
 
     def _cut(self, cut: _Cut, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         leaves: dict[int, Tensor] = {}
@@ -341,8 +370,13 @@ def _running_minima(numbers: Sequence[int]) -> Iterator[int]:
             yield number
 
 
+def _clone(tree: Any) -> Any:
+    return pytree.tree_map_only(Tensor, torch.Tensor.clone, tree)
+
+
 def _versions(tree: Any) -> list[int]:
-    return [tensor._version for tensor in tensors_in(tree)]
+    """How often each tensor was written into; a tensor of inference mode cannot be, outside of it."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(tree)]
 
 
 def _storage(tensor: Tensor) -> int:

@@ -16,8 +16,8 @@ from stimulative.unravel.discovery import (
     Trace,
     arguments_of,
     find_stages,
-    pass_through,
     record,
+    skipped_output,
     stages_by_hand,
 )
 from stimulative.unravel.execution import Place, Wiring, replay
@@ -68,6 +68,14 @@ class ResidualNetwork(nn.Module):
         self.model = model
         self.stages = stages
         self.wiring = wiring
+        self._around_blocks = sorted(
+            {
+                ".".join(name.split(".")[:end])
+                for names in wiring.blocks
+                for name in names
+                for end in range(name.count(".") + 1)
+            }
+        )
         self.space = SubnetSpace(
             lengths=tuple(stage.blocks for stage in stages),
             fixed=tuple(stage.fixed_entry for stage in stages),
@@ -137,6 +145,7 @@ class ResidualNetwork(nn.Module):
         chosen = [self.resolve(subnet).stages for subnet in subnets]
         if statistics is not None:
             statistics.check(chosen)
+        self._check_compiled()
         if torch.is_grad_enabled():
             self._check_checkpointing()
         args, kwargs = arguments_of(x)
@@ -220,6 +229,10 @@ class ResidualNetwork(nn.Module):
         """The plan in one line."""
         return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
 
+    def _check_compiled(self) -> None:
+        for name in self._around_blocks:
+            _check_not_compiled(name, self.model.get_submodule(name))
+
     def _check_checkpointing(self) -> None:
         for name, module in self.model.named_modules():
             if getattr(module, "grad_checkpointing", False) or getattr(module, "gradient_checkpointing", False):
@@ -235,16 +248,21 @@ def _check_model(model: nn.Module) -> None:
         raise UsageError(f"a model is an nn.Module, got {type(model).__name__}")
     if isinstance(model, ResidualNetwork):
         raise UsageError("this is a ResidualNetwork already; unravel its .model")
+    _check_not_compiled("", model)
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("a scripted model cannot be taken apart; unravel the model before torch.jit.script")
-    if type(model).__name__ == "OptimizedModule":
-        raise UsageError(
-            "a model compiled as a whole cannot be taken apart; unravel the model itself, and compile its blocks "
-            "(block.compile()) if you like"
-        )
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise UsageError(
             f"unravel the model inside of {type(model).__name__} (its .module), and wrap the training method instead"
+        )
+
+
+def _check_not_compiled(name: str, module: nn.Module) -> None:
+    if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+        raise UsageError(
+            f"{f'{name!r} is compiled as a whole and' if name else 'a model compiled as a whole'} cannot be taken "
+            "apart, since the compiled code would not see which blocks are skipped; leave it as it is, and "
+            "compile its blocks (block.compile()) if you like"
         )
 
 
@@ -255,13 +273,14 @@ def _wire(model: nn.Module, trace: Trace, stages: Sequence[Stage]) -> Wiring:
     places = []
     for number, stage in enumerate(stages):
         for index, name in enumerate(stage.block_names):
-            call = trace.calls[first_call[name]]
-            places.append(Place(name, number, index, returns=pass_through(call)))
+            places.append(Place(name, number, index, returns=skipped_output(model, trace, name)))
     places.sort(key=lambda place: first_call[place.name])
     blocks = {name for stage in stages for name in stage.block_names}
     units = tuple(_units("", model, blocks, set(first_call)))
-    writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in units)
-    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers)
+    writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in {"", *units})
+    inside = {name for unit in units for name, _ in model.get_submodule(unit).named_modules(prefix=unit)}
+    fragile = frozenset(name for by, name in trace.writes if by not in inside and name in units)
+    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers, fragile)
 
 
 def _units(name: str, module: nn.Module, blocks: set[str], called: set[str]) -> Iterator[str]:

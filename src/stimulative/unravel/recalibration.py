@@ -60,16 +60,23 @@ class Statistics:
         """The statistics of one subnet, by the name of the layer in the model.
 
         Raises:
-            UsageError: If the subnet was not among those recalibrated.
+            UsageError: If the subnet was not among those recalibrated, or a layer has several statistics.
         """
         self.check([stages])
         decisions = wiring.decisions(stages)
-        return {
-            f"{node.unit}.{layer}" if layer else node.unit: values
-            for node, layers in self.nodes.items()
-            if node.path == decisions[: len(node.path)]
-            for layer, values in layers.items()
-        }
+        found: LayerStatistics = {}
+        for node, layers in self.nodes.items():
+            if node.path[: len(decisions)] != decisions[: len(node.path)]:
+                continue
+            for layer, values in layers.items():
+                name = f"{node.unit}.{layer}" if layer else node.unit
+                if name in found:
+                    raise UsageError(
+                        f"layer {name!r} runs more than once in a forward, each time with statistics of its own, and "
+                        "cannot have one of them for all: pass them to run(..., statistics=...) instead"
+                    )
+                found[name] = values
+        return found
 
 
 def layers_with_statistics(module: nn.Module) -> dict[str, Any]:
@@ -98,36 +105,41 @@ def recalibrate(
         wiring: Its units and places.
         subnets: The subnets to recalibrate.
         batches: Inputs of the model, or pairs of input and target.
-        images: Stop after that many images; the batch that reaches the number is cut to fit.
+        images: Stop after that many images; the batch that reaches the number is cut to fit. A batch of a single
+            image, unless it is the first one, is left out.
 
     Raises:
         UsageError: If there is no image to estimate from.
     """
+    if images is not None and images < 1:
+        raise UsageError(f"recalibration needs at least one image, got images={images}")
     seen = 0
     sums: dict[Node, dict[str, list[Tensor]]] = {}
     layers = layers_with_statistics(model)
-    with _batch_statistics(model) as sizes, torch.no_grad():
+    with torch.inference_mode(False), _batch_statistics(model) as sizes, torch.no_grad():
         for batch in batches if layers else ():
             inputs = input_of(batch)
             size = len(tensors_in(inputs)[0])
             if images is not None and seen + size > images:
                 size = images - seen
                 inputs = pytree.tree_map_only(Tensor, lambda tensor, size=size: tensor[:size], inputs)
-            if size == 0 or (size == 1 and seen):  # one image may have no variance to estimate
+            if size > 1 or (size and not seen):  # one image may have no variance to estimate
+                args, kwargs = arguments_of(inputs)
+                collect = _Collect(model, sizes, sums, size)
+                for _ in replay(model, wiring, args, kwargs, subnets, around=collect):
+                    pass
+                seen += size
+            if images is not None and seen >= images - 1:
                 break
-            args, kwargs = arguments_of(inputs)
-            collect = _Collect(model, sizes, sums, size)
-            for _ in replay(model, wiring, args, kwargs, subnets, around=collect):
-                pass
-            seen += size
-    if layers and not seen:
-        raise UsageError("recalibration needs at least one image, got none")
-    nodes = {
-        node: {
-            name: _mean(total, seen, model.get_submodule(node.unit).get_submodule(name)) for name, total in of.items()
+        if layers and not seen:
+            raise UsageError("recalibration needs at least one image, got none")
+        nodes = {
+            node: {
+                name: _mean(total, seen, model.get_submodule(node.unit).get_submodule(name))
+                for name, total in of.items()
+            }
+            for node, of in sums.items()
         }
-        for node, of in sums.items()
-    }
     return Statistics(seen, frozenset(subnets), nodes)
 
 
@@ -161,13 +173,21 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         for layer in layers_with_statistics(model).values()
         if layer.training and getattr(layer, "track_running_stats", False)
     ]
+    # InstanceNorm updates whatever statistics it has, without regard to the switch, so it has none for a while
+    taken = [
+        (layer, dict(layer._buffers)) for layer in layers if isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+    ]
     for layer in layers:
         layer.track_running_stats = False
+    for layer, _ in taken:
+        layer._buffers.update(running_mean=None, running_var=None)
     try:
         yield
     finally:
         for layer in layers:
             layer.track_running_stats = True
+        for layer, buffers in taken:
+            layer._buffers.update(buffers)
 
 
 def input_of(batch: Any) -> Any:
@@ -189,7 +209,6 @@ class _Collect:
         self.images = images
 
     def __call__(self, node: Node, compute: Callable[[], Any]) -> Any:
-        self.sizes.clear()
         output = compute()
         if self.sizes:
             layers = self.sums.setdefault(node, {})
@@ -205,6 +224,7 @@ class _Collect:
                     layers[name][1] += var
                 else:
                     layers[name] = [mean, var]
+        self.sizes.clear()  # only now: a layer that is a unit itself was counted before its computation began
         return output
 
 
@@ -229,7 +249,7 @@ def _batch_statistics(model: nn.Module) -> Iterator[dict[Any, int]]:
     try:
         model.eval()
         for layer in layers:
-            layer.train()
+            layer.training = True
             layer.momentum = 1.0
             layer.running_mean.zero_()  # momentum 1 multiplies what was there by zero, which keeps a NaN
             layer.running_var.fill_(1)

@@ -1,0 +1,185 @@
+"""Samplers: what they draw, how often, and that the same state draws the same."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stimulative.errors import UsageError
+from stimulative.unravel import SAMPLERS, Subnet, SubnetSpace
+from stimulative.unravel.sampling import interstage, ordered, resolve_sampler, sampler_problem, unordered
+
+SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
+# each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile
+CHI_SQUARE_999 = {2: 13.8, 3: 16.3, 5: 20.5}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def chi_square(counts: Counter, expected: dict) -> float:
+    assert set(counts) <= set(expected)
+    return sum((counts[key] - mean) ** 2 / mean for key, mean in expected.items())
+
+
+def test_ordered_depths_are_uniform_and_independent():
+    rng, draws = generator(), 3000
+    subnets = [ordered(SPACE, rng) for _ in range(draws)]
+    assert all(subnet in SPACE for subnet in subnets)
+    for stage, length in enumerate(SPACE.lengths):
+        counts = Counter(subnet.depths[stage] for subnet in subnets)
+        expected = {depth: draws / length for depth in range(1, length + 1)}
+        assert chi_square(counts, expected) < CHI_SQUARE_999[length - 1]
+    pairs = Counter((subnet.depths[0], subnet.depths[3]) for subnet in subnets)
+    uniform = {(a, b): draws / 9 for a in range(1, 4) for b in range(1, 4)}
+    assert chi_square(pairs, uniform) < 26.1  # 8 degrees of freedom
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+def test_unordered_keeps_each_skippable_block_with_its_probability(keep):
+    # ranges that exclude nothing, so that no condition changes the probability
+    space = SubnetSpace((4, 5), (True, False), ranges=((1, 4), (0, 5)), ordered=False)
+    rng, draws = generator(1), 2000
+    subnets = [unordered(space, rng, keep=keep) for _ in range(draws)]
+    assert all(subnet in space for subnet in subnets)
+    assert all(subnet.stages[0][0] == 0 for subnet in subnets)
+    spread = math.sqrt(keep * (1 - keep) / draws)
+    for stage, block in [(0, 1), (0, 2), (0, 3), *((1, block) for block in range(5))]:
+        share = sum(block in subnet.stages[stage] for subnet in subnets) / draws
+        assert abs(share - keep) < 4 * spread, (stage, block)
+
+
+def test_unordered_within_a_range_is_the_conditional_distribution():
+    space = SubnetSpace((3,), (False,), ranges=((1, 2),), ordered=False)
+    rng, draws, keep = generator(2), 6000, 0.7
+    counts = Counter(unordered(space, rng, keep=keep) for _ in range(draws))
+    weights = {subnet: keep**subnet.blocks * (1 - keep) ** (3 - subnet.blocks) for subnet in space}
+    total = sum(weights.values())
+    assert len(counts) == 6
+    assert chi_square(counts, {s: draws * w / total for s, w in weights.items()}) < CHI_SQUARE_999[5]
+
+
+@pytest.mark.parametrize("keep", [1e-6, 1 - 1e-6])
+def test_an_extreme_probability_still_draws(keep):
+    space = SubnetSpace((2500,), (False,), ranges=((1200, 1200),), ordered=False)
+    assert unordered(space, generator(), keep=keep).blocks == 1200
+
+
+@given(st.integers(0, 2**31), st.sampled_from(sorted(SAMPLERS)))
+def test_what_is_drawn_is_in_the_space(seed, name):
+    space = SubnetSpace((4, 6, 5, 2), (True, False, True, False), ranges=((2, 3), (1, 4), (5, 5), (0, 2)))
+    subnet = SAMPLERS[name](space, generator(seed))
+    assert subnet in (space.unordered() if name == "unordered" else space)
+
+
+def test_unordered_ignores_that_the_space_is_ordered():
+    drawn = {unordered(SPACE, generator(seed)) for seed in range(20)}
+    assert not all(subnet.ordered for subnet in drawn)
+
+
+def test_interstage_draws_within_its_ranges():
+    rng = generator()
+    ranges = [[3, 3], [3, 4], [3, 6], [3, 3]]
+    depths = {interstage(SPACE, rng, ranges=ranges).depths for _ in range(200)}
+    assert depths == {(3, b, c, 3) for b in (3, 4) for c in (3, 4, 5, 6)}
+
+
+def test_interstage_leaves_the_first_and_the_last_stage_whole():
+    rng = generator()
+    depths = {interstage(SPACE, rng).depths for _ in range(200)}
+    assert depths == {(3, b, c, 3) for b in (2, 3, 4) for c in (3, 4, 5, 6)}
+    two = SubnetSpace((4, 4), (True, True))
+    assert len({interstage(two, rng).depths for _ in range(200)}) == 9, "of two stages none is in the middle"
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_saved_state_draws_the_same_again(name):
+    draw = resolve_sampler(name, SPACE)
+    rng = generator(5)
+    for _ in range(7):
+        draw(SPACE, rng)
+    state = rng.get_state()
+    expected = [draw(SPACE, rng) for _ in range(20)]
+    other = torch.Generator()
+    other.set_state(state)
+    assert [draw(SPACE, other) for _ in range(20)] == expected
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_sampler_leaves_the_global_random_state_alone(name):
+    before = torch.get_rng_state()
+    resolve_sampler(name, SPACE)(SPACE, generator())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_the_default_dtype_does_not_change_what_is_drawn(name):
+    expected = [SAMPLERS[name](SPACE, generator(seed)) for seed in range(10)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert [SAMPLERS[name](SPACE, generator(seed)) for seed in range(10)] == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_settings_reach_the_sampler():
+    draw = resolve_sampler({"name": "interstage", "ranges": [[1, 1], [2, 2], [3, 3], [1, 1]]}, SPACE)
+    assert draw(SPACE, generator()) == Subnet.parse("1-2-3-1")
+    draw = resolve_sampler({"name": "unordered", "keep": 0.999999}, SPACE)
+    assert draw(SPACE, generator()) == Subnet.parse("3-4-6-3")
+
+
+def test_a_settings_mapping_is_not_used_up():
+    settings = {"name": "unordered", "keep": 0.8}
+    resolve_sampler(settings, SPACE)
+    assert settings == {"name": "unordered", "keep": 0.8}
+
+
+def test_a_callable_is_its_own_sampler():
+    def mine(space: SubnetSpace, rng: torch.Generator) -> Subnet:
+        return space.smallest
+
+    assert resolve_sampler(mine, SPACE) is mine
+    assert sampler_problem(mine) is None
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, {"name": "unordered", "keep": 0.8}])
+def test_there_is_no_problem_with_a_good_sampler(sampler):
+    assert sampler_problem(sampler) is None
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("orderd", r"no sampler 'orderd', known: ordered, unordered, interstage; did you mean 'ordered'\?"),
+        ("zzz", r"no sampler 'zzz', known: ordered, unordered, interstage$"),
+        ({"name": "ordered", "keep": 0.5}, r"'ordered' has no setting 'keep', it has none"),
+        ({"name": "unordered", "kep": 0.5}, r"'unordered' has no setting 'kep', it has: keep"),
+        ({"keep": 0.5}, r"got \{'keep': 0.5\}, but it is a name or a mapping with 'name'"),
+        (3, r"got 3, but it is a name or a mapping"),
+        ({"name": ["ordered"]}, r"no sampler \['ordered'\], known: ordered"),
+        ({"name": "unordered", "keep": 1.0}, r"'keep' is a probability above 0 and below 1, got 1\.0"),
+        ({"name": "unordered", "keep": "half"}, r"'keep' is a probability above 0 and below 1, got 'half'"),
+        ({"name": "unordered", "keep": True}, r"'keep' is a probability .* got True"),
+        ({"name": "interstage", "ranges": 3}, r"'ranges'.*got 3"),
+        ({"name": "interstage", "ranges": [[3], [3, 4]]}, r"'ranges'.*got \[\[3\], \[3, 4\]\]"),
+        ({"name": "interstage", "ranges": [["a", "b"]]}, r"'ranges'.*got \[\['a', 'b'\]\]"),
+    ],
+)
+def test_a_bad_sampler_is_refused_by_message(sampler, message):
+    problem = sampler_problem(sampler)
+    assert problem is not None and problem.startswith("sampler: ")
+    with pytest.raises(UsageError, match=message):
+        resolve_sampler(sampler, SPACE)
+
+
+def test_ranges_that_do_not_fit_the_network_fail_before_the_first_step():
+    with pytest.raises(UsageError, match=r"4 stages need as many depth ranges, got 1"):
+        resolve_sampler({"name": "interstage", "ranges": [[1, 2]]}, SPACE)
+    with pytest.raises(UsageError, match=r"depth range 1\.\.9 of stage 3 does not fit.*within 1\.\.3"):
+        resolve_sampler({"name": "interstage", "ranges": [[1, 2], [1, 2], [1, 2], [1, 9]]}, SPACE)

@@ -1,0 +1,238 @@
+"""Subnets as values, and the spaces that they are drawn from."""
+
+import itertools
+import json
+import pickle
+import time
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stimulative.errors import UsageError
+from stimulative.unravel import Subnet, SubnetSpace
+
+RESNET50 = SubnetSpace((3, 4, 6, 3), (True,) * 4)
+RESNET152 = SubnetSpace((3, 8, 36, 3), (True,) * 4)
+
+a_stage = st.integers(0, 6).flatmap(
+    lambda blocks: st.permutations(range(blocks)).flatmap(
+        lambda order: st.integers(0, blocks).map(lambda kept: tuple(order[:kept]))
+    )
+)
+any_subnet = st.lists(a_stage, min_size=1, max_size=5).map(lambda stages: Subnet(tuple(stages)))
+
+
+def any_space(ordered: st.SearchStrategy[bool]) -> st.SearchStrategy[SubnetSpace]:
+    def stage(fixed: bool) -> st.SearchStrategy[tuple[bool, int, int, int]]:
+        return st.lists(st.integers(int(fixed), 4), min_size=3, max_size=3).map(
+            lambda numbers: (fixed, *sorted(numbers))
+        )
+
+    return st.builds(
+        lambda stages, ordered: SubnetSpace(
+            lengths=tuple(length for _, _, _, length in stages),
+            fixed=tuple(fixed for fixed, *_ in stages),
+            ranges=tuple((low, high) for _, low, high, _ in stages),
+            ordered=ordered,
+        ),
+        st.lists(st.booleans().flatmap(stage), min_size=1, max_size=3),
+        ordered,
+    )
+
+
+def by_brute_force(space: SubnetSpace) -> list[Subnet]:
+    """Every subset of every stage, kept if it obeys the rules."""
+    choices = []
+    for length, fixed, (low, high) in zip(space.lengths, space.fixed, space.ranges, strict=True):
+        kept = [
+            blocks
+            for depth in range(low, high + 1)
+            for blocks in itertools.combinations(range(length), depth)
+            if (not fixed or 0 in blocks) and (not space.ordered or blocks == tuple(range(depth)))
+        ]
+        choices.append(kept)
+    return [Subnet(stages) for stages in itertools.product(*choices)]
+
+
+def test_from_depths_keeps_the_first_blocks():
+    subnet = Subnet.from_depths((2, 0, 3))
+    assert subnet.stages == ((0, 1), (), (0, 1, 2))
+    assert subnet.depths == (2, 0, 3)
+    assert subnet.blocks == 5
+    assert subnet.ordered
+
+
+def test_a_subnet_is_frozen_hashable_and_ordered():
+    subnet = Subnet.from_depths((2, 3))
+    with pytest.raises(FrozenInstanceError):
+        subnet.stages = ()
+    assert {subnet: "found"}[Subnet(((0, 1), (0, 1, 2)))] == "found"
+    assert Subnet.from_depths((2, 3)) < Subnet.from_depths((3, 1))
+    assert sorted([Subnet(((0, 2),)), Subnet(((1,),)), Subnet(((0,),))]) == [
+        Subnet(((0,),)),
+        Subnet(((0, 2),)),
+        Subnet(((1,),)),
+    ]
+    assert pickle.loads(pickle.dumps(subnet)) == subnet
+
+
+def test_lists_become_tuples_so_that_a_subnet_stays_hashable():
+    subnet = Subnet([[0, 1], [0]])
+    assert subnet == Subnet(((0, 1), (0,)))
+    assert hash(subnet) == hash(Subnet(((0, 1), (0,))))
+
+
+@pytest.mark.parametrize(
+    ("stages", "text"),
+    [
+        (((0, 1), (0, 1, 2), (0,)), "2-3-1"),
+        (((0, 2), (0, 1, 2)), "[0.2]-3"),
+        (((0,), (1, 0)), "1-[1.0]"),
+        (((), (0,)), "0-1"),
+        ((tuple(range(12)), (0, 11)), "12-[0.11]"),
+    ],
+)
+def test_text_names_depths_or_else_blocks(stages, text):
+    assert str(Subnet(stages)) == text
+    assert Subnet.parse(f" {text}\n") == Subnet(stages)
+
+
+@given(any_subnet)
+def test_text_and_json_come_back_as_they_were(subnet):
+    assert Subnet.parse(str(subnet)) == subnet
+    assert Subnet.from_json(subnet.to_json()) == subnet
+    assert [tuple(stage) for stage in json.loads(subnet.to_json())] == list(subnet.stages)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "2-", "-2", "2--3", "2,3", "a-b", "2-[0.]", "[0..1]", "[0", "2 - 3", "2-3.5"]
+)
+def test_unreadable_text_is_refused_with_examples(text):
+    with pytest.raises(UsageError, match=r"cannot read the subnet .*'2-3-5-2'.*'2-\[0.2\]-5-2'"):
+        Subnet.parse(text)
+
+
+def test_a_block_named_twice_is_refused():
+    with pytest.raises(UsageError, match=r"stage 1 of a subnet names each block at most once.*got \(0, 0\)"):
+        Subnet.parse("2-[0.0]")
+    with pytest.raises(UsageError, match=r"stage 0 .* by an index from 0 on; got \(-1,\)"):
+        Subnet(((-1,),))
+    with pytest.raises(UsageError, match="at least one stage, got none"):
+        Subnet(())
+
+
+def test_a_depth_that_is_no_count_is_refused():
+    with pytest.raises(UsageError, match=r"depth.*-1"):
+        Subnet.from_depths((2, -1))
+    with pytest.raises(UsageError, match=r"depth.*2\.5"):
+        Subnet.from_depths((2.5, 1))
+
+
+@pytest.mark.parametrize("text", ["", "3", "[1, 2]", '[["a"]]', "null", "[[0, 1]"])
+def test_json_that_is_no_subnet_is_refused(text):
+    with pytest.raises(UsageError, match="subnet"):
+        Subnet.from_json(text)
+
+
+def test_the_number_of_subnets_of_known_networks():
+    assert len(RESNET50) == 216
+    assert len(RESNET152) == 2592
+    assert len(list(RESNET152)) == 2592
+
+
+@settings(deadline=None)
+@given(any_space(st.booleans()))
+def test_a_space_is_what_brute_force_finds(space):
+    expected = by_brute_force(space)
+    assert list(space) == sorted(expected)
+    assert len(set(space)) == len(space) == space.count == len(expected)
+    assert all(subnet in space for subnet in expected)
+    assert space.full in space and space.smallest in space
+    assert space.full.blocks == max(subnet.blocks for subnet in expected)
+    assert space.smallest.blocks == min(subnet.blocks for subnet in expected)
+
+
+@settings(deadline=None)
+@given(any_space(st.just(True)), any_subnet)
+def test_membership_agrees_with_enumeration(space, subnet):
+    for candidate in (space, space.unordered()):
+        assert (subnet in candidate) == (subnet in set(candidate))
+
+
+def test_a_space_too_large_to_count_in_a_word_is_walked_lazily():
+    space = SubnetSpace((3, 80, 360, 30), (True,) * 4).unordered()
+    start = time.perf_counter()
+    first = list(itertools.islice(space, 5))
+    assert time.perf_counter() - start < 1.0
+    assert [str(subnet) for subnet in first] == ["1-1-1-1", "1-1-1-2", "1-1-1-3", "1-1-1-4", "1-1-1-5"]
+    assert space.count == 2 ** (2 + 79 + 359 + 29)
+    assert bool(space)
+
+
+def test_narrow_depth_ranges_do_not_slow_the_walk_down():
+    space = SubnetSpace((40, 12), (True, False), ranges=((39, 39), (10, 10))).unordered()
+    assert sum(1 for _ in space) == space.count == 39 * 66
+
+
+def test_ordered_subnets_come_in_lexicographic_order():
+    subnets = list(RESNET50)
+    assert subnets == sorted(subnets)
+    assert [str(subnet) for subnet in subnets[:4]] == ["1-1-1-1", "1-1-1-2", "1-1-1-3", "1-1-2-1"]
+    assert subnets[-1] == RESNET50.full == Subnet.from_depths((3, 4, 6, 3))
+    assert subnets[0] == RESNET50.smallest == Subnet.from_depths((1, 1, 1, 1))
+
+
+def test_a_space_can_be_walked_twice():
+    assert list(RESNET50) == list(RESNET50)
+
+
+def test_ranges_restrict_the_depths():
+    space = RESNET50.restrict([(3, 3), [3, 4], (3, 6), (3, 3)])
+    assert len(space) == 1 * 2 * 4 * 1
+    assert space.smallest == Subnet.parse("3-3-3-3")
+    assert space.full == RESNET50.full
+    assert "(3..3, 3..4, 3..6, 3..3)" in str(space)
+    assert Subnet.parse("3-2-3-3") not in space
+    assert len(RESNET50) == 216, "restricting makes another space"
+
+
+def test_a_subnet_outside_is_refused_with_the_legal_range():
+    with pytest.raises(
+        UsageError, match=r"2-3-7-2 .*stage 2 has depth 7, outside 1\.\.6\. Allowed: depths \(1\.\.3, 1"
+    ):
+        RESNET50.check(Subnet.parse("2-3-7-2"))
+    with pytest.raises(UsageError, match=r"it has 3 stages, the network 4.*\(1\.\.3, 1\.\.4, 1\.\.6, 1\.\.3\)"):
+        RESNET50.check(Subnet.parse("1-1-1"))
+    with pytest.raises(UsageError, match=r"stage 1 keeps \[0, 2\], which are not its first blocks"):
+        RESNET50.check(Subnet.parse("1-[0.2]-1-1"))
+    with pytest.raises(UsageError, match=r"stage 0 lacks its first block, which changes stride or width"):
+        RESNET50.unordered().check(Subnet.parse("[1.2]-1-1-1"))
+    with pytest.raises(UsageError, match=r"stage 1 has blocks 0\.\.3, not 4"):
+        RESNET50.unordered().check(Subnet.parse("1-[0.4]-1-1"))
+    with pytest.raises(UsageError, match=r"stage 1 runs its blocks in the order \[0, 2, 1\]"):
+        RESNET50.unordered().check(Subnet.parse("1-[0.2.1]-1-1"))
+    assert RESNET50.check(Subnet.parse("2-3-5-2")) == Subnet.parse("2-3-5-2")
+    assert "2-3-5-2" not in RESNET50, "text is not a subnet"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ([(1, 3), (1, 4), (1, 7), (1, 3)], r"depth range 1\.\.7 of stage 2 does not fit.*within 1\.\.6"),
+        ([(0, 3), (1, 4), (1, 6), (1, 3)], r"depth range 0\.\.3 of stage 0 does not fit.*within 1\.\.3"),
+        ([(1, 3), (4, 2), (1, 6), (1, 3)], r"depth range 4\.\.2 of stage 1 does not fit"),
+        ([(1, 3)], r"4 stages need as many depth ranges, got 1"),
+    ],
+)
+def test_impossible_ranges_are_refused(ranges, message):
+    with pytest.raises(UsageError, match=message):
+        RESNET50.restrict(ranges)
+
+
+def test_a_stage_without_a_fixed_entry_may_be_empty_if_its_range_says_so():
+    space = SubnetSpace((2, 2), (False, True), ranges=((0, 2), (1, 2)))
+    assert len(space) == 6
+    assert space.smallest == Subnet.parse("0-1")
+    assert len(space.unordered()) == 4 * 2
