@@ -254,20 +254,14 @@ class TestLibraries:
         assert model.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 6)
 
     def test_torchvision_takes_three_channels(self) -> None:
-        with pytest.raises(
-            UsageError, match=r"'torchvision/resnet18' takes images of 3 channels only; got 1; take a"
-        ):
+        with pytest.raises(UsageError, match=r"'torchvision/resnet18' takes images of 3 channels only; got 1; take a"):
             models.build("torchvision/resnet18", classes=10, channels=1)
 
     def test_torchvision_factory_that_takes_channels_gets_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def net_of_any_channels(
-            *, weights: None = None, num_classes: int = 1000, in_channels: int = 3
-        ) -> nn.Module:
+        def net_of_any_channels(*, weights: None = None, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
             return nn.Conv2d(in_channels, num_classes, 1)
 
-        monkeypatch.setitem(
-            torchvision.models._api.BUILTIN_MODELS, "net_of_any_channels", net_of_any_channels
-        )
+        monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "net_of_any_channels", net_of_any_channels)
         model = models.build("torchvision/net_of_any_channels", classes=4, channels=2)
         assert model.state_dict()["weight"].shape == (4, 2, 1, 1)
 
@@ -305,9 +299,7 @@ class TestLibraries:
         ],
     )
     def test_trained_weights_are_not_loaded(self, name: str, argument: str) -> None:
-        with pytest.raises(
-            UsageError, match=rf"'{argument}' cannot be given to model .* without trained weights"
-        ):
+        with pytest.raises(UsageError, match=rf"'{argument}' cannot be given to model .* without trained weights"):
             models.build(name, classes=10, arguments={argument: True})
 
     def test_refused_value_names_the_arguments(self) -> None:
@@ -374,9 +366,7 @@ class TestOwnFactory:
             models.build(f"{own_module}:small", classes=5, arguments={"widht": 6})
 
     def test_refusal_of_the_factory_is_passed_on(self, own_module: str) -> None:
-        with pytest.raises(
-            UsageError, match=r"refuses its arguments \(width=3\): ValueError: the width must be even"
-        ):
+        with pytest.raises(UsageError, match=r"refuses its arguments \(width=3\): ValueError: the width must be even"):
             models.build(f"{own_module}:picky", classes=5, arguments={"width": 3})
 
     def test_mistake_inside_the_factory_keeps_its_own_error(self, own_module: str) -> None:
@@ -419,9 +409,7 @@ class TestNamesAndSettings:
 
     @pytest.mark.parametrize("width", [0, -1, 2.5, "wide", True])
     def test_width_must_be_a_positive_whole_number(self, width: object) -> None:
-        with pytest.raises(
-            UsageError, match=r"'width' of 'cifar/resnet20' must be a whole number from 1; got"
-        ):
+        with pytest.raises(UsageError, match=r"'width' of 'cifar/resnet20' must be a whole number from 1; got"):
             models.build("cifar/resnet20", classes=10, arguments={"width": width})
 
     def test_default_settings_build(self) -> None:
@@ -434,9 +422,7 @@ class TestNamesAndSettings:
     def test_good_settings_have_no_problems(self, name: str) -> None:
         assert models.ModelSettings(name=name).problems() == []
 
-    def test_problems_are_found_without_building(
-        self, own_module: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_problems_are_found_without_building(self, own_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_args: object, **_keywords: object) -> None:
             raise AssertionError("a model was built")
 
@@ -448,8 +434,7 @@ class TestNamesAndSettings:
         assert "did you mean 'cifar/resnet" in problem
         found = models.ModelSettings("cifar/resnet20", {"widht": 8, "num_classes": 3}).problems()
         assert found == [
-            "model.arguments: model 'cifar/resnet20' takes no argument 'widht'; known: width; "
-            "did you mean 'width'?",
+            "model.arguments: model 'cifar/resnet20' takes no argument 'widht'; known: width; did you mean 'width'?",
             "model.arguments: 'num_classes' cannot be given to model 'cifar/resnet20': "
             "it follows from the data; remove it",
         ]

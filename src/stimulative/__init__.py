@@ -1,6 +1,9 @@
 """Train a residual network so that every sub-network pulls its weight, measure it, and deploy the one that fits."""
 
 from stimulative.errors import UsageError as UsageError
+from stimulative.methods import CommonTraining as CommonTraining
+from stimulative.methods import StimulativeTraining as StimulativeTraining
+from stimulative.methods import Terms as Terms
 from stimulative.unravel import ResidualNetwork as ResidualNetwork
 from stimulative.unravel import Stage as Stage
 from stimulative.unravel import Statistics as Statistics

@@ -71,25 +71,29 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title="main and all: top-1 in % (all: mean ± standard deviation over subnets; means over seeds)",
-        title_justify="left",
-    )
+    table = Table(title="top-1 accuracy in %, means over seeds", title_justify="left")
     table.add_column("method")
-    for column in ("seeds", "time", "memory", "main", "all", "worst subnet"):
-        table.add_column(column, justify="right")
+    for column in ("seeds", "time", "memory", "main net", "all subnets", "worst subnet"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["method"],
             str(row["seeds"]),
-            _with_ratio(f"{row['train_seconds']:.1f} s", row["time_ratio"]),
-            _with_ratio(f"{row['peak_memory_mib']:.0f} MiB", row["memory_ratio"]),
+            _ratio(row["time_ratio"]) or f"{row['train_seconds']:.0f} s",
+            _ratio(row["memory_ratio"]) or f"{row['peak_memory_mib']:.0f} MiB",
             f"{row['main_mean']:.2f} ± {row['main_std']:.2f}",
             f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
             f"{row['all_min']:.2f}",
         )
     Console().print(table)
+    print("main net: ± standard deviation over seeds; all subnets: ± that over subnets, mean over seeds")
+    reference = next((row for row in rows if row["time_ratio"] == 1.0), None)
+    if reference is not None:
+        print(
+            f"time and memory: times those of {reference['method']} "
+            f"({reference['train_seconds']:.1f} s, {reference['peak_memory_mib']:.0f} MiB)"
+        )
 
 
-def _with_ratio(text: str, ratio: float | None) -> str:
-    return text if ratio is None else f"{text} ({ratio:.2f}×)"
+def _ratio(ratio: float | None) -> str | None:
+    return None if ratio is None else f"{ratio:.2f}×"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             f"\ninterrupted; go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume", file=sys.stderr
         )
         return 130
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return 0  # of several processes that train together, one speaks
     main = summary["main"]
     print(
         f"{out}: main net {main['top1']:.2f}% top-1, loss {main['loss']:.4f}, trained in "

@@ -123,6 +123,11 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
+    if recipe.training.devices > 1 and recipe.method.settings.get("schedule") == "lean":
+        raise UsageError(
+            "method.schedule: 'lean' calls backward several times a step, which training on several devices does not "
+            f"allow; got training.devices {recipe.training.devices}, use schedule joint there"
+        )
     out = Path(out)
     finished = _check_directory(recipe, out, resume=resume)
     if finished is not None:
@@ -143,20 +148,17 @@ class _Loop:
         self.out = out
         last = out / files.LAST
         self.saved = load_checkpoint(last) if last.exists() else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        loggers = loggers_of(settings.loggers, out, self.saved["step"] if self.saved else 0)
+        try:
             self.fabric = Fabric(
-                accelerator=settings.device,
-                devices=settings.devices,
-                precision=settings.precision,
-                loggers=loggers_of(settings.loggers, out, self.saved["step"] if self.saved else 0),
+                accelerator=settings.device, devices=settings.devices, precision=settings.precision, loggers=loggers
             )
-        self.fabric.launch()
-        if self.fabric.world_size > 1 and recipe.method.settings.get("schedule") == "lean":
+        except (RuntimeError, ValueError, TypeError) as error:  # Lightning's own are of these kinds
             raise UsageError(
-                "method.schedule: 'lean' calls backward several times a step, which training on several devices does "
-                "not allow; got training.devices above 1, use schedule joint there"
-            )
+                f"training.device, devices, precision: got {settings.device}, {settings.devices}, "
+                f"{settings.precision}, which this machine cannot do: {error}"
+            ) from error
+        self.fabric.launch()
         self.chief = self.fabric.is_global_zero
         self.memory = PeakMemory(self.fabric.device)
         self.prepared = prepare(
@@ -266,6 +268,7 @@ class _Loop:
             if number % settings.log_every == 0 or number == steps:
                 self._check_finite(total, number)
                 self.progress.steps_done(number % settings.log_every or settings.log_every)
+        total = self.fabric.all_reduce(total, reduce_op="mean")
         loss, main_ce, subnet_kl, top1 = (total / steps).tolist()
         means = {"loss": loss, "main_ce": main_ce, "subnet_kl": subnet_kl, "train_top1": 100 * top1}
         return means, images * self.fabric.world_size
@@ -369,8 +372,8 @@ class _Loop:
             warnings.warn(
                 f"after epoch {self.epoch} the training loss is still {main_ce:.3f}, about ln({self.data.classes}) = "
                 f"{chance:.3f}: the net does no better than chance. Try another optimizer.lr (ten times lower, or "
-                "higher if it is tiny), a lower method.balance or a longer method.balance_ramp: a large balance early on "
-                "makes main net and subnets agree on nothing",
+                "higher if it is tiny), a lower method.balance or a longer method.balance_ramp: a large balance early "
+                "on makes main net and subnets agree on nothing",
                 stacklevel=2,
             )
 
