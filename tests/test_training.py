@@ -26,7 +26,6 @@ TINY = {
     "schedule.epochs": 3,
     "training.threads": 1,
     "training.log_every": 5,
-    "data.batch_size": 128,
 }
 
 
@@ -205,8 +204,8 @@ TRANSFORMER = {
 
 
 def test_accumulated_batches_train_like_one_large_batch(tmp_path):
-    whole = tiny(**TRANSFORMER, **{"data.batch_size": 64, "method.name": "common"})
-    parts = tiny(**TRANSFORMER, **{"data.batch_size": 32, "training.accumulate": 2, "method.name": "common"})
+    whole = tiny(**TRANSFORMER, **{"data.batch_size": 200, "method.name": "common"})
+    parts = tiny(**TRANSFORMER, **{"data.batch_size": 100, "training.accumulate": 2, "method.name": "common"})
     train(whole, tmp_path / "whole", progress=False)
     train(parts, tmp_path / "parts", progress=False)
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")

@@ -184,6 +184,7 @@ class _Loop:
         self.epoch = 0
         self.best = -1.0
         self.seconds = 0.0
+        self.warned = False
         self.visible = progress and self.chief
         if self.saved is not None:
             self._restore(self.saved)
@@ -368,7 +369,8 @@ class _Loop:
     def _check_learning(self, main_ce: float) -> None:
         chance = math.log(self.data.classes)
         late = self.epoch > max(1.0, self.recipe.schedule.warmup_epochs)
-        if late and main_ce >= 0.98 * chance:
+        if late and not self.warned and main_ce >= 0.98 * chance:
+            self.warned = True
             warnings.warn(
                 f"after epoch {self.epoch} the training loss is still {main_ce:.3f}, about ln({self.data.classes}) = "
                 f"{chance:.3f}: the net does no better than chance. Try another optimizer.lr (ten times lower, or "
