@@ -1,7 +1,7 @@
 """All 216 subnets of `cifar/resnet50`, recalibrated and evaluated: replay against one by one.
 
-One by one means: a copy of the model from which the blocks are really removed, its BatchNorm statistics estimated by a
-loop written out by hand, then evaluated. Both see the same images; the outputs are compared.
+One by one means: a model from which the blocks are really removed, its BatchNorm statistics estimated by a loop written
+out by hand, then evaluated. Both see the same images; the outputs are compared.
 
     python benchmarks/all_subnets.py --json
 """
@@ -34,7 +34,7 @@ def main() -> None:
     def replay() -> None:
         with torch.no_grad():
             statistics = network.recalibrate(calibration)
-            for position, logits in network.passes(x, subnets, statistics=statistics):
+            for position, logits, _ in network.passes(x, subnets, statistics=statistics):
                 by_replay[subnets[position]] = logits
 
     def plain() -> None:
@@ -70,11 +70,12 @@ def main() -> None:
 
 
 def removed(model: nn.Module, network: stimulative.ResidualNetwork, subnet: stimulative.Subnet) -> nn.Module:
-    """A copy of the model without the blocks that the subnet skips."""
-    net = copy.deepcopy(model)
+    """A model of the same layers without the blocks that the subnet skips."""
+    net = copy.copy(model)
+    net._modules = dict(model._modules)
     for stage, kept in zip(network.stages, subnet.stages, strict=True):
-        blocks = list(net.get_submodule(stage.name).children())
-        setattr(net, stage.name, nn.Sequential(*(blocks[block] for block in kept)))
+        blocks = list(model.get_submodule(stage.name).children())
+        net._modules[stage.name] = nn.Sequential(*(blocks[block] for block in kept))
     return net
 
 
@@ -83,14 +84,15 @@ def recalibrate_by_hand(net: nn.Module, batches: list[torch.Tensor]) -> None:
     layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     sums = {layer: [0.0, 0.0] for layer in layers}
 
-    def collect(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(args[0], dim=(0, 2, 3), unbiased=False)
-        sums[layer][0] += mean * len(args[0])
-        sums[layer][1] += variance * len(args[0])
+    def collect(layer: nn.BatchNorm2d, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        count = args[0].numel() // args[0].shape[1]
+        sums[layer][0] += layer.running_mean * len(args[0])
+        sums[layer][1] += layer.running_var * ((count - 1) / count * len(args[0]))
 
-    handles = [layer.register_forward_pre_hook(collect) for layer in layers]
+    handles = [layer.register_forward_hook(collect) for layer in layers]
     for layer in layers:
         layer.train()
+        layer.momentum = 1.0  # running statistics are then the last batch's
     for batch in batches:
         net(batch)
     images = sum(len(batch) for batch in batches)

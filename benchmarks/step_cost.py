@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from common import arguments, peak_bytes, report, seconds, spread, surroundings
 
 import stimulative
 from stimulative import models
+from stimulative.analysis import CostModel
 from stimulative.methods import METHODS
 from stimulative.objectives import kl_divergence
 
@@ -54,8 +56,10 @@ def main() -> None:
 
     held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     held += sum(p.numel() * p.element_size() for p in model.parameters())  # momentum
-    average = subnets[len(subnets) // 2]
-    memory = {name: held + peak_bytes(lambda s=steps[name]: s(average), device) for name in ("common", "joint", "lean")}
+    memory = {}
+    for name in ("common", "joint", "lean"):
+        peaks = [peak_bytes(partial(steps[name], subnet), device) for subnet in subnets[:4]]
+        memory[name] = held + statistics.fmean(peaks)
 
     ratios = {
         name: spread([a / b for a, b in zip(times[name], times["common"], strict=True)])
@@ -129,14 +133,31 @@ def variants(
 
 
 def balanced_subnets(network: stimulative.ResidualNetwork, rounds: int) -> list[stimulative.Subnet]:
-    """Subnets in which each depth of each stage comes up equally often, in shuffled combinations."""
+    """A sample in which each depth of each stage comes up equally often and the unshared work is that of the average.
+
+    Of many shuffles of the depths, the one whose mean number of operations after the first skipped block is nearest to
+    the mean over all subnets.
+    """
     generator = torch.Generator().manual_seed(0)
-    columns = []
-    for low, high in network.space.ranges:
-        depths = [low + i % (high - low + 1) for i in range(rounds)]
-        columns.append([depths[i] for i in torch.randperm(rounds, generator=generator).tolist()])
-    chosen = [stimulative.Subnet.from_depths(depths) for depths in zip(*columns, strict=True)]
-    return sorted(chosen, key=lambda s: statistics.fmean(s.depths))
+    costs = CostModel(network, torch.randn(1, 3, 32, 32, device=next(network.parameters()).device))
+
+    def unshared(subnet: stimulative.Subnet) -> int:
+        flops, skipped = 0, False
+        for blocks, kept in zip(costs.blocks, subnet.stages, strict=True):
+            for number, block in enumerate(blocks):
+                skipped = skipped or number not in kept
+                flops += block.flops if skipped and number in kept else 0
+        return flops
+
+    wanted = statistics.fmean(unshared(subnet) for subnet in network.space)
+    samples = []
+    for _ in range(200):
+        columns = []
+        for low, high in network.space.ranges:
+            depths = [low + i % (high - low + 1) for i in range(rounds)]
+            columns.append([depths[i] for i in torch.randperm(rounds, generator=generator).tolist()])
+        samples.append([stimulative.Subnet.from_depths(depths) for depths in zip(*columns, strict=True)])
+    return min(samples, key=lambda sample: abs(statistics.fmean(map(unshared, sample)) - wanted))
 
 
 if __name__ == "__main__":

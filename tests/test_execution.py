@@ -117,11 +117,11 @@ def run(network: ResidualNetwork, x: Tensor, subnets: list[Subnet], schedule: st
         return network.frozen_statistics() if subnets[position] != network.full else None
 
     passes = network.passes(x.clone(), subnets, cut=schedule == "lean", before_pass=freeze if frozen else None)
-    for position, output in passes:
+    for position, output, retain_graph in passes:
         outputs[position] = output.detach().clone()
         walk.append(position)
         if schedule == "lean":
-            loss_of(position, output).backward(retain_graph=True)
+            loss_of(position, output).backward(retain_graph=retain_graph)
         elif schedule == "joint":
             losses.append(loss_of(position, output))
         del output
@@ -248,7 +248,7 @@ def test_the_main_net_comes_first_and_prefixes_stay_together():
     network, x, _ = prepared("Sequential")
     network.eval()
     texts = ["1-1", "3-1", "1-4", "3-4", "3-2", "1-2"]
-    order = [texts[position] for position, _ in network.passes(x, texts)]
+    order = [texts[position] for position, _, _ in network.passes(x, texts)]
     assert order == ["3-4", "3-2", "3-1", "1-4", "1-2", "1-1"]
 
 
@@ -265,8 +265,8 @@ def count_calls(model: nn.Module) -> dict[str, int]:
 def test_what_is_shared_is_computed_once(cut):
     network, x, _ = prepared("Sequential")
     counts = count_calls(network.model)
-    for _, output in network.passes(x, list(network.space), cut=cut):
-        output.sum().backward(retain_graph=True)
+    for _, output, retain_graph in network.passes(x, list(network.space), cut=cut):
+        output.sum().backward(retain_graph=retain_graph)
     # a node of the tree of prefixes each: 3 depths of the first stage, for each of which the second is one chain
     assert [counts[f"stage1.{block}.conv1"] for block in range(3)] == [1, 1, 1]
     assert [counts[f"stage2.{block}.conv1"] for block in range(4)] == [3, 3, 3, 3]
@@ -341,7 +341,7 @@ def test_an_output_stays_what_it_was_while_later_subnets_run(name):
     given = x.clone()
     seen = []
     with torch.inference_mode():
-        for _, output in network.passes(given, subnets):
+        for _, output, _ in network.passes(given, subnets):
             seen.append((output, output.clone()))
     assert all(torch.equal(output, then) for output, then in seen)
 
@@ -351,7 +351,7 @@ def test_a_caller_may_write_into_an_output():
     network.eval()
     with torch.no_grad():
         expected = network.run(x, ["3-4", "3-4", "1-4"])
-        for position, output in network.passes(x, ["3-4", "3-4", "1-4"]):
+        for position, output, _ in network.passes(x, ["3-4", "3-4", "1-4"]):
             assert torch.equal(output, expected[position])
             output.zero_()
 
@@ -396,8 +396,8 @@ def test_the_gradient_reaches_the_input():
     grads = []
     for cut in (False, True):
         given = x.clone().requires_grad_()
-        for position, output in network.passes(given, subnets, cut=cut):
-            loss_of(position, output).backward(retain_graph=True)
+        for position, output, retain_graph in network.passes(given, subnets, cut=cut):
+            loss_of(position, output).backward(retain_graph=retain_graph)
         grads.append(given.grad)
     assert_close(grads[1], grads[0], "input")
 
@@ -422,9 +422,9 @@ def traces(model: nn.Module) -> list:
 def test_nothing_stays_on_the_model(cut):
     network, x, subnets = prepared("Sequential")
     before = traces(network.model)
-    for position, output in network.passes(x, subnets, cut=cut):
+    for position, output, retain_graph in network.passes(x, subnets, cut=cut):
         assert traces(network.model) == before, "between two passes the model is a plain one"
-        loss_of(position, output).backward(retain_graph=True)
+        loss_of(position, output).backward(retain_graph=retain_graph)
     assert traces(network.model) == before
 
 
@@ -471,8 +471,8 @@ def test_what_was_remembered_goes_with_the_run(cut):
     gc.collect()
     gc.disable()
     try:
-        for position, output in network.passes(x, subnets, cut=cut):
-            loss_of(position, output).backward(retain_graph=True)
+        for position, output, retain_graph in network.passes(x, subnets, cut=cut):
+            loss_of(position, output).backward(retain_graph=retain_graph)
             del output
         assert len(alive) > 7
         assert not [reference for reference in alive if reference() is not None], "without the garbage collector's help"
@@ -498,10 +498,10 @@ def test_the_lean_schedule_releases_a_tail_before_the_next():
             return gradient
 
     network.model.stage2[3].register_forward_hook(lambda m, a, output: Probe.apply(output))
-    for number, (_, output) in enumerate(network.passes(x, ["3-4", "2-4", "1-4"], cut=True)):
+    for number, (_, output, retain_graph) in enumerate(network.passes(x, ["3-4", "2-4", "1-4"], cut=True)):
         assert sum(reference() is not None for reference in tails) == 1
         assert len(tails) == number + 1
-        output.sum().backward(retain_graph=True)
+        output.sum().backward(retain_graph=retain_graph)
         del output
 
 
@@ -509,7 +509,7 @@ def test_a_run_that_is_given_up_leaves_nothing():
     network, x, subnets = prepared("Sequential")
     before = traces(network.model)
     passes = network.passes(x, subnets)
-    _, output = next(passes)
+    _, output, _ = next(passes)
     reference = weakref.ref(output)
     del output
     passes.close()
@@ -541,7 +541,7 @@ def test_a_run_within_a_forward_is_refused():
 def test_a_run_between_two_passes_is_fine():
     network, x, _ = prepared("ModuleList")
     expected = [network(x, text).detach() for text in ("5", "3", "1")]
-    for position, output in network.passes(x, ["5", "3", "1"]):
+    for position, output, _ in network.passes(x, ["5", "3", "1"]):
         assert_close(output.detach(), expected[position], "outer")
         assert_close(network(x, "2").detach(), network(x, "2").detach(), "inner")
         assert_close(network.model(x).detach(), expected[0], "the model itself")
@@ -692,9 +692,58 @@ def test_automatic_mixed_precision(cut):
     x = x.float()
     subnets = ["3-4", "1-4", "3-1"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for position, output in network.passes(x, subnets, cut=cut):
+        for position, output, retain_graph in network.passes(x, subnets, cut=cut):
             assert output.dtype == torch.bfloat16
             alone = network(x, subnets[position])
             assert torch.equal(output, alone)
-            output.float().sum().backward(retain_graph=True)
+            output.float().sum().backward(retain_graph=retain_graph)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+class BiasedNet(torch.nn.Module):
+    """Each block also reads a bias made before the first one, so that a tensor goes around any cut."""
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 5)
+
+        def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+            return x + torch.tanh(self.linear(x) * bias)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make_bias = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh())
+        self.blocks = torch.nn.ModuleList(self.Block() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.make_bias(x)
+        doubled = bias * bias  # computed between modules, and read on both sides of the cut
+        for block in self.blocks:
+            x = block(x, doubled + bias)
+        return x
+
+
+def test_the_graph_is_kept_just_where_a_tensor_goes_around_the_cut():
+    torch.manual_seed(0)
+    net = BiasedNet().double()
+    network = unravel(net, torch.randn(3, 5, dtype=torch.float64))
+    x = torch.randn(3, 5, dtype=torch.float64)
+    gradients = []
+    for cut, expected in ((False, [True, True, False]), (True, [True, True, False])):
+        net.zero_grad()
+        kept = []
+        # the last subnet skips all blocks after the cut, and with them what reads the bias
+        for position, output, retain_graph in network.passes(x, ["4", "2", "1"], cut=cut):
+            kept.append(retain_graph)
+            loss_of(position, output).backward(retain_graph=retain_graph)
+        assert kept == expected
+        gradients.append({name: parameter.grad.clone() for name, parameter in net.named_parameters()})
+    assert_same(gradients[1], gradients[0], "gradient")
+
+
+def test_the_graph_is_freed_where_nothing_goes_around_the_cut():
+    network, x, subnets = prepared("Sequential")
+    for position, output, retain_graph in network.passes(x, sorted(set(subnets)), cut=True):
+        assert not retain_graph
+        loss_of(position, output).backward()

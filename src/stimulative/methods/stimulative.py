@@ -128,7 +128,7 @@ class StimulativeTraining(Method):
         """The terms of one step; see ``Method.forward``."""
         chosen, weight = self._plan(subnets)
         outputs: list[Tensor] = [torch.empty(0)] * (1 + len(chosen))
-        for position, logits in self._passes(x, chosen, cut=False):
+        for position, logits, _ in self._passes(x, chosen, cut=False):
             outputs[position] = logits
         main, *others = outputs
         main_ce = cross_entropy(main, y, label_smoothing=self.label_smoothing)
@@ -156,7 +156,7 @@ class StimulativeTraining(Method):
         main: Tensor | None = None
         main_ce: Tensor | None = None
         divergences = []
-        for position, logits in self._passes(x, chosen, cut=bool(chosen)):
+        for position, logits, retain_graph in self._passes(x, chosen, cut=bool(chosen)):
             if position == 0:
                 term = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
                 main, main_ce, factor = logits.detach(), term.detach(), scale
@@ -166,7 +166,7 @@ class StimulativeTraining(Method):
                 term = kl_divergence(logits, main, temperature=self.temperature)
                 divergences.append(term.detach())
                 factor = scale * weight / len(chosen)
-            backward(term * factor if factor != 1.0 else term, retain_graph=bool(chosen))
+            backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
             del logits, term  # their graph has to go before the next pass
         assert main is not None and main_ce is not None
         self._count()

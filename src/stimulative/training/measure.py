@@ -64,7 +64,7 @@ def measure(
                     loss = torch.zeros(
                         len(chosen), device=y.device, dtype=torch.float64 if y.device.type != "mps" else None
                     )
-                for position, logits in network.passes(x, chosen, statistics=statistics):
+                for position, logits, _ in network.passes(x, chosen, statistics=statistics):
                     correct[position] += (logits.argmax(-1) == y).sum()
                     loss[position] += F.cross_entropy(logits.float(), y, reduction="sum")
                 images += len(y)

@@ -12,7 +12,8 @@ has to be remembered at any time is one path of that tree.
 With ``cut`` the graph of each pass is cut where a later subnet departs, so that the caller can call backward on each
 output as it comes, and the memory of its tail is gone before the next tail is computed. The shared prefix gets its
 backward once, for all that depends on it. Tensors that go around the cut (a position bias that each block reads, say)
-are differentiated in place: gradients add up, so the result is the same.
+are differentiated in place: gradients add up, so the result is the same. Only then does a graph have to outlive its
+backward pass; whether it has to is found by walking it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,7 @@ class Wiring:
         blocks: The module names of the blocks of each stage.
         writers: The units that write into their input; ``""`` if the model writes into its own.
         fragile: The units whose output is written into by code that belongs to no unit.
+        bypassed: Where tensors go around a cut, as far as it has been looked for.
     """
 
     units: tuple[str, ...]
@@ -74,6 +76,7 @@ class Wiring:
     blocks: tuple[tuple[str, ...], ...]
     writers: frozenset[str]
     fragile: frozenset[str] = frozenset()
+    bypassed: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
 
     def decisions(self, stages: Sequence[Sequence[int]]) -> tuple[Decision, ...]:
         """Which block runs at each place: a block at its own place, unless the order of the stage is another."""
@@ -98,6 +101,20 @@ Around = Callable[[Node, Callable[[], Any]], Any]
 """Called in place of computing a unit: gets the node and the computation, returns the unit's output."""
 
 
+class Pass(NamedTuple):
+    """One subnet's forward pass.
+
+    Args:
+        position: Which of the given subnets it is.
+        output: What the model returned.
+        retain_graph: Whether backward on this output alone has to retain the graph, for the passes to come.
+    """
+
+    position: int
+    output: Any
+    retain_graph: bool
+
+
 @dataclass
 class _Entry:
     """A remembered output, and what its tensors' counts of writes should be."""
@@ -116,7 +133,7 @@ class _Cut:
     upstream: list[Tensor] = field(default_factory=list)
     leaves: list[Tensor] = field(default_factory=list)
 
-    def backward(self) -> None:
+    def backward(self, *, retain_graph: bool) -> None:
         """Continue the gradients that arrived at this cut into the graph before it."""
         reached = [
             (up, leaf.grad) for up, leaf in zip(self.upstream, self.leaves, strict=True) if leaf.grad is not None
@@ -124,7 +141,7 @@ class _Cut:
         self.upstream, self.leaves = [], []
         if reached:
             tensors, gradients = zip(*reached, strict=True)
-            torch.autograd.backward(tensors, gradients, retain_graph=True)
+            torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
 
 
 def replay(
@@ -137,7 +154,7 @@ def replay(
     around: Around | None = None,
     cut: bool = False,
     before_pass: Callable[[int], Any] | None = None,
-) -> Iterator[tuple[int, Any]]:
+) -> Iterator[Pass]:
     """Run subnets of a model on one batch, computing what they share once.
 
     Args:
@@ -147,13 +164,13 @@ def replay(
         kwargs: Keyword arguments of the model.
         subnets: The blocks that run, per stage, of each subnet.
         around: Called around the computation of each unit.
-        cut: Cut the graph where later subnets depart. Call ``backward(retain_graph=True)`` on what comes of each output
-            before asking for the next one, and exhaust the iterator: the rest of the backward pass happens in here.
+        cut: Cut the graph where later subnets depart. Call backward on what comes of each output, with the pass's
+            ``retain_graph``, before asking for the next one, and exhaust the iterator: the rest of the backward pass
+            happens in here.
         before_pass: Called with the position of a subnet right before it runs; may return a context manager.
 
     Yields:
-        Pairs of a position in ``subnets`` and the model's output, in the order that shares most. The main net comes
-        before every subnet of it.
+        A pass for each subnet, in the order that shares most. The main net comes before every subnet of it.
     """
     decisions = [wiring.decisions(stages) for stages in subnets]
     order = sorted(range(len(subnets)), key=lambda i: _depth_first(wiring.places, decisions[i]))
@@ -189,11 +206,50 @@ def replay(
             output = model(*own(args), **own(dict(kwargs)))
         entries = run.entries if run.keep is None else run.entries[: run.keep]
         del run
-        yield position, output
+        # without cuts, and when the next pass is the same, later outputs hang on the same graph
+        needed = following is not None and (not cut or following == passes[number])
+        retain_graph = needed or _bypass(model, wiring, output, cuts, passes[number], len(names))
+        yield Pass(position, output, retain_graph)
         del output
         done = [at for at in cuts if number >= len(shared) or at > shared[number]]
         for at in sorted(done, reverse=True):
-            cuts.pop(at).backward()
+            segment = cuts.pop(at)
+            segment.backward(retain_graph=_bypass(model, wiring, segment.upstream, cuts, passes[number], at))
+            del segment
+
+
+def _bypass(
+    model: nn.Module,
+    wiring: Wiring,
+    outputs: Any,
+    cuts: Mapping[int, _Cut],
+    decisions: tuple[Decision, ...],
+    end: int,
+) -> bool:
+    """Whether the graph of outputs reaches into a graph before a cut, so that backward must not free it.
+
+    It is the same in every step, so it is looked for once for each way through the network.
+    """
+    if not cuts:
+        return False
+    trained = sum(parameter.requires_grad for parameter in model.parameters())
+    key = (frozenset(cuts), decisions[:end], trained)
+    if key not in wiring.bypassed:
+        before = _graph([tensor for cut in cuts.values() for tensor in cut.upstream])
+        wiring.bypassed[key] = not before.isdisjoint(_graph(tensors_in(outputs)))
+    return wiring.bypassed[key]
+
+
+def _graph(tensors: Sequence[Tensor]) -> set[Any]:
+    """The nodes of the autograd graph behind tensors, without those that only add to a parameter's gradient."""
+    nodes: set[Any] = set()
+    open_nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in nodes and not hasattr(node, "variable"):
+            nodes.add(node)
+            open_nodes += [following for following, _ in node.next_functions if following is not None]
+    return nodes
 
 
 class _Pass:

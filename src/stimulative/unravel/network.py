@@ -20,7 +20,7 @@ from stimulative.unravel.discovery import (
     skipped_output,
     stages_by_hand,
 )
-from stimulative.unravel.execution import Place, Wiring, replay
+from stimulative.unravel.execution import Pass, Place, Wiring, replay
 from stimulative.unravel.recalibration import Statistics, with_statistics
 from stimulative.unravel.subnet import Subnet, SubnetSpace
 
@@ -115,7 +115,7 @@ class ResidualNetwork(nn.Module):
             The model's outputs, in the order of ``subnets``.
         """
         outputs: list[Any] = [None] * len(subnets)
-        for position, output in self.passes(x, subnets, statistics=statistics):
+        for position, output, _ in self.passes(x, subnets, statistics=statistics):
             outputs[position] = output
         return outputs
 
@@ -127,7 +127,7 @@ class ResidualNetwork(nn.Module):
         statistics: Statistics | None = None,
         cut: bool = False,
         before_pass: Callable[[int], AbstractContextManager[Any] | None] | None = None,
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Iterator[Pass]:
         """Run several subnets on one batch and yield each output as it comes, the main net first.
 
         Args:
@@ -135,12 +135,13 @@ class ResidualNetwork(nn.Module):
             subnets: The subnets to run.
             statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
             cut: Cut the graph where later subnets depart, so that the memory of each tail can go before the next one is
-                computed. The caller calls ``backward(retain_graph=True)`` on what comes of each output, drops it, and
-                exhausts the iterator.
+                computed. The caller calls backward on what comes of each output, with the pass's ``retain_graph``,
+                drops it, and exhausts the iterator.
             before_pass: Called with a position in ``subnets`` before it runs; may return a context manager.
 
         Yields:
-            Pairs of a position in ``subnets`` and the model's output, in the order that shares most.
+            For each subnet its position in ``subnets``, the model's output, and whether backward has to retain the
+            graph; in the order that shares most.
         """
         chosen = [self.resolve(subnet).stages for subnet in subnets]
         if statistics is not None:
