@@ -269,8 +269,8 @@ class _Loop:
             if number % settings.log_every == 0 or number == steps:
                 self._check_finite(total, number)
                 self.progress.steps_done(number % settings.log_every or settings.log_every)
-        total = self.fabric.all_reduce(total, reduce_op="mean")
-        loss, main_ce, subnet_kl, top1 = (total / steps).tolist()
+        reduced: Any = self.fabric.all_reduce(total / steps, reduce_op="mean")
+        loss, main_ce, subnet_kl, top1 = reduced.tolist()
         means = {"loss": loss, "main_ce": main_ce, "subnet_kl": subnet_kl, "train_top1": 100 * top1}
         return means, images * self.fabric.world_size
 
