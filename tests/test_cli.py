@@ -90,7 +90,10 @@ def test_compare_prints_the_table_and_draws_the_picture(tmp_path, capsys):
         (["unravel", "timm/vgg11"], "no residual blocks found in VGG"),
         (["unravel", "cifar/resnet20", "--image-size", "0"], "--image-size is 1 or more, got 0"),
         (["unravel", "cifar/resnet20", "--bogus"], "unknown option '--bogus'"),
-        (["unravel", "torchvision/vit_b_32", "--image-size", "50"], "does not run on images of shape (3, 50, 50)"),
+        (
+            ["unravel", "torchvision/vit_b_32", "--image-size", "50"],
+            "does not run on images of 3 channels and 50x50 pixels",
+        ),
         (["train", "digts"], "did you mean 'digits'?"),
         (["train", "digits", "--method.blance", "3"], "did you mean 'method.balance'?"),
         (["train", "digits", "--method.balance", "-3"], "balance"),

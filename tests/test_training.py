@@ -236,6 +236,7 @@ def test_lean_is_refused_on_several_devices(tmp_path):
     "overrides",
     [
         {"training.precision": "bf16-mixed", "method.schedule": "lean"},
+        {"training.precision": "64-true"},
         {"training.channels_last": True, "optimizer.clip_norm": 1.0},
         {"optimizer.name": "adamw", "optimizer.lr": 0.002, "optimizer.decay_norms_and_biases": True},
         {"method.freeze_subnet_statistics": False, "method.every": 2, "training.label_smoothing": 0.1},

@@ -37,8 +37,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative import models
     from stimulative.analysis import CostModel
     from stimulative.errors import UsageError
-    from stimulative.training.loop import example_batch
-    from stimulative.unravel import unravel
+    from stimulative.training.loop import example_batch, unravel_on_images
 
     for name in ("image_size", "channels", "classes"):
         value = getattr(options, name)
@@ -47,16 +46,9 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     cifar = options.model.startswith("cifar/")
     classes = options.classes or (10 if cifar else 1000)
     model = models.build(options.model, classes=classes, channels=options.channels)
-    size = options.image_size or _native_size(model, 32 if cifar else 224)
-    images = example_batch(options.channels, size)
-    try:
-        network = unravel(model, images)
-    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
-        raise UsageError(
-            f"{options.model} does not run on images of shape {tuple(images.shape[1:])}: {error}. "
-            "Try another --image-size or --channels"
-        ) from error
-    costs = CostModel(network, images[:1])
+    size = options.image_size or (32 if cifar else _native_size(model))
+    network = unravel_on_images(options.model, model, options.channels, size)
+    costs = CostModel(network, example_batch(options.channels, size, images=1))
     smallest = network.space.smallest
     least = costs.of(smallest)
     if options.json:
@@ -83,10 +75,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _native_size(model: Any, otherwise: int) -> int:
-    shape = getattr(model, "default_cfg", {}).get("input_size") if hasattr(model, "default_cfg") else None
-    native = getattr(model, "image_size", None)
-    return shape[-1] if shape and otherwise != 32 else native if isinstance(native, int) else otherwise
+def _native_size(model: Any) -> int:
+    """The side of the images that a model was made for, where it says so (timm's do, and torchvision's ViTs)."""
+    configured = getattr(model, "default_cfg", None) or {}
+    return configured.get("input_size", (3, None, None))[-1] or getattr(model, "image_size", None) or 224
 
 
 def _show(name: str, network: Any, costs: Any, size: int) -> None:

@@ -8,6 +8,7 @@ epoch depend on the seed and the epoch alone, and everything else random is in t
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 import warnings
@@ -26,13 +27,13 @@ from stimulative.methods import METHODS, Method, Terms
 from stimulative.training import files
 from stimulative.training.checkpoint import load_checkpoint, save_checkpoint
 from stimulative.training.environment import PeakMemory, describe, device_name, versions
-from stimulative.training.measure import Score, measure
+from stimulative.training.measure import Score, in_precision_of, measure
 from stimulative.training.metrics import MetricsFile, loggers_of
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.progress import TrainingProgress
 from stimulative.training.randomness import random_states, restore_random_states, seed_all
 from stimulative.training.recipe import Recipe, load_recipe
-from stimulative.unravel import ResidualNetwork, layers_with_statistics, unravel
+from stimulative.unravel import ResidualNetwork, Statistics, layers_with_statistics, unravel
 
 
 class Diverged(RuntimeError):
@@ -79,7 +80,7 @@ def prepare(
             recipe.model.name, classes=data.classes, channels=data.channels, arguments=recipe.model.arguments
         )
     model.to(device)
-    network = unravel(model, example_batch(data.channels, data.image_size).to(device))
+    network = unravel_on_images(recipe.model.name, model, data.channels, data.image_size)
     method = METHODS[recipe.method.name](
         network,
         **recipe.method.settings,
@@ -88,6 +89,22 @@ def prepare(
         seed=recipe.seed,
     )
     return Run(recipe, data, network, method)
+
+
+def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> ResidualNetwork:
+    """Unravel a model on a fixed batch of noise.
+
+    Raises:
+        UsageError: If it has no blocks, or does not run on images of this size.
+    """
+    images = example_batch(channels, size).to(next(model.parameters()))
+    try:
+        return unravel(model, images)
+    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+        raise UsageError(
+            f"{name} does not run on images of {channels} channels and {size}x{size} pixels: {error}. Choose another "
+            "size of images, or tell the model theirs (timm's transformers: model.arguments {img_size: N})"
+        ) from error
 
 
 def example_batch(channels: int, size: int, images: int = 2) -> Tensor:
@@ -159,6 +176,7 @@ class _Loop:
                 f"{settings.precision}, which this machine cannot do: {error}"
             ) from error
         self.fabric.launch()
+        importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
         self.chief = self.fabric.is_global_zero
         self.memory = PeakMemory(self.fabric.device)
         self.prepared = prepare(
@@ -289,9 +307,10 @@ class _Loop:
         statistics = self._main_statistics() if self.method.pollutes_statistics else None
         return measure(self.network, self.data.validation, statistics=statistics)[0]
 
-    def _main_statistics(self) -> Any:
+    def _main_statistics(self) -> Statistics:
+        images = self.recipe.evaluation.calibration_images
         return self.network.recalibrate(
-            self.data.calibration, [self.network.full], images=self.recipe.evaluation.calibration_images
+            in_precision_of(self.network, self.data.calibration), [self.network.full], images=images
         )
 
     def _finish(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,14 @@ class Score:
 
     top1: float
     loss: float
+
+
+def in_precision_of(
+    network: ResidualNetwork, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, with images in the number format of the network's weights."""
+    dtype = next(network.parameters()).dtype
+    return ((x.to(dtype), y) for x, y in batches)
 
 
 def measure(
@@ -58,7 +66,7 @@ def measure(
     try:
         network.eval()
         with torch.no_grad():
-            for x, y in batches:
+            for x, y in in_precision_of(network, batches):
                 if correct is None or loss is None:
                     correct = torch.zeros(len(chosen), device=y.device, dtype=torch.int64)
                     loss = torch.zeros(
