@@ -7,7 +7,7 @@ for all variants; over the rounds each stage's depths come up equally often, as 
   twice    stimulative step, main net and subnet run one after the other without sharing, over the common step
   joint    stimulative step by replay, one backward pass, over the common step
   lean     stimulative step by replay, main net's tail backward first, over the common step
-  every2   the mean of a stimulative step with every=2 and the free step after it, over the common step
+  every2   the mean of a stimulative step (joint) and the free step that every=2 has after it, over the common step
   memory_… peak memory (weights, optimizer and all), over the common step's
 
     python benchmarks/step_cost.py --json
@@ -32,7 +32,7 @@ from stimulative.objectives import kl_divergence
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", rounds=12, batch=16, warmup=1)
+    options = arguments(__doc__ or "", rounds=12, repeats=3, batch=16, warmup=1)
     device = torch.device(options.device)
     torch.manual_seed(0)
     model = models.build("cifar/resnet50", classes=100).to(device)
@@ -47,12 +47,18 @@ def main() -> None:
     for _ in range(options.warmup):
         for step in steps.values():
             step(network.full)
+    # each step is timed several times in each round and the median taken, since a shared machine stalls now and then
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number, subnet in enumerate(subnets):
-        names = list(steps)
-        for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody always goes first
-            times[name].append(seconds(lambda step=steps[name], subnet=subnet: step(subnet), device))
-    times["every2"] = [(active + free) / 2 for active, free in zip(times.pop("active"), times["common"], strict=True)]
+        repeats: dict[str, list[float]] = {name: [] for name in steps}
+        for repeat in range(options.repeats):
+            names = list(steps)
+            first = (number + repeat) % len(names)  # nobody always goes first
+            for name in names[first:] + names[:first]:
+                repeats[name].append(seconds(partial(steps[name], subnet), device))
+        for name, measured in repeats.items():
+            times[name].append(statistics.median(measured))
+    times["every2"] = [(a + b) / 2 for a, b in zip(times["joint"], times.pop("free"), strict=True)]
 
     held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     held += sum(p.numel() * p.element_size() for p in model.parameters())  # momentum
@@ -77,6 +83,7 @@ def main() -> None:
         "common_seconds": spread(times["common"]),
         "common_mib": round(memory["common"] / 2**20, 1),
         "batch": options.batch,
+        "repeats": options.repeats,
         **surroundings(device),
     }
     report(
@@ -95,6 +102,7 @@ def variants(
     common = METHODS["common"](network)
     joint = METHODS["stimulative"](network, schedule="joint")
     lean = METHODS["stimulative"](network, schedule="lean")
+    free = METHODS["stimulative"](network, balance=0.0)  # what every=2 does in each second step
 
     def update() -> None:
         optimizer.step()
@@ -122,13 +130,17 @@ def variants(
         lean.backward(x, y, [subnet])
         update()
 
+    def run_free(subnet: stimulative.Subnet) -> None:
+        free.backward(x, y)
+        update()
+
     return {
         "bare": run_bare,
         "common": run_common,
         "twice": run_twice,
         "joint": run_joint,
         "lean": run_lean,
-        "active": run_joint,
+        "free": run_free,
     }
 
 
