@@ -72,8 +72,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="top-1 accuracy in %, means over seeds", title_justify="left")
-    table.add_column("method")
-    for column in ("seeds", "time", "memory", "main net", "all subnets", "worst subnet"):
+    table.add_column("method", no_wrap=True)
+    for column in ("seeds", "time", "memory", "main net", "all subnets", "worst"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
