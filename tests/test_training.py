@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stimulative import data as data_room
+from stimulative import models
 from stimulative.errors import UsageError
 from stimulative.training import Diverged, load_recipe, train
 from stimulative.training.loop import _Loop
@@ -248,6 +249,26 @@ def test_settings_of_the_loop_train(tmp_path, overrides):
     rows = read_metrics(out / "metrics.csv")
     assert float(rows[1]["main_ce"]) < float(rows[0]["main_ce"])
     assert summary["main"]["top1"] > 12
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("64-true", torch.float64), ("32-true", torch.float32)]
+)
+def test_the_precision_is_that_of_the_computation(tmp_path, schedule, precision, dtype):
+    model = models.build("cifar/resnet20", classes=10, channels=1, arguments={"width": 4})
+    seen = set()
+    model.layer2[0].conv1.register_forward_hook(lambda m, x, output: seen.add(output.dtype) if m.training else None)
+    recipe = tiny(
+        **{
+            "training.precision": precision,
+            "method.schedule": schedule,
+            "schedule.epochs": 1,
+            "method.balance_ramp": 0.0,
+        }
+    )
+    train(recipe, tmp_path / "run", model=model, progress=False)
+    assert seen == {dtype}
 
 
 def test_weight_decay_leaves_norms_and_biases_alone():

@@ -166,7 +166,8 @@ class StimulativeTraining(Method):
                 term = kl_divergence(logits, main, temperature=self.temperature)
                 divergences.append(term.detach())
                 factor = scale * weight / len(chosen)
-            backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
+            with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
+                backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
             del logits, term  # their graph has to go before the next pass
         assert main is not None and main_ce is not None
         self._count()

@@ -198,7 +198,6 @@ class _Loop:
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, recipe.schedule, self.updates)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
-        self.wrapped.mark_forward_method("backward")
         self.epoch = 0
         self.best = -1.0
         self.seconds = 0.0
@@ -294,10 +293,12 @@ class _Loop:
 
     def _step(self, x: Tensor, y: Tensor, *, scale: float, sync: bool) -> Terms:
         x = x.contiguous(memory_format=self.layout) if self.layout is torch.channels_last else x
-        if self.fabric.world_size == 1:
-            return self.wrapped.backward(x, y, scale=scale, backward=self.fabric.backward)
-        # the wrapper of several devices synchronises gradients when backward is called on what its forward returned
-        with self.fabric.no_backward_sync(self.wrapped, enabled=not sync):
+        if self.recipe.method.settings.get("schedule") == "lean":
+            x = x.to(next(self.method.parameters()).dtype)
+            with self.fabric.autocast():
+                return self.method.backward(x, y, scale=scale, backward=self.fabric.backward)
+        # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
+        with self.fabric.no_backward_sync(self.wrapped, enabled=not sync and self.fabric.world_size > 1):
             terms = self.wrapped(x, y)
             self.fabric.backward(terms.loss * scale)
         terms.loss = terms.loss.detach()

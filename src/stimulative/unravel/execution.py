@@ -141,7 +141,8 @@ class _Cut:
         self.upstream, self.leaves = [], []
         if reached:
             tensors, gradients = zip(*reached, strict=True)
-            torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
+            with torch.autocast(tensors[0].device.type, enabled=False):  # a backward pass has its forward's formats
+                torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
 
 
 def replay(
