@@ -137,6 +137,16 @@ def test_a_part_of_the_subnets_is_stated(run):
     assert len(read_family(run / "subnets.csv")) == 5
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens where there is no GPU")
+def test_a_run_from_a_gpu_is_evaluated_on_a_machine_without_one(run, tmp_path):
+    for name in ("recipe.yaml", "summary.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("device: auto", "device: cuda"))
+    assert load_recipe(tmp_path / "recipe.yaml").training.device == "cuda"
+    assert evaluate(tmp_path, subnets=3)["subnets"]["evaluated"] == 3
+
+
 def test_measuring_leaves_the_mode_as_it_was(run):
     prepared = prepare(load_recipe(run / "recipe.yaml"))
     prepared.network.train()

@@ -160,12 +160,10 @@ def read_family(path: Path) -> list[Member]:
 
 
 def _device(recipe: Recipe) -> torch.device:
+    """The recipe's device, or the fastest one where it leaves the choice or this machine lacks it."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = recipe.training.device
-    if wanted != "auto":
-        return torch.device(wanted)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(wanted if present.get(wanted) else next(kind for kind in present if present[kind]))
 
 
 def _device_of(network: ResidualNetwork) -> torch.device:
