@@ -217,6 +217,13 @@ def test_impossible_settings_are_refused(network, settings, message):
     assert message in str(caught.value)
 
 
+def test_a_plain_model_is_refused(network):
+    with pytest.raises(
+        UsageError, match=r"trains a ResidualNetwork, got Net: stimulative\.unravel\(model, example_input"
+    ):
+        StimulativeTraining(network.model)
+
+
 def test_all_impossible_settings_are_named_at_once(network):
     with pytest.raises(UsageError, match=r"balance: .*every: .*schedule: "):
         StimulativeTraining(network, balance=-1.0, every=0, schedule="eager")

@@ -369,8 +369,8 @@ class TestOwnFactory:
         with pytest.raises(UsageError, match=r"refuses its arguments \(width=3\): ValueError: the width must be even"):
             models.build(f"{own_module}:picky", classes=5, arguments={"width": 3})
 
-    def test_mistake_inside_the_factory_keeps_its_own_error(self, own_module: str) -> None:
-        with pytest.raises(NameError, match="undefined_name"):
+    def test_mistake_inside_the_factory_is_named_with_its_place(self, own_module: str) -> None:
+        with pytest.raises(UsageError, match=r"failed: NameError: name 'undefined_name'.*own_nets_for_test\.py:\d+\)"):
             models.build(f"{own_module}:broken", classes=5)
 
 

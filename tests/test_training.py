@@ -182,6 +182,18 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
         train(tiny(), tmp_path, resume=True, progress=False)
 
 
+def test_a_run_without_its_checkpoint_is_not_started_anew(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(tiny().to_yaml())
+    with pytest.raises(UsageError, match=r"has lost its checkpoint-last\.ckpt and cannot go on"):
+        train(tiny(), tmp_path, resume=True, progress=False)
+
+
+def test_a_model_with_the_wrong_number_of_outputs_is_refused(tmp_path):
+    model = models.build("cifar/resnet20", classes=7, channels=1)
+    with pytest.raises(UsageError, match=r"gives shape \(2, 7\) for 2 images, but digits has 10 classes"):
+        train(tiny(), tmp_path / "run", model=model, progress=False)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(Diverged, match=r"(?s)no longer a finite number.*Try a lower optimizer\.lr"):
         train(tiny(**{"optimizer.lr": 1e12, "schedule.warmup_epochs": 0}), tmp_path / "run", progress=False)

@@ -83,6 +83,8 @@ def evaluate(
     summary = files.read_json(directory / files.SUMMARY) if (directory / files.SUMMARY).exists() else None
     if summary is None:
         raise UsageError(f"the run in {directory} has not finished: continue it with stimulative train ... --resume")
+    if not isinstance(summary, dict) or not {"main", "subnets"} <= summary.keys():
+        raise UsageError(f"{directory / files.SUMMARY} is not the summary of a run; remove it and resume the run")
     subnets = recipe.evaluation.subnets if subnets is None else subnets
     seed = recipe.seed if seed is None else seed
     if recipe.training.threads is not None:

@@ -50,9 +50,11 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         print(f"stimulative: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume", file=sys.stderr
-        )
+        if (out / "recipe.yaml").exists():
+            hint = f"go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume"
+        else:
+            hint = "nothing has been trained yet"
+        print(f"\ninterrupted; {hint}", file=sys.stderr)
         return 130
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0  # of several processes that train together, one speaks

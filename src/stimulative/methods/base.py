@@ -78,6 +78,11 @@ class Method(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(network, ResidualNetwork):
+            raise UsageError(
+                f"a method trains a ResidualNetwork, got {type(network).__name__}: "
+                "stimulative.unravel(model, example_input) makes one of a model"
+            )
         self.network = network
         self.label_smoothing = label_smoothing
         self.total_steps = total_steps

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +78,7 @@ class Factory:
             model = self.make(**keywords, **arguments)
         except UsageError:
             raise
-        except (TypeError, ValueError, AssertionError) as error:
+        except Exception as error:
             raise self._explained(error, channels, arguments) from error
         if not isinstance(model, nn.Module):
             raise UsageError(
@@ -104,8 +105,10 @@ class Factory:
             return UsageError(self._unknown(unexpected[1], None))
         if unexpected and unexpected[1] == self.channels_keyword:
             return UsageError(self._no_such_channels(channels))
-        if arguments:
+        if arguments and isinstance(error, TypeError | ValueError | AssertionError):
             given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             return UsageError(f"model {self.name!r} refuses its arguments ({given}): {type(error).__name__}: {error}")
-        # Nothing the user set in the recipe is at fault, so the traceback is worth more than a sentence.
-        return error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return UsageError(
+            f"building model {self.name!r} failed: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+        )

@@ -26,4 +26,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UsageError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
+        raise UsageError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged. Remove the run, or choose "
+            "another directory with --out, to start again"
+        ) from error

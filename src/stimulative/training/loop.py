@@ -81,6 +81,7 @@ def prepare(
         )
     model.to(device)
     network = unravel_on_images(recipe.model.name, model, data.channels, data.image_size)
+    _check_outputs(recipe.model.name, network, data)
     method = METHODS[recipe.method.name](
         network,
         **recipe.method.settings,
@@ -105,6 +106,22 @@ def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> 
             f"{name} does not run on images of {channels} channels and {size}x{size} pixels: {error}. Choose another "
             "size of images, or tell the model theirs (timm's transformers: model.arguments {img_size: N})"
         ) from error
+
+
+def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
+    images = example_batch(data.channels, data.image_size).to(next(network.parameters()))
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    with torch.no_grad():
+        logits = network(images)
+    for module, training in modes.items():
+        module.training = training
+    if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(
+            f"{name} gives {got} for {len(images)} images, but {data.name} has {data.classes} classes: it has to give "
+            f"logits of shape ({len(images)}, {data.classes})"
+        )
 
 
 def example_batch(channels: int, size: int, images: int = 2) -> Tensor:
@@ -164,7 +181,7 @@ class _Loop:
         self.recipe = recipe
         self.out = out
         last = out / files.LAST
-        self.saved = load_checkpoint(last) if last.exists() else None
+        self.saved = load_checkpoint(last) if (out / files.RECIPE).exists() else None
         loggers = loggers_of(settings.loggers, out, self.saved["step"] if self.saved else 0)
         try:
             self.fabric = Fabric(
@@ -208,11 +225,11 @@ class _Loop:
 
     def run(self) -> dict[str, Any]:
         if self.chief:
+            if self.saved is None:
+                self._save(files.LAST)  # before the recipe, so that whatever has a recipe can go on
             files.write_text(self.out / files.RECIPE, self.recipe.to_yaml())
             files.write_json(self.out / files.ENVIRONMENT, describe(self.fabric.device, self.recipe.seed))
             self.metrics = MetricsFile(self.out / files.METRICS, self.epoch)
-            if self.saved is None:
-                self._save(files.LAST)
         title = f"{self.recipe.method.name}, seed {self.recipe.seed}"
         epochs = self.recipe.schedule.epochs
         with TrainingProgress(
@@ -407,7 +424,14 @@ def _check_directory(recipe: Recipe, out: Path, *, resume: bool) -> dict[str, An
         files.make_directory(out)
         return None
     if not resume:
-        raise UsageError(f"{out} holds a run already: go on with it (--resume), or choose another directory with --out")
+        raise UsageError(
+            f"{out} holds a run already: go on with it (--resume), remove it, or choose another directory with --out"
+        )
+    if not (out / files.LAST).exists():
+        raise UsageError(
+            f"the run in {out} has lost its {files.LAST} and cannot go on: remove the directory, or choose another one "
+            "with --out, to start again"
+        )
     before = load_recipe(stored)
     if before != recipe:
         old, new = _flat(before.to_mapping()), _flat(recipe.to_mapping())
