@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-METHOD-seedN)")
     parser.add_argument("--resume", action="store_true", help="go on with the run that is in the directory")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan, train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check recipe, data and model, show the plan, train nothing"
+    )
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
