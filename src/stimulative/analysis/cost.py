@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stimulative.unravel import ResidualNetwork, Subnet
+from stimulative.unravel import ResidualNetwork, Subnet, evaluating
 from stimulative.unravel.discovery import arguments_of
 from stimulative.unravel.execution import Node, replay
 
@@ -90,14 +90,15 @@ class CostModel:
 @contextmanager
 def _countable(network: ResidualNetwork) -> Iterator[FlopCounterMode]:
     """The network in evaluation mode, with attention done in operations that the counter knows."""
-    modes = {module: module.training for module in network.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        network.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            evaluating(network),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes.items():
-            module.training = training

@@ -33,7 +33,7 @@ from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.progress import TrainingProgress
 from stimulative.training.randomness import random_states, restore_random_states, seed_all
 from stimulative.training.recipe import Recipe, load_recipe
-from stimulative.unravel import ResidualNetwork, Statistics, layers_with_statistics, unravel
+from stimulative.unravel import ResidualNetwork, Statistics, evaluating, layers_with_statistics, unravel
 
 
 class Diverged(RuntimeError):
@@ -110,12 +110,8 @@ def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> 
 
 def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
     images = example_batch(data.channels, data.image_size).to(next(network.parameters()))
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad():
+    with evaluating(network), torch.no_grad():
         logits = network(images)
-    for module, training in modes.items():
-        module.training = training
     if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Statistics, Subnet
+from stimulative.unravel import ResidualNetwork, Statistics, Subnet, evaluating
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,21 @@ def measure(
         UsageError: If there is no batch.
     """
     chosen = [network.full] if subnets is None else list(subnets)
-    modes = {module: module.training for module in network.modules()}
     correct: Tensor | None = None
     loss: Tensor | None = None
     images = 0
-    try:
-        network.eval()
-        with torch.no_grad():
-            for x, y in in_precision_of(network, batches):
-                if correct is None or loss is None:
-                    correct = torch.zeros(len(chosen), device=y.device, dtype=torch.int64)
-                    loss = torch.zeros(
-                        len(chosen), device=y.device, dtype=torch.float64 if y.device.type != "mps" else None
-                    )
-                for position, logits, _ in network.passes(x, chosen, statistics=statistics):
-                    correct[position] += (logits.argmax(-1) == y).sum()
-                    loss[position] += F.cross_entropy(logits.float(), y, reduction="sum")
-                images += len(y)
-                if after_batch is not None:
-                    after_batch()
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(network), torch.no_grad():
+        for x, y in in_precision_of(network, batches):
+            if correct is None or loss is None:
+                correct = torch.zeros(len(chosen), device=y.device, dtype=torch.int64)
+                double = None if y.device.type == "mps" else torch.float64
+                loss = torch.zeros(len(chosen), device=y.device, dtype=double)
+            for position, logits, _ in network.passes(x, chosen, statistics=statistics):
+                correct[position] += (logits.argmax(-1) == y).sum()
+                loss[position] += F.cross_entropy(logits.float(), y, reduction="sum")
+            images += len(y)
+            if after_batch is not None:
+                after_batch()
     if correct is None or loss is None:
         raise UsageError("there is nothing to measure on: the data set has no batch")
     return [

@@ -1,6 +1,7 @@
 """What a network is made of, and running any part of it. Knows no training."""
 
 from stimulative.unravel.discovery import Stage as Stage
+from stimulative.unravel.mode import evaluating as evaluating
 from stimulative.unravel.network import ResidualNetwork as ResidualNetwork
 from stimulative.unravel.network import SubnetLike as SubnetLike
 from stimulative.unravel.network import unravel as unravel

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.unravel.mode import evaluating
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _TOLERANCE = 1e-4
@@ -65,10 +66,6 @@ class Trace:
     writes: list[tuple[str, str]] = field(default_factory=list)
     """Pairs of modules: the code of the first one's forward wrote into what the second one had returned."""
 
-    def of(self, name: str) -> list[Call]:
-        """The calls of one module."""
-        return [call for call in self.calls if call.name == name]
-
 
 def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """An input as positional and keyword arguments: a tensor is one argument, a tuple several, a mapping keywords."""
@@ -114,7 +111,6 @@ def record(model: nn.Module, example_input: Any) -> Trace:
         call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
         call.output = pytree.tree_map_only(Tensor, torch.Tensor.clone, output)
 
-    modes = {module: module.training for module in model.modules()}
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     handles = []
@@ -125,17 +121,14 @@ def record(model: nn.Module, example_input: Any) -> Trace:
         handles.append(module.register_forward_hook(after, with_kwargs=True))
     args, kwargs = arguments_of(example_input)
     try:
-        model.eval()
         devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
-        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
+        with evaluating(model), torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
             # copies, since some models write into their input, and so that tensors of inference mode count writes too
             args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
             model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
         for module, own in buffers:  # a forward may have made some, or put others in their place
             module._buffers.clear()
             module._buffers.update(own)
@@ -145,13 +138,12 @@ def record(model: nn.Module, example_input: Any) -> Trace:
     return trace
 
 
-def find_stages(model: nn.Module, trace: Trace) -> list[Stage]:
+def find_stages(model: nn.Module, finder: Finder) -> list[Stage]:
     """The stages of a recorded model, in the order in which they run.
 
     Raises:
         UsageError: If there is no run of residual blocks to skip any of.
     """
-    finder = _Finder(model, trace)
     stages = sorted(finder.stages_in("", model), key=lambda stage: finder.first_call(stage.block_names[0]))
     if not stages:
         looked = ", ".join(f"{name} ({kind})" for name, kind in finder.tried[:6])
@@ -166,7 +158,7 @@ def find_stages(model: nn.Module, trace: Trace) -> list[Stage]:
     return stages
 
 
-def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequence[str]]) -> list[Stage]:
+def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequence[str]]) -> list[Stage]:
     """Stages as the user names them: containers, or lists of blocks.
 
     Raises:
@@ -174,8 +166,7 @@ def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequen
     """
     if isinstance(stages, str):
         raise UsageError(f"stages= is a list of containers or of lists of blocks, such as ['layer1']; got {stages!r}")
-    finder = _Finder(model, trace)
-    modules = dict(model.named_modules())
+    modules = finder.modules
     found = []
     for given in stages:
         if isinstance(given, str):
@@ -189,13 +180,13 @@ def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequen
         for block in blocks:
             if block not in modules:
                 raise UsageError(_unknown_module(model, block, modules))
-            if not trace.of(block):
+            if block not in finder.calls:
                 raise UsageError(f"stage {name!r}: its block {block!r} did not run on the example input")
         if len(blocks) < 2:
             raise UsageError(f"stage {name!r} has {len(blocks)} block(s); at least two are needed to skip one")
         for block in blocks[1:]:
             if finder.passes_through(block) is None:
-                call = trace.of(block)[0]
+                call = finder.calls[block][0]
                 raise UsageError(
                     f"stage {name!r}: block {block!r} cannot be skipped, since it turns {_shapes(call.args)} into "
                     f"{_shapes(call.output)}. Only the first block of a stage may change the shape"
@@ -207,11 +198,6 @@ def stages_by_hand(model: nn.Module, trace: Trace, stages: Sequence[str | Sequen
         if names.count(block) > 1 or inside:
             raise UsageError(f"block {block!r} is named twice, or holds another one: {inside or block}")
     return sorted(found, key=lambda stage: finder.first_call(stage.block_names[0]))
-
-
-def skipped_output(model: nn.Module, trace: Trace, name: str) -> Any:
-    """What a skipped block returns, as in ``pass_through``: by its values at zero parameters, else by its shape."""
-    return _Finder(model, trace).returns_when_skipped(name)
 
 
 def pass_through(call: Call, *, same_values: Any = None) -> Any:
@@ -244,10 +230,16 @@ def pass_through(call: Call, *, same_values: Any = None) -> Any:
     return template if taken else None
 
 
-class _Finder:
+class Finder:
+    """Tries the modules of a recorded model, each at most once.
+
+    Args:
+        model: The model.
+        trace: What its modules were called with.
+    """
+
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self.modules = dict(model.named_modules())
-        self.trace = trace
         self.calls: dict[str, list[Call]] = {}
         self.order: dict[str, int] = {}
         for number, call in enumerate(trace.calls):
@@ -259,14 +251,16 @@ class _Finder:
         self._identities: dict[str, Any] = {}
 
     def first_call(self, name: str) -> int:
+        """When a module, or the first one inside, was first called."""
         return self.order.get(name, len(self.order))
 
     def passes_through(self, name: str) -> Any:
+        """What a skipped module returns by the shapes of its inputs; see ``pass_through``."""
         return pass_through(self.calls[name][0])
 
     def returns_when_skipped(self, name: str) -> Any:
-        identity = self._identity(name)
-        return self.passes_through(name) if identity is None else identity
+        """What a skipped block returns: by its values at zero parameters, else by the shapes of its inputs."""
+        return self._identities[name] if self.residual(name) else self.passes_through(name)
 
     def residual(self, name: str) -> bool:
         """Whether the module returns its own input when its parameters are zero."""
@@ -291,16 +285,11 @@ class _Finder:
         call = _with_signal(calls[0])
         zeros = {key: torch.zeros_like(value) for key, value in parameters.items()}
         args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, call.kwargs))
-        modes = {child: child.training for child in module.modules()}
         try:
-            module.eval()
-            with torch.inference_mode(False), torch.no_grad():
+            with evaluating(module), torch.inference_mode(False), torch.no_grad():
                 output = functional_call(module, zeros, args, kwargs)
         except Exception:  # a module that cannot run with zeros (a solver, say) is no block that we know of
             return None
-        finally:
-            for child, training in modes.items():
-                child.training = training
         return pass_through(call, same_values=output)
 
     def stages_in(self, name: str, module: nn.Module) -> list[Stage]:

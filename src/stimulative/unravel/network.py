@@ -12,12 +12,12 @@ from torch import nn
 from stimulative.errors import UsageError
 from stimulative.unravel import recalibration
 from stimulative.unravel.discovery import (
+    Finder,
     Stage,
     Trace,
     arguments_of,
     find_stages,
     record,
-    skipped_output,
     stages_by_hand,
 )
 from stimulative.unravel.execution import Pass, Place, Wiring, replay
@@ -48,10 +48,11 @@ def unravel(
     """
     _check_model(model)
     trace = record(model, example_input)
-    found = find_stages(model, trace) if stages is None else stages_by_hand(model, trace, stages)
+    finder = Finder(model, trace)
+    found = find_stages(model, finder) if stages is None else stages_by_hand(model, finder, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
-    return ResidualNetwork(model, tuple(found), _wire(model, trace, found))
+    return ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found))
 
 
 class ResidualNetwork(nn.Module):
@@ -267,17 +268,14 @@ def _check_not_compiled(name: str, module: nn.Module) -> None:
         )
 
 
-def _wire(model: nn.Module, trace: Trace, stages: Sequence[Stage]) -> Wiring:
-    first_call: dict[str, int] = {}
-    for number, call in enumerate(trace.calls):
-        first_call.setdefault(call.name, number)
+def _wire(model: nn.Module, trace: Trace, finder: Finder, stages: Sequence[Stage]) -> Wiring:
     places = []
     for number, stage in enumerate(stages):
         for index, name in enumerate(stage.block_names):
-            places.append(Place(name, number, index, returns=skipped_output(model, trace, name)))
-    places.sort(key=lambda place: first_call[place.name])
+            places.append(Place(name, number, index, returns=finder.returns_when_skipped(name)))
+    places.sort(key=lambda place: finder.first_call(place.name))
     blocks = {name for stage in stages for name in stage.block_names}
-    units = tuple(_units("", model, blocks, set(first_call)))
+    units = tuple(_units("", model, blocks, set(finder.calls)))
     writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in {"", *units})
     inside = {name for unit in units for name, _ in model.get_submodule(unit).named_modules(prefix=unit)}
     fragile = frozenset(name for by, name in trace.writes if by not in inside and name in units)

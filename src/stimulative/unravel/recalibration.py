@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from stimulative.errors import UsageError
 from stimulative.unravel.discovery import arguments_of, tensors_in
 from stimulative.unravel.execution import Node, Wiring, replay
+from stimulative.unravel.mode import evaluating
 
 Stages = tuple[tuple[int, ...], ...]
 LayerStatistics = dict[str, tuple[Tensor, Tensor]]
@@ -243,18 +244,17 @@ def _batch_statistics(model: nn.Module) -> Iterator[dict[Any, int]]:
         sizes[layer] = values // len(args[0]) if isinstance(layer, nn.modules.instancenorm._InstanceNorm) else values
 
     layers = layers_with_statistics(model).values()
-    modes = {module: module.training for module in model.modules()}
     before = [(layer, layer.momentum, getattr(layer, "track_running_stats", True), _copies(layer)) for layer in layers]
     handles = [layer.register_forward_pre_hook(count) for layer in layers]
     try:
-        model.eval()
-        for layer in layers:
-            layer.training = True
-            layer.momentum = 1.0
-            layer.running_mean.zero_()  # momentum 1 multiplies what was there by zero, which keeps a NaN
-            layer.running_var.fill_(1)
-            layer.track_running_stats = True
-        yield sizes
+        with evaluating(model):
+            for layer in layers:
+                layer.training = True
+                layer.momentum = 1.0
+                layer.running_mean.zero_()  # momentum 1 multiplies what was there by zero, which keeps a NaN
+                layer.running_var.fill_(1)
+                layer.track_running_stats = True
+            yield sizes
     finally:
         for handle in handles:
             handle.remove()
@@ -263,8 +263,6 @@ def _batch_statistics(model: nn.Module) -> Iterator[dict[Any, int]]:
             with torch.no_grad():
                 for name, copy in copies.items():
                     layer._buffers[name].copy_(copy)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _copies(layer: nn.Module) -> dict[str, Tensor]:
