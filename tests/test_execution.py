@@ -747,3 +747,82 @@ def test_the_graph_is_freed_where_nothing_goes_around_the_cut():
     for position, output, retain_graph in network.passes(x, sorted(set(subnets)), cut=True):
         assert not retain_graph
         loss_of(position, output).backward()
+
+
+# --- only one subnet --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_only_a_subnet_is_what_the_model_then_computes(name):
+    network, x, subnets = prepared(name)
+    network.eval()
+    before = traces(network.model)
+    whole = network.model(x.clone())
+    for subnet in subnets:
+        with network.only(subnet) as model:
+            assert model is network.model
+            output = model(x.clone())
+            again = model(x.clone())
+        assert_close(output.detach(), network(x.clone(), subnet).detach(), f"{subnet}")
+        assert torch.equal(output, again)
+        assert traces(network.model) == before
+    assert torch.equal(network.model(x.clone()), whole)
+
+
+def test_only_takes_another_order_and_trains_with_the_models_own_statistics():
+    gradients, statistics = [], []
+    for way in ("run", "only"):
+        network, x, _ = prepared("Sequential")
+        if way == "run":
+            output = network(x, "[0.2.1]-[0.3.1]")
+        else:
+            with network.only("[0.2.1]-[0.3.1]") as model:
+                output = model(x)
+        loss_of(0, output).backward()
+        gradients.append({name: p.grad for name, p in network.model.named_parameters() if p.grad is not None})
+        statistics.append(dict(network.model.named_buffers()))
+    assert_same(gradients[1], gradients[0], "gradient")
+    assert all(torch.equal(statistics[1][key], value) for key, value in statistics[0].items())
+
+
+def test_only_intercepts_nothing_but_the_skipped_blocks():
+    network, _, _ = prepared("Sequential")
+    with network.only("2-[0.1.3]"):
+        changed = {name for name, module in network.model.named_modules() if "forward" in vars(module)}
+    assert changed == {"stage1.2", "stage2.2"}
+
+
+def test_only_leaves_nothing_behind_after_an_error_and_refuses_what_cannot_be():
+    network, x, _ = prepared("Sequential")
+    before = traces(network.model)
+    with pytest.raises(ArithmeticError), network.only("1-1"):
+        raise ArithmeticError
+    assert traces(network.model) == before
+    with network.only("1-1"), pytest.raises(UsageError, match=r"already running a subnet .* from within only"):
+        network(x, "3-4")
+    with network.only("1-1"), pytest.raises(UsageError, match=r"already running a subnet"), network.only("2-2"):
+        pass
+    with pytest.raises(UsageError, match="it has 3 stages, the network 2"):
+        network.only("3-4-1")
+    assert traces(network.model) == before
+
+
+def test_a_module_with_two_names_is_as_it_was_after_a_run():
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            act = nn.ReLU()
+            self.stem = nn.Sequential(nn.Linear(3 * 8 * 8, 5), act)
+            self.net = nn.ModuleDict({"blocks": nn.Sequential(*GlueNet().first), "act": act})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net["act"](self.net["blocks"](self.stem(x.flatten(1))))
+
+    network = unravel(randomised(Shared()), images())
+    before = traces(network.model)
+    assert_close(
+        network(images(), "1").detach(),
+        network.model.net["blocks"][0](network.model.stem(images().flatten(1))).relu().detach(),
+        "one block",
+    )
+    assert traces(network.model) == before

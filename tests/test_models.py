@@ -1,6 +1,7 @@
 """Models by name: what is built, and what is said when it cannot be."""
 
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -217,7 +218,70 @@ class TestCifarStem:
         assert map_sizes(model, stages, image) == [32, 32, 16, 8, 4, 4, 2, 2]
         assert map_sizes(original, stages, image) == [16, 16, 8, 4, 2, 2, 1, 1]
 
-    @pytest.mark.parametrize("name", ["cifar/resnet18", "cifar/mobilenetv3_large"])
+    @pytest.mark.parametrize("depth", [121, 169, 201])
+    def test_densenet_is_that_of_the_libraries_but_for_the_stem(self, depth: int) -> None:
+        model = models.build(f"cifar/densenet{depth}", classes=1000)
+        original = getattr(torchvision.models, f"densenet{depth}")()
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        other_shapes = {key: value.shape for key, value in original.state_dict().items()}
+        assert shapes.pop("features.conv0.weight") == (64, 3, 3, 3)
+        assert other_shapes.pop("features.conv0.weight") == (64, 3, 7, 7)
+        assert shapes == other_shapes
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert len(layers) == depth, "the paper counts convolutions and the classifier"
+
+    def test_densenet264_has_the_blocks_of_the_paper(self) -> None:
+        with torch.device("meta"):
+            model = models.build("cifar/densenet264", classes=10, arguments={"growth_rate": 4})
+        blocks = [model.get_submodule(f"features.denseblock{block}") for block in (1, 2, 3, 4)]
+        assert [len(list(block.children())) for block in blocks] == [6, 12, 64, 48]
+        # two in each of the 130 layers, the stem, three transitions and the classifier: its name is one short
+        assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == 265
+
+    def test_densenet_keeps_the_resolution_up_to_the_first_transition(self) -> None:
+        arguments = {"growth_rate": 4, "block_config": [1, 2, 3, 1]}
+        model = models.build("cifar/densenet121", classes=10, arguments=arguments)
+        names = ["features.conv0", *(f"features.denseblock{block}" for block in (1, 2, 3, 4))]
+        assert map_sizes(model, names, torch.randn(1, 3, 32, 32)) == [32, 32, 16, 8, 4]
+
+    @pytest.mark.parametrize(("config", "side"), [([2, 3, 4], 8), ([3, 2], 4), ([2], 1)])
+    def test_densenet_of_any_number_of_blocks(self, config: list[int], side: int) -> None:
+        arguments = {"growth_rate": 4, "block_config": config, "proj_drop_rate": 0.1}
+        model = models.build("cifar/densenet169", classes=10, channels=1, arguments=arguments).eval()
+        assert model(torch.randn(2, 1, side, side)).shape == (2, 10)
+        blocks = [len(m) for name, m in model.named_modules() if re.fullmatch(r"features\.denseblock\d", name)]  # pyright: ignore[reportArgumentType]
+        assert blocks == config
+        assert model.get_submodule("features.denseblock1.denselayer1").drop_rate == 0.1
+
+    def test_densenet_starts_as_timms(self) -> None:
+        torch.manual_seed(0)
+        model = models.build("cifar/densenet121", classes=10)
+        stem, fc = model.get_submodule("features.conv0"), model.get_submodule("classifier")
+        assert isinstance(stem, nn.Conv2d) and isinstance(fc, nn.Linear)
+        assert stem.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 3)), rel=0.1)
+        assert not fc.bias.any()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"block_config": [2, 0]}, r"argument 'block_config' of 'cifar/densenet121' must be .* got \[2, 0\]"),
+            ({"block_config": 3}, r"'block_config' .* such as \[6, 12, 24, 16\]; got 3"),
+            ({"block_config": []}, r"'block_config' .* got \[\]"),
+            ({"block_config": ["2"]}, r"'block_config' .* got \['2'\]"),
+            ({"growth_rate": 0}, r"argument 'growth_rate' of 'cifar/densenet121' must be a whole number from 1; got 0"),
+            ({"growth_rate": 1.5}, r"'growth_rate' .* got 1\.5"),
+            (
+                {"stem_type": "deep"},
+                r"'stem_type' cannot be given to model 'cifar/densenet121': the cifar/ stem is fixed",
+            ),
+            ({"growth": 8}, r"model 'cifar/densenet121' takes no argument 'growth'"),
+        ],
+    )
+    def test_densenet_refuses(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            models.build("cifar/densenet121", classes=10, arguments=arguments)
+
+    @pytest.mark.parametrize("name", ["cifar/resnet18", "cifar/mobilenetv3_large", "cifar/densenet121"])
     def test_takes_other_channels(self, name: str) -> None:
         model = models.build(name, classes=4, channels=1)
         assert model(torch.randn(2, 1, 32, 32)).shape == (2, 4)
@@ -383,6 +447,10 @@ class TestNamesAndSettings:
             "cifar/resnet50",
             "cifar/resnet101",
             "cifar/mobilenetv3_large",
+            "cifar/densenet121",
+            "cifar/densenet169",
+            "cifar/densenet201",
+            "cifar/densenet264",
         ]
         assert models.names() == he + timms
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stimulative.unravel import ResidualNetwork, Subnet, evaluating
+from stimulative.unravel.channels import Slice, is_norm
 from stimulative.unravel.discovery import arguments_of
 from stimulative.unravel.execution import Node, replay
 
@@ -32,7 +34,8 @@ class Cost:
 class CostModel:
     """The cost of any subnet of a network, from one forward pass of the main net.
 
-    Blocks cost the same in every subnet, so a subnet costs what the main net does less what the skipped blocks do.
+    Blocks cost the same in every subnet, so a subnet costs what the main net does less what the skipped blocks do. What
+    reads the channels of dense layers (DenseNet's) costs less where some of them are skipped, in proportion.
 
     Args:
         network: The network.
@@ -42,7 +45,13 @@ class CostModel:
     def __init__(self, network: ResidualNetwork, example_input: Any) -> None:
         self.network = network
         per_unit: dict[str, int] = {}
-        with _countable(network) as counter:
+        readers = network.wiring.channels.readers if network.wiring.channels is not None else {}
+        self._readers = {
+            reader.name: _Reader(network.model.get_submodule(reader.name)) for of in readers.values() for reader in of
+        }
+        with _countable(network) as counter, ExitStack() as stack:
+            for reader in self._readers.values():
+                stack.enter_context(reader.counting(counter))
 
             def count(node: Node, compute: Callable[[], Any]) -> Any:
                 before = counter.get_total_flops()
@@ -64,14 +73,19 @@ class CostModel:
     def of(self, subnet: Subnet) -> Cost:
         """The cost of a subnet."""
         skipped = [
-            self.blocks[stage][block]
+            (stage, block)
             for stage, kept in enumerate(subnet.stages)
             for block in range(len(self.blocks[stage]))
             if block not in kept
         ]
+        saved = [self.blocks[stage][block] for stage, block in skipped]
+        gone = {self.network.stages[stage].block_names[block] for stage, block in skipped}
+        for unit, slices in self.network.wiring.slices(subnet.stages).items():
+            if unit not in gone:
+                saved += [self._readers[piece.name].saved(piece) for piece in slices]
         return Cost(
-            self.main.parameters - sum(cost.parameters for cost in skipped),
-            self.main.flops - sum(cost.flops for cost in skipped),
+            self.main.parameters - sum(cost.parameters for cost in saved),
+            self.main.flops - sum(cost.flops for cost in saved),
         )
 
     def _own_parameters(self, name: str) -> int:
@@ -85,6 +99,49 @@ class CostModel:
             for parameter in module.parameters(recurse=False)
         }
         return sum(parameter.numel() for parameter in block.parameters() if id(parameter) not in elsewhere)
+
+
+class _Reader:
+    """A module that reads the channels of dense layers, and what it costs.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.flops = 0
+        sizes = {key: parameter.numel() for key, parameter in module.named_parameters()}
+        self.parameters = sum(sizes.values())
+        norm = is_norm(module)
+        self.outputs, self.inputs = (1, module.num_features) if norm else module.weight.shape[:2]
+        self.by_input = self.parameters if norm else sizes["weight"]
+
+    @contextmanager
+    def counting(self, counter: FlopCounterMode) -> Iterator[None]:
+        """Count what its calls cost."""
+
+        def before(module: nn.Module, args: Any) -> None:
+            self.flops -= counter.get_total_flops()
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            self.flops += counter.get_total_flops()
+
+        handles = self.module.register_forward_pre_hook(before), self.module.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def saved(self, piece: Slice) -> Cost:
+        """What a slice costs less than all of it."""
+        outputs = self.outputs if piece.outputs is None else piece.outputs
+        read = self.by_input * piece.width * outputs // (self.inputs * self.outputs)
+        rest = (self.parameters - self.by_input) * outputs // self.outputs
+        # a multiply-add for each weight at each place
+        flops = self.flops * piece.width * outputs // (self.inputs * self.outputs)
+        return Cost(self.parameters - read - rest, self.flops - flops)
 
 
 @contextmanager

@@ -8,7 +8,12 @@ from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.models.cifar_resnet import cifar_resnet
-from stimulative.models.cifar_stem import small_stem_mobilenetv3, small_stem_resnet
+from stimulative.models.cifar_stem import (
+    DENSENET_LAYERS,
+    small_stem_densenet,
+    small_stem_mobilenetv3,
+    small_stem_resnet,
+)
 from stimulative.models.factory import Factory
 from stimulative.models.libraries import NO_WEIGHTS, find_timm, find_torchvision
 from stimulative.models.own import find_own
@@ -32,6 +37,14 @@ _CIFAR = {
         partial(small_stem_mobilenetv3, "mobilenetv3_large_100"),
         reserved=_UNTRAINED,
     ),
+    **{
+        f"cifar/densenet{depth}": Factory(
+            f"cifar/densenet{depth}",
+            partial(small_stem_densenet, depth),
+            reserved=dict.fromkeys(("stem_type", "aa_layer", "aa_stem_only"), "the cifar/ stem is fixed") | _UNTRAINED,
+        )
+        for depth in DENSENET_LAYERS
+    },
 }
 
 

@@ -10,6 +10,7 @@ block: it always runs, and counts towards the depth as in the paper.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +35,15 @@ class Stage:
         block_names: The module names of its blocks, in the order in which they run.
         fixed_entry: Whether the first block always runs because it changes stride or width.
         min_depth: The least number of blocks that run.
+        concatenates: Whether it is a dense block (DenseNet's), whose layers' outputs are concatenated: the channels of
+            a skipped layer are missing in all that follows, and no layer can take another's place.
     """
 
     name: str
     block_names: tuple[str, ...]
     fixed_entry: bool
     min_depth: int = 1
+    concatenates: bool = False
 
     @property
     def blocks(self) -> int:
@@ -81,12 +85,38 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+@contextmanager
+def quietly(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, in which a forward leaves no trace on buffers or random numbers."""
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
+    try:
+        with evaluating(model), torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for module, own in buffers:  # a forward may have made some, or put others in their place
+            module._buffers.clear()
+            module._buffers.update(own)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
+
+
 def record(model: nn.Module, example_input: Any) -> Trace:
     """Run the model once, in evaluation mode and without gradients, and keep what its modules were called with."""
     trace = Trace()
     open_calls: list[tuple[Call, list[int]]] = []
     seen: dict[int, tuple[Tensor, int]] = {}  # by storage; the tensor is kept so that its storage is not used again
     returned: dict[int, list[str]] = {}
+    copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # layers that read all before them get the same tensors often
+
+    def copy(tensor: Tensor) -> Tensor:
+        known, version, copied = copies.get(id(tensor), (None, None, None))
+        if known is not tensor or version != tensor._version or copied is None:
+            copied = tensor.clone()
+            copies[id(tensor)] = tensor, tensor._version, copied
+        return copied
 
     def look(tree: Any, by: str) -> None:
         for tensor in tensors_in(tree):
@@ -97,8 +127,8 @@ def record(model: nn.Module, example_input: Any) -> Trace:
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
         look((args, kwargs), open_calls[-1][0].name if open_calls else "")
-        copies = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
-        call = Call(name, copies[0], copies[1])
+        kept = pytree.tree_map_only(Tensor, copy, (args, kwargs))
+        call = Call(name, kept[0], kept[1])
         trace.calls.append(call)
         open_calls.append((call, [tensor._version for tensor in tensors_in((args, kwargs))]))
 
@@ -109,10 +139,8 @@ def record(model: nn.Module, example_input: Any) -> Trace:
             returned.setdefault(tensor.untyped_storage().data_ptr(), []).append(call.name)
         drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace  # writes in training mode only
         call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
-        call.output = pytree.tree_map_only(Tensor, torch.Tensor.clone, output)
+        call.output = pytree.tree_map_only(Tensor, copy, output)
 
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     handles = []
     for name, module in model.named_modules():
         handles.append(
@@ -121,20 +149,13 @@ def record(model: nn.Module, example_input: Any) -> Trace:
         handles.append(module.register_forward_hook(after, with_kwargs=True))
     args, kwargs = arguments_of(example_input)
     try:
-        devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
-        with evaluating(model), torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
+        with quietly(model):
             # copies, since some models write into their input, and so that tensors of inference mode count writes too
             args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
             model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, own in buffers:  # a forward may have made some, or put others in their place
-            module._buffers.clear()
-            module._buffers.update(own)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
     return trace
 
 
@@ -154,6 +175,7 @@ def find_stages(model: nn.Module, finder: Finder) -> list[Stage]:
             f"Looked at {looked + more if looked else 'its modules, but none has siblings to run with'}. "
             "If it has blocks that keep their input's shape, name them: stages=['layer1', ...] for containers, or "
             "stages=[['layer1.0', 'layer1.1'], ...] for the blocks themselves."
+            f"{f' It is not taken for a DenseNet, either: {finder.not_dense}.' if finder.not_dense else ''}"
         )
     return stages
 
@@ -169,6 +191,10 @@ def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequ
     modules = finder.modules
     found = []
     for given in stages:
+        whole = [dense for dense in finder.dense.values() if given == dense.name or tuple(given) == dense.block_names]
+        if whole:
+            found += whole
+            continue
         if isinstance(given, str):
             if given not in modules:
                 raise UsageError(_unknown_module(model, given, modules))
@@ -180,6 +206,12 @@ def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequ
         for block in blocks:
             if block not in modules:
                 raise UsageError(_unknown_module(model, block, modules))
+            for dense in finder.dense.values():
+                if block in dense.block_names:
+                    raise UsageError(
+                        f"stage {name!r}: {block!r} is a layer of the dense block {dense.name!r}, which is a stage as "
+                        f"a whole or not at all; name {dense.name!r}"
+                    )
             if block not in finder.calls:
                 raise UsageError(f"stage {name!r}: its block {block!r} did not run on the example input")
         if len(blocks) < 2:
@@ -248,11 +280,18 @@ class Finder:
             for end in range(len(parts) + 1):  # a list of modules is never called itself, but its modules are
                 self.order.setdefault(".".join(parts[:end]), number)
         self.tried: list[tuple[str, str]] = []
+        self.dense: dict[str, Stage] = {}
+        self.not_dense = ""
         self._identities: dict[str, Any] = {}
 
     def first_call(self, name: str) -> int:
         """When a module, or the first one inside, was first called."""
         return self.order.get(name, len(self.order))
+
+    def children(self, name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+        """The children of a module with their full names; one that has several names counts under its first only."""
+        named = [(_join(name, key), child) for key, child in module.named_children()]
+        return [(key, child) for key, child in named if key in self.modules]
 
     def passes_through(self, name: str) -> Any:
         """What a skipped module returns by the shapes of its inputs; see ``pass_through``."""
@@ -260,6 +299,8 @@ class Finder:
 
     def returns_when_skipped(self, name: str) -> Any:
         """What a skipped block returns: by its values at zero parameters, else by the shapes of its inputs."""
+        if any(name in stage.block_names for stage in self.dense.values()):
+            return None
         return self._identities[name] if self.residual(name) else self.passes_through(name)
 
     def residual(self, name: str) -> bool:
@@ -294,7 +335,7 @@ class Finder:
 
     def stages_in(self, name: str, module: nn.Module) -> list[Stage]:
         """The stages among a module's children and below, in the order in which the children run."""
-        children = [(_join(name, key), child) for key, child in module.named_children()]
+        children = self.children(name, module)
         children.sort(key=lambda child: self.first_call(child[0]))
         blocks = {key for key, child in children if self._is_block(key, child)}
         of_one_kind = not isinstance(module, _CONTAINERS)  # attributes form a run only with others of their class
@@ -310,6 +351,10 @@ class Finder:
             run, entry = [], False
 
         for position, (key, child) in enumerate(children):
+            if key in self.dense:
+                close()
+                stages.append(self.dense[key])
+                continue
             following = children[position + 1] if position + 1 < len(children) else (None, None)
             if key in blocks:
                 if of_one_kind and run and type(run[-1][1]) is not type(child):
@@ -330,7 +375,7 @@ class Finder:
 
     def _holds_blocks(self, name: str, module: nn.Module) -> bool:
         """Whether the blocks are further inside, as in a stage that as a whole keeps its input's shape."""
-        children = [(_join(name, key), child) for key, child in module.named_children()]
+        children = self.children(name, module)
         if isinstance(module, _CONTAINERS) and sum(self.residual(key) for key, _ in children) >= 2:
             return True
         return any(self._holds_blocks(key, child) for key, child in children)

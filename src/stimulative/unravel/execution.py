@@ -32,7 +32,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.unravel.channels import Channels, Slice, sliced
 from stimulative.unravel.discovery import tensors_in
+from stimulative.unravel.interception import call_slot, intercepted
 
 Decision = int | None
 """The index of the block that runs at a place of a stage, or None where none runs."""
@@ -50,12 +52,14 @@ class Place:
         stage: The number of its stage.
         index: Its number within the stage.
         returns: What a skipped call returns: the output's structure with numbers of input tensors as its leaves.
+        concatenates: Whether it is a layer of a dense block; a skipped call returns a tensor of no channels.
     """
 
     name: str
     stage: int
     index: int
     returns: Any
+    concatenates: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Wiring:
         blocks: The module names of the blocks of each stage.
         writers: The units that write into their input; ``""`` if the model writes into its own.
         fragile: The units whose output is written into by code that belongs to no unit.
+        channels: What reads the channels of dense blocks, if there are any.
         bypassed: Where tensors go around a cut, as far as it has been looked for.
     """
 
@@ -76,6 +81,7 @@ class Wiring:
     blocks: tuple[tuple[str, ...], ...]
     writers: frozenset[str]
     fragile: frozenset[str] = frozenset()
+    channels: Channels | None = None
     bypassed: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
 
     def decisions(self, stages: Sequence[Sequence[int]]) -> tuple[Decision, ...]:
@@ -86,6 +92,10 @@ class Wiring:
             for position, block in enumerate(kept):
                 by_place[stage, block if own_places else position] = block
         return tuple(by_place.get((place.stage, place.index)) for place in self.places)
+
+    def slices(self, stages: Sequence[Sequence[int]]) -> dict[str, tuple[Slice, ...]]:
+        """The parts of parameters that a subnet uses, by unit; nothing for units that it uses as they are."""
+        return {} if self.channels is None else self.channels.slices(stages)
 
 
 @dataclass(frozen=True)
@@ -201,9 +211,11 @@ def replay(
             departures={names[at] for at in later},
             cuts={names[at]: cuts.setdefault(at, _Cut()) for at in {*here, *later}} if cut else {},
             around=around,
+            model=model,
+            slices=wiring.slices(subnets[position]),
         )
         context = (before_pass(position) if before_pass is not None else None) or nullcontext()
-        with context, _exclusive(model), _plain_tensors(), run.intercepting(modules):
+        with context, exclusive(model), _plain_tensors(), run.intercepting(modules):
             output = model(*own(args), **own(dict(kwargs)))
         entries = run.entries if run.keep is None else run.entries[: run.keep]
         del run
@@ -266,7 +278,11 @@ class _Pass:
         departures: set[str],
         cuts: dict[str, _Cut],
         around: Around | None,
+        model: nn.Module,
+        slices: Mapping[str, tuple[Slice, ...]],
     ) -> None:
+        self.model = model
+        self.slices = slices
         self.wiring = wiring
         self.places = {place.name: place for place in wiring.places}
         self.decisions = decisions
@@ -288,23 +304,10 @@ class _Pass:
     @contextmanager
     def intercepting(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
         """Route the calls of all units through this pass, and take every trace of it away again."""
-        undo: list[tuple[nn.Module, str, bool, Any]] = []
-        try:
-            for name, module in modules.items():
-                # a module compiled in place (module.compile()) is called through this attribute instead of forward
-                slot = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) else "forward"
-                own = vars(module)
-                undo.append((module, slot, slot in own, own.get(slot)))
-                original = getattr(module, slot)
-                self.originals[name] = original
-                own[slot] = partial(self._call, name, original)
+        self.originals = {name: getattr(module, call_slot(module)) for name, module in modules.items()}
+        calls = {name: partial(self._call, name, original) for name, original in self.originals.items()}
+        with intercepted(modules, calls):
             yield
-        finally:
-            for module, slot, had, value in undo:
-                if had:
-                    vars(module)[slot] = value
-                else:
-                    del vars(module)[slot]
 
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:
@@ -324,7 +327,12 @@ class _Pass:
             self.reusable = number  # the model took another way than before: what is remembered ends here
             del self.entries[number:]
         if cut is not None:
-            args, kwargs = self._cut(cut, args, kwargs)
+            given, (args, kwargs) = args, self._cut(cut, args, kwargs)
+            if self.places[name].concatenates:
+                # a dense block goes on with the list that it gave to its layer, so what is in there is cut, too
+                for old, new in zip(given, args, strict=True):
+                    if isinstance(old, list):
+                        old[:] = new
         elif name in self.departs and torch.is_grad_enabled():
             # what comes next may write, and the graph of an earlier pass may hold what is handed to it
             args, kwargs = _clone((args, kwargs))
@@ -354,14 +362,15 @@ class _Pass:
         if place is not None:
             block = self.decisions[name]
             if block is None:
-                return _skip(place, args, kwargs)
+                return skip(place, *args, **kwargs)
             unit = self.wiring.blocks[place.stage][block]
             original = self.originals[unit]
         written = self._protect(args, kwargs) if unit in self.wiring.writers else []
-        if self.around is None:
-            output = original(*args, **kwargs)
-        else:
-            output = self.around(Node(unit, number, self.path), partial(original, *args, **kwargs))
+        with sliced(self.model, self.slices[unit]) if unit in self.slices else nullcontext():
+            if self.around is None:
+                output = original(*args, **kwargs)
+            else:
+                output = self.around(Node(unit, number, self.path), partial(original, *args, **kwargs))
         for entry in written:
             entry.versions = _versions(entry.output)
         return output
@@ -399,7 +408,13 @@ class _Pass:
         return pytree.tree_map_only(Tensor, part, (args, kwargs))
 
 
-def _skip(place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def skip(place: Place, *args: Any, **kwargs: Any) -> Any:
+    """What a skipped block returns when it is called: its input, in the form of its output; a dense layer, nothing."""
+    if place.concatenates:
+        x = tensors_in((args, kwargs))[0]
+        return x.new_empty((len(x), 0, *x.shape[2:]))
+    if place.returns == 0 and args and isinstance(args[0], Tensor):
+        return args[0]
     inputs = tensors_in((args, kwargs))
     return pytree.tree_map(lambda number: None if number is None else inputs[number], place.returns)
 
@@ -451,14 +466,14 @@ def _plain_tensors() -> Iterator[None]:
 
 
 @contextmanager
-def _exclusive(model: nn.Module) -> Iterator[None]:
+def exclusive(model: nn.Module) -> Iterator[None]:
     """One pass of a model at a time: threads wait for each other, a pass within a pass is refused."""
     with _registry:
         lock, owner = _running.setdefault(model, (threading.Lock(), []))
     if lock.locked() and owner == [threading.get_ident()]:
         raise UsageError(
             f"{type(model).__name__} is already running a subnet in this thread: a model cannot run a subnet of itself "
-            "from within its own forward. Run the subnets one after the other"
+            "from within its own forward or from within only(...). Run the subnets one after the other"
         )
     with lock:
         owner[:] = [threading.get_ident()]

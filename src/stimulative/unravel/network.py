@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.unravel import recalibration
+from stimulative.unravel.channels import Channels, Reader, put
+from stimulative.unravel.dense import Dense, NotDense, find_dense
 from stimulative.unravel.discovery import (
     Finder,
     Stage,
@@ -22,9 +25,11 @@ from stimulative.unravel.discovery import (
 )
 from stimulative.unravel.execution import Pass, Place, Wiring, replay
 from stimulative.unravel.recalibration import Statistics, with_statistics
+from stimulative.unravel.skipping import skipping
 from stimulative.unravel.subnet import Subnet, SubnetSpace
 
 SubnetLike = Subnet | str | Sequence[int]
+_CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"
 
 
 def unravel(
@@ -49,10 +54,18 @@ def unravel(
     _check_model(model)
     trace = record(model, example_input)
     finder = Finder(model, trace)
+    dense = None
+    try:
+        dense = find_dense(model, finder, example_input)
+    except NotDense as error:
+        finder.not_dense = str(error)
+    if dense is not None:
+        for name, layers in zip(dense.names, dense.layers, strict=True):
+            finder.dense[name] = Stage(name, layers, fixed_entry=False, concatenates=True)
     found = find_stages(model, finder) if stages is None else stages_by_hand(model, finder, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
-    return ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found))
+    return ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense))
 
 
 class ResidualNetwork(nn.Module):
@@ -162,6 +175,27 @@ class ResidualNetwork(nn.Module):
             before_pass=before_pass,
         )
 
+    def only(self, subnet: SubnetLike) -> AbstractContextManager[nn.Module]:
+        """The model itself, with one subnet for all that it runs: nothing intercepted but the skipped blocks.
+
+        For whoever calls the model without knowing of subnets, such as a timer or an exporter. The model keeps its
+        own mode and statistics; it is the whole net again when the context closes, also after an error::
+
+            with network.only("2-3-5-2") as model:
+                logits = model(x)
+
+        Args:
+            subnet: Which blocks run.
+
+        Returns:
+            A context manager that yields the model.
+        """
+        chosen = self.resolve(subnet).stages
+        self._check_compiled()
+        if torch.is_grad_enabled():
+            self._check_checkpointing()
+        return skipping(self.model, self.wiring, chosen)
+
     def recalibrate(
         self,
         batches: Iterable[Any],
@@ -186,13 +220,16 @@ class ResidualNetwork(nn.Module):
         return recalibration.recalibrate(self.model, self.wiring, chosen, batches, images=images)
 
     def load_statistics(self, statistics: Statistics, subnet: SubnetLike | None = None) -> None:
-        """Make the statistics of one subnet (by default the main net) the model's own."""
+        """Make the statistics of one subnet (by default the main net) the model's own.
+
+        Of a norm that reads the channels of dense layers, those of the channels that the subnet keeps.
+        """
         stages = (self.full if subnet is None else self.resolve(subnet)).stages
-        for name, (mean, var) in statistics.of(self.wiring, stages).items():
+        slices = {piece.name: piece for pieces in self.wiring.slices(stages).values() for piece in pieces}
+        for name, values in statistics.of(self.wiring, stages).items():
             layer: Any = self.model.get_submodule(name)
-            with torch.no_grad():
-                layer.running_mean.copy_(mean)
-                layer.running_var.copy_(var)
+            for whole, value in zip((layer.running_mean, layer.running_var), values, strict=True):
+                put(whole, slices[name].inputs if name in slices else ((0, len(whole)),), value)
 
     def resolve(self, subnet: SubnetLike) -> Subnet:
         """A subnet from its text or depths, checked to be runnable: known blocks, fixed ones in their place.
@@ -216,6 +253,11 @@ class ResidualNetwork(nn.Module):
                     f"{stage.blocks} blocks (0..{stage.blocks - 1}) and runs {legal.start} to {stage.blocks} of them. "
                     f"Allowed: {self.space}"
                 )
+            if stage.concatenates and list(kept) != sorted(kept):
+                raise UsageError(
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its layers have different widths, since each "
+                    f"reads what all before it add, so they run in their own order only; got {list(kept)}"
+                )
             if stage.fixed_entry and kept[0] != 0:
                 raise UsageError(
                     f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 changes stride or width and "
@@ -236,12 +278,14 @@ class ResidualNetwork(nn.Module):
             _check_not_compiled(name, self.model.get_submodule(name))
 
     def _check_checkpointing(self) -> None:
+        switches = _CHECKPOINTING if self.wiring.channels is None else (*_CHECKPOINTING, "memory_efficient")
         for name, module in self.model.named_modules():
-            if getattr(module, "grad_checkpointing", False) or getattr(module, "gradient_checkpointing", False):
+            if any(getattr(module, switch, False) for switch in switches):
                 raise UsageError(
                     f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "
                     "the backward pass, when it is no longer known which were skipped. Turn it off "
-                    "(model.set_grad_checkpointing(False)); to save memory, use schedule='lean'"
+                    "(model.set_grad_checkpointing(False); memory_efficient=False of a DenseNet); to save memory, "
+                    "use schedule='lean'"
                 )
 
 
@@ -268,29 +312,44 @@ def _check_not_compiled(name: str, module: nn.Module) -> None:
         )
 
 
-def _wire(model: nn.Module, trace: Trace, finder: Finder, stages: Sequence[Stage]) -> Wiring:
+def _wire(model: nn.Module, trace: Trace, finder: Finder, stages: Sequence[Stage], dense: Dense | None) -> Wiring:
     places = []
     for number, stage in enumerate(stages):
         for index, name in enumerate(stage.block_names):
-            places.append(Place(name, number, index, returns=finder.returns_when_skipped(name)))
+            returns = finder.returns_when_skipped(name)
+            places.append(Place(name, number, index, returns, concatenates=stage.concatenates))
     places.sort(key=lambda place: finder.first_call(place.name))
     blocks = {name for stage in stages for name in stage.block_names}
-    units = tuple(_units("", model, blocks, set(finder.calls)))
+    units = tuple(_units("", model, blocks, finder))
     writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in {"", *units})
     inside = {name for unit in units for name, _ in model.get_submodule(unit).named_modules(prefix=unit)}
     fragile = frozenset(name for by, name in trace.writes if by not in inside and name in units)
-    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers, fragile)
+    channels = _channels(dense, units, stages)
+    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers, fragile, channels)
 
 
-def _units(name: str, module: nn.Module, blocks: set[str], called: set[str]) -> Iterator[str]:
+def _channels(dense: Dense | None, units: Sequence[str], stages: Sequence[Stage]) -> Channels | None:
+    """The dense blocks by the numbers of their stages, and their readers by the units that they are in."""
+    if dense is None or not any(stage.concatenates for stage in stages):
+        return None
+    numbers = {stage.name: number for number, stage in enumerate(stages)}
+    blocks = [replace(width, stage=numbers.get(name)) for name, width in zip(dense.names, dense.widths, strict=True)]
+    readers: dict[str, tuple[Reader, ...]] = {}
+    for reader in dense.readers:
+        (unit,) = (unit for unit in units if f"{reader.name}.".startswith(f"{unit}."))
+        readers[unit] = (*readers.get(unit, ()), reader)
+    return Channels(tuple(blocks), readers)
+
+
+def _units(name: str, module: nn.Module, blocks: set[str], finder: Finder) -> Iterator[str]:
     """The blocks, and the largest called modules that hold none; names in the order of registration."""
     if name in blocks:
         yield name
         return
     holds_blocks = any(block.startswith(f"{name}." if name else "") for block in blocks)
-    children = list(module.named_children())
-    if not holds_blocks and (name in called or not children):
+    children = finder.children(name, module)
+    if not holds_blocks and (name in finder.calls or not children):
         yield name
         return
     for key, child in children:
-        yield from _units(f"{name}.{key}" if name else key, child, blocks, called)
+        yield from _units(key, child, blocks, finder)

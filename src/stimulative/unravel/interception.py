@@ -1,0 +1,38 @@
+"""Calls something else in place of modules, for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+def call_slot(module: nn.Module) -> str:
+    """The attribute that calling a module calls: ``forward``, or what ``module.compile()`` puts before it."""
+    return "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) else "forward"
+
+
+@contextmanager
+def intercepted(modules: Mapping[str, nn.Module], calls: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Call something else in place of some modules, and take every trace of it away again.
+
+    Args:
+        modules: Modules by name, those to intercept among them.
+        calls: What is called instead, by the same names.
+    """
+    undo: list[tuple[nn.Module, str, bool, Any]] = []
+    try:
+        for name, call in calls.items():
+            module = modules[name]
+            slot, own = call_slot(module), vars(module)
+            undo.append((module, slot, slot in own, own.get(slot)))
+            own[slot] = call
+        yield
+    finally:
+        for module, slot, had, value in reversed(undo):
+            if had:
+                vars(module)[slot] = value
+            else:
+                del vars(module)[slot]
