@@ -5,6 +5,7 @@ from typing import Any
 
 from stimulative.errors import UsageError
 from stimulative.models.catalog import find
+from stimulative.unravel import Subnet
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,24 @@ class ModelSettings:
             num_classes and in_chans.
         arguments: Keyword arguments for the model's factory, for instance {drop_path_rate: 0.1}; He et al.'s
             nets take {width: 32} (channels of the first stage, 16 in the paper).
+        subnet: Blocks to keep: the others are removed before training, so that this subnet is trained alone. A
+            depth for each stage, such as 2-1-3; null keeps all.
     """
 
     name: str = "cifar/resnet20"
     arguments: dict[str, Any] = field(default_factory=dict)
+    subnet: str | None = None
 
     def problems(self) -> list[str]:
         """Returns what is wrong with these settings, one sentence each, without building the model."""
+        problems = []
         try:
-            factory = find(self.name)
+            problems += [f"model.arguments: {problem}" for problem in find(self.name).problems(self.arguments)]
         except UsageError as error:
-            return [f"model.name: {error}"]
-        return [f"model.arguments: {problem}" for problem in factory.problems(self.arguments)]
+            problems.append(f"model.name: {error}")
+        try:
+            if self.subnet is not None:
+                Subnet.parse(self.subnet)
+        except UsageError as error:
+            problems.append(f"model.subnet: {error}")
+        return problems

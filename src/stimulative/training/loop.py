@@ -33,7 +33,7 @@ from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.progress import TrainingProgress
 from stimulative.training.randomness import random_states, restore_random_states, seed_all
 from stimulative.training.recipe import Recipe, load_recipe
-from stimulative.unravel import ResidualNetwork, Statistics, evaluating, layers_with_statistics, unravel
+from stimulative.unravel import ResidualNetwork, Statistics, evaluating, keep_only, layers_with_statistics, unravel
 
 
 class Diverged(RuntimeError):
@@ -81,6 +81,8 @@ def prepare(
         )
     model.to(device)
     network = unravel_on_images(recipe.model.name, model, data.channels, data.image_size)
+    if recipe.model.subnet is not None:
+        network = keep_only(network, recipe.model.subnet)
     _check_outputs(recipe.model.name, network, data)
     method = METHODS[recipe.method.name](
         network,
