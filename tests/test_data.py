@@ -600,6 +600,47 @@ def test_evaluation_shows_the_centre_of_the_image(tmp_path: Path):
     assert shown_bytes(data, epoch(data.test)[0][:1]).unique().tolist() == [255]
 
 
+def test_folder_images_are_prepared_as_other_weights_want_them(tmp_path: Path):
+    generator = np.random.default_rng(3)
+    write_folder(tmp_path)
+    picture = Image.fromarray(generator.integers(0, 255, (20, 25, 3), dtype=np.uint8))
+    picture.save(tmp_path / "val" / sorted(p.name for p in (tmp_path / "val").iterdir())[0] / "0.png")
+    wanted = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 0.5), "crop_ratio": 1.0, "interpolation": "bicubic"}
+    data = load(folder_settings(tmp_path, image_size=16, **wanted), seed=0)
+    assert (data.mean, data.std) == (wanted["mean"], wanted["std"])
+    first = next(iter(data.test))[0][0]
+    # by hand: the shorter side becomes 16 pixels by Pillow's own cubic filter, then the centre, then (x - mean) / std
+    resized = np.asarray(picture.resize((20, 16), Image.Resampling.BICUBIC), dtype=np.float64)
+    start = (resized.shape[1] - 16) // 2
+    centre = resized[:, start : start + 16].transpose(2, 0, 1) / 255
+    by_hand = (centre - 0.5) / np.array([0.25, 0.5, 0.5])[:, None, None]
+    assert np.abs(first.numpy() - by_hand).max() < 1e-5
+
+
+def test_small_images_are_normalised_by_other_numbers_if_asked():
+    own, other = (load(DataSettings(**kw), seed=0) for kw in ({}, {"mean": (0.5,), "std": (0.25,)}))
+    x, y = next(iter(own.test))[0], next(iter(other.test))[0]
+    pixels = x * own.std[0] + own.mean[0]
+    assert torch.allclose(y, (pixels - 0.5) / 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": (0.5,)}, "data.mean: mean and std go together"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, "digits has 1 channels, got 3"),
+        ({"name": "folder:x", "mean": (0.5,), "std": (0.5,)}, "folder:PATH has 3 channels"),
+        ({"mean": (127.5,), "std": (0.5,)}, "data.mean: pixels are counted from 0 to 1"),
+        ({"mean": (0.5,), "std": (0.0,)}, "data.std: pixels are counted from 0 to 1 and divided by it"),
+        ({"name": "folder:x", "crop_ratio": 0.0}, "data.crop_ratio: expected a share above 0 and up to 1"),
+        ({"name": "folder:x", "interpolation": "cubic"}, "data.interpolation: expected one of bilinear, bicubic"),
+    ],
+)
+def test_images_cannot_be_prepared_in_impossible_ways(options: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=message):
+        load(DataSettings(**options), seed=0)
+
+
 def test_a_folder_epoch_depends_on_seed_and_epoch_but_not_on_workers(tmp_path: Path):
     write_folder(tmp_path)
     alone = load(folder_settings(tmp_path), seed=0)

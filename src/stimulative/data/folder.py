@@ -22,9 +22,6 @@ DEFAULT_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Evaluation shows the central 224 of 256 pixels, or as much in proportion at other sizes.
-_RESIZE_RATIO = 256 / 224
-
 _TRAIN, _TEST = "train", "val"
 
 
@@ -192,6 +189,7 @@ class FolderLoader:
         workers: Processes; 0 reads in this one.
         keep_workers: Keep the processes from one pass to the next.
         device: Where batches go.
+        normalisation: What is done to the pixels.
     """
 
     def __init__(
@@ -204,6 +202,7 @@ class FolderLoader:
         batch_size: int,
         workers: int,
         device: torch.device,
+        normalisation: Normalisation,
         drop_incomplete: bool = False,
         keep_workers: bool = False,
     ) -> None:
@@ -211,7 +210,7 @@ class FolderLoader:
         self._images = min(count, batches * batch_size)
         self._order = _Order(order, count)
         self._device = device
-        self._normalisation = Normalisation(IMAGENET_MEAN, IMAGENET_STD, device)
+        self._normalisation = normalisation
         self._batches = DataLoader(
             _ImageFiles(images, transform),
             batch_size=batch_size,
@@ -256,6 +255,8 @@ def training_loader(
     batch_size: int,
     workers: int,
     device: torch.device,
+    normalisation: Normalisation,
+    interpolation: str,
     rank: int,
     world_size: int,
 ) -> FolderLoader:
@@ -263,7 +264,13 @@ def training_loader(
     from torchvision.transforms import v2
 
     mirror = [v2.RandomHorizontalFlip()] if flip else []
-    transform = v2.Compose([v2.RandomResizedCrop(size, antialias=True), *mirror, v2.PILToTensor()])
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode(interpolation), antialias=True),
+            *mirror,
+            v2.PILToTensor(),
+        ]
+    )
     positions = torch.from_numpy(index)
 
     def order(epoch: int) -> tuple[Tensor, Tensor]:
@@ -280,6 +287,7 @@ def training_loader(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        normalisation=normalisation,
         drop_incomplete=True,
         keep_workers=True,
     )
@@ -293,13 +301,20 @@ def evaluation_loader(
     batch_size: int,
     workers: int,
     device: torch.device,
+    normalisation: Normalisation,
+    interpolation: str,
+    crop_ratio: float,
     shuffle_seed: int | None = None,
 ) -> FolderLoader:
     """The centres of the images at `index`, in that order or shuffled once and for all."""
     from torchvision.transforms import v2
 
     transform = v2.Compose(
-        [v2.Resize(round(size * _RESIZE_RATIO), antialias=True), v2.CenterCrop(size), v2.PILToTensor()]
+        [
+            v2.Resize(round(size / crop_ratio), interpolation=v2.InterpolationMode(interpolation), antialias=True),
+            v2.CenterCrop(size),
+            v2.PILToTensor(),
+        ]
     )
     positions = torch.from_numpy(index)
     if shuffle_seed is not None:
@@ -314,4 +329,5 @@ def evaluation_loader(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        normalisation=normalisation,
     )

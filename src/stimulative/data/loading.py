@@ -59,6 +59,9 @@ def _load_small(settings: DataSettings, seed: int, device: torch.device, rank: i
 
     # Of the whole training split, so that runs with other seeds, and what they export, see images alike.
     mean, std = pixels.channel_statistics(train.images)
+    mean, std = settings.mean or mean, settings.std or std
+    if len(mean) != train.images.shape[1]:
+        raise UsageError(f"data.mean, data.std: {settings.name} has {train.images.shape[1]} channels, got {len(mean)}")
     normalisation = pixels.Normalisation(mean, std, device)
     training, validation = _hold_out(settings, train.labels.numpy(), seed, class_names, world_size)
     store = pixels.PixelStore.of(train, padding=settings.crop_padding, normalisation=normalisation, device=device)
@@ -97,6 +100,8 @@ def _load_folder(
     found = folder.ImageFolders.find(path)
     training, validation = _hold_out(settings, found.train.labels, seed, found.class_names, world_size)
     size = settings.image_size or folder.DEFAULT_SIZE
+    mean, std = settings.mean or folder.IMAGENET_MEAN, settings.std or folder.IMAGENET_STD
+    normalisation = pixels.Normalisation(mean, std, device)
 
     def evaluation(images: folder.ImageList, index: np.ndarray, shuffle_seed: int | None = None) -> folder.FolderLoader:
         return folder.evaluation_loader(
@@ -106,6 +111,9 @@ def _load_folder(
             batch_size=settings.evaluation_batch_size,
             workers=settings.workers,
             device=device,
+            normalisation=normalisation,
+            interpolation=settings.interpolation,
+            crop_ratio=settings.crop_ratio,
             shuffle_seed=shuffle_seed,
         )
 
@@ -115,8 +123,8 @@ def _load_folder(
         class_names=found.class_names,
         channels=3,
         image_size=size,
-        mean=folder.IMAGENET_MEAN,
-        std=folder.IMAGENET_STD,
+        mean=mean,
+        std=std,
         train=folder.training_loader(
             found.train,
             training,
@@ -126,6 +134,8 @@ def _load_folder(
             batch_size=settings.batch_size,
             workers=settings.workers,
             device=device,
+            normalisation=normalisation,
+            interpolation=settings.interpolation,
             rank=rank,
             world_size=world_size,
         ),

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
 """Side in pixels of the small-image sets."""
@@ -27,6 +28,11 @@ class DataSettings:
         crop_padding: Zero pixels put around a training image before a random crop of its own size; 0 turns
             this augmentation off. `folder:PATH` crops randomly in scale and shape instead.
         flip: Mirror training images left to right, each with probability 1/2.
+        mean: Mean of each channel, from 0 to 1, that is subtracted; null takes ImageNet's for `folder:PATH`, else
+            that of the training images.
+        std: Deviation of each channel, from 0 to 1, that is divided by; null as for the mean.
+        crop_ratio: For `folder:PATH`: share of an image's shorter side that evaluation crops out of its centre.
+        interpolation: For `folder:PATH`: how images are resized.
         validation: Share of the training images held out to choose the best checkpoint on; every class keeps
             its share.
         workers: Processes that read and decode images, for `folder:PATH`; the small sets live on the device.
@@ -39,6 +45,10 @@ class DataSettings:
     image_size: int | None = None
     crop_padding: int = 4
     flip: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_ratio: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     validation: float = 0.1
     workers: int = 4
 
@@ -58,6 +68,8 @@ class DataSettings:
             _whole_number_problem("batch_size", self.batch_size, least=1),
             _whole_number_problem("evaluation_batch_size", self.evaluation_batch_size, least=1),
             self._crop_padding_problem(),
+            self._normalisation_problem(),
+            self._resizing_problem(),
             _whole_number_problem("workers", self.workers, least=0),
         ]
         if not isinstance(self.flip, bool):
@@ -95,6 +107,29 @@ class DataSettings:
                 f"got {self.image_size!r}; leave it out"
             )
         return _whole_number_problem("image_size", self.image_size, least=1)
+
+    def _normalisation_problem(self) -> str | None:
+        if (self.mean is None) != (self.std is None):
+            return "data.mean: mean and std go together; give both, or neither"
+        if self.mean is None or self.std is None:
+            return None
+        if self.folder is not None and (len(self.mean), len(self.std)) != (3, 3):
+            return f"data.mean: folder:PATH has 3 channels, got mean {list(self.mean)} and std {list(self.std)}"
+        if len(self.mean) != len(self.std):
+            return f"data.mean: mean and std have a number for each channel, got {list(self.mean)} and {list(self.std)}"
+        if not all(0 <= mean <= 1 for mean in self.mean):
+            return f"data.mean: pixels are counted from 0 to 1, got {list(self.mean)}"
+        if not all(0 < std <= 1 for std in self.std):
+            return f"data.std: pixels are counted from 0 to 1 and divided by it, got {list(self.std)}"
+        return None
+
+    def _resizing_problem(self) -> str | None:
+        if not _is_number(self.crop_ratio) or not 0 < self.crop_ratio <= 1:
+            return f"data.crop_ratio: expected a share above 0 and up to 1, got {self.crop_ratio!r}"
+        known = get_args(type(self).__annotations__["interpolation"])
+        if self.interpolation not in known:
+            return f"data.interpolation: expected one of {', '.join(known)}, got {self.interpolation!r}"
+        return None
 
     def _crop_padding_problem(self) -> str | None:
         native = NATIVE_SIZE.get(self.name)
