@@ -95,7 +95,9 @@ def test_evaluation_writes_every_subnet(run):
     summary = evaluate(run)
     with (run / "subnets.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["subnet", "blocks", "top1", "loss", "parameters", "flops"]
+    assert list(rows[0]) == [
+        *("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms")
+    ]
     assert [row["subnet"] for row in rows] == [f"{a}-{b}-{c}" for a in (1, 2, 3) for b in (1, 2, 3) for c in (1, 2, 3)]
     assert [int(row["blocks"]) for row in rows] == [sum(map(int, row["subnet"].split("-"))) for row in rows]
     top1 = [float(row["top1"]) for row in rows]
@@ -192,9 +194,9 @@ def test_the_table_is_means_over_seeds_and_ratios_to_common_training():
     assert alone["time_ratio"] is None and alone["main_std"] == 0.0
 
 
-def test_methods_take_turns_and_keep_the_rest_of_the_recipe(tmp_path):
+def test_methods_take_turns_and_keep_the_rest_of_the_recipe():
     recipe = load_recipe("digits", {"method.balance": 3.0, "seed": 7})
-    plan = plan_runs(recipe, tmp_path, ["common", "stimulative"], 2)
+    plan = plan_runs(recipe, ["common", "stimulative"], 2)
     assert list(plan) == [("common", 7), ("stimulative", 7), ("common", 8), ("stimulative", 8)]
     assert plan["stimulative", 8].method.settings["balance"] == 3.0 and plan["stimulative", 8].seed == 8
     assert dict(plan["common", 7].method.settings) == {} and plan["common", 7].optimizer == recipe.optimizer
@@ -218,7 +220,7 @@ def test_an_impossible_comparison_is_refused_before_any_run(tmp_path, methods, s
 def test_a_comparison_does_not_repeat_finished_runs_nor_mix_recipes(tmp_path):
     recipe = load_recipe("digits", {**TINY, "schedule.epochs": 1})
     done = []
-    first = compare(recipe, tmp_path, seeds=1, after_run=lambda directory, _: done.append(directory.name))
+    first = compare(recipe, tmp_path, seeds=1, after_run=lambda name, _: done.append(name))
     assert done == ["common-seed0", "stimulative-seed0"]
     assert json.loads((tmp_path / "comparison.json").read_text()) == first
     before = (tmp_path / "common-seed0" / "model.safetensors").stat().st_mtime_ns

@@ -8,10 +8,15 @@ import sys
 import time
 
 import pytest
+import torch
+from PIL import Image
 
+from stimulative import models
 from stimulative.cli import main
+from stimulative.cli.source import without_settings
 from stimulative.training.metrics import read_metrics
 
+ADOPT = ["evaluate", "--model", "cifar/resnet20", "--data", "digits"]
 TINY = ["--model.arguments", "{width: 4}", "--schedule.epochs", "2", "--training.threads", "1"]
 
 
@@ -56,7 +61,7 @@ def test_train_evaluate_and_what_they_leave(tmp_path, capsys):
     assert main(["evaluate", str(out), "--subnets", "4", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["subnets"]["evaluated"] == 4
-    assert (out / "subnets.csv").read_text().startswith("subnet,blocks,top1,loss,parameters,flops\n")
+    assert (out / "subnets.csv").read_text().startswith("subnet,blocks,top1,loss,parameters,flops,latency_ms")
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatch):
@@ -99,7 +104,21 @@ def test_compare_prints_the_table_and_draws_the_picture(tmp_path, capsys):
         (["train", "digits", "--method.balance", "-3"], "balance"),
         (["train", "digits", "--data.name", "cifar9"], "cifar9"),
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
-        (["evaluate", "nowhere", "--subnets", "x"], "--subnets is 'all' or a number of 1 or more, got 'x'"),
+        (["evaluate", "nowhere", "--subnets", "x"], "--subnets is 'auto', 'all' or a number of 1 or more, got 'x'"),
+        (["evaluate", "nowhere", "--seed", "-1"], "--seed is at least 0 and below 2**32, got -1"),
+        (["evaluate", "nowhere", "--latency-batch", "0"], "--latency-batch is 1 or more, got 0"),
+        (["evaluate", "nowhere", "--bogus"], "unknown option '--bogus'; see stimulative evaluate --help"),
+        (["evaluate"], "give a run directory, or --model, --weights and --data; see stimulative evaluate --help"),
+        (["evaluate", "--weights", "w.pth"], "--weights without --model, --data: weights are measured with --model"),
+        (["evaluate", "--model", "cifar/resnet20", "--data", "digits"], "--model, --data without --weights"),
+        (["evaluate", "--data.path", "x"], "give a run directory, or --model, --weights and --data"),
+        (["evaluate", "nowhere", "--weights", "w.pth"], "got both RUN (nowhere) and --weights; give one or the other"),
+        (["evaluate", "nowhere", "--data.path", "x"], "--data.path goes with --weights only"),
+        (["evaluate", "nowhere", "--model.arguments", "{width: 4}"], "--model.arguments goes with --weights only"),
+        (["evaluate", "nowhere", "--out", "x"], "--out goes with --weights only"),
+        ([*ADOPT, "--weights", "missing.pth"], "there is no file missing.pth"),
+        ([*ADOPT, "--weights", "w.pth", "--model.depth", "3"], "model.depth: unknown setting"),
+        ([*ADOPT, "--weights", "w.pth", "--data", "digts"], "did you mean 'digits'?"),
         (["compare", "digits"], "--out"),
         (["compare", "digits", "--out", "x", "--methods", "magic"], "unknown method 'magic'"),
         (["compare", "digits", "--out", "x", "--seeds", "0"], "the number of seeds is 1 or more"),
@@ -112,6 +131,111 @@ def test_bad_input_is_one_clear_message_and_status_2(arguments, message, capsys,
     assert captured.err.startswith("stimulative: error: ") and message in captured.err
     assert "Traceback" not in captured.err and captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def refused(capsys, *arguments):
+    """The message of a command that ends with status 2, and without a traceback."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("stimulative: error: ") and captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_weights_that_cannot_be_used_are_one_clear_message_and_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = models.build("cifar/resnet20", classes=10, channels=1).state_dict()
+    torch.save(weights, "good.pth")
+    adopt = [*ADOPT, "--training.threads", "1", "--weights"]
+    message = refused(capsys, *adopt, "good.pth", "--model", "cifar/resnet32")
+    assert "the weights in good.pth do not fit the model cifar/resnet32" in message
+    assert "missing in the file (60): layer1.3.conv1.weight" in message and "and 52 more" in message
+    whole = (tmp_path / "good.pth").read_bytes()
+    (tmp_path / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    assert "truncated.pth is truncated or damaged; copy or download it again" in refused(
+        capsys, *adopt, "truncated.pth"
+    )
+    torch.save({"state_dict": weights, "extra": Payload(str(tmp_path / "ran"))}, "malicious.pth")
+    message = refused(capsys, *adopt, "malicious.pth")
+    assert "malicious.pth holds more than tensors and plain values" in message and ".mkdir" in message
+    assert not (tmp_path / "ran").exists()
+    torch.load("malicious.pth", weights_only=False)  # it would have done it
+    assert (tmp_path / "ran").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_cannot_be_used_are_one_clear_message_and_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(models.build("cifar/resnet20", classes=10).state_dict(), "ten.pth")
+    adopt = ["evaluate", "--model", "cifar/resnet20", "--weights", "ten.pth", "--training.threads", "1"]
+    assert "images/train is not a folder; expected images to hold train/ and val/" in refused(
+        capsys, *adopt, "--data", "folder:images"
+    )
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    assert "images/train is empty; expected one folder of images per class" in refused(
+        capsys, *adopt, "--data", "folder:images"
+    )
+    for split in ("train", "val"):
+        for name in ("cat", "dog", "owl"):
+            (tmp_path / "images" / split / name).mkdir()
+    assert "images/train: no images in cat, dog, owl" in refused(capsys, *adopt, "--data", "folder:images")
+    for split in ("train", "val"):
+        for name in ("cat", "dog", "owl"):
+            for number in range(4):
+                Image.new("RGB", (16, 16)).save(tmp_path / "images" / split / name / f"{number}.png")
+    settings = ["--data.image_size", "16", "--data.workers", "0", "--data.validation", "0.5"]
+    assert "ten.pth does not fit the data: the weights are of 10 classes, folder:images has 3" in refused(
+        capsys, *adopt, "--data", "folder:images", *settings
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_in_place_of_a_run_is_told_how_to_be_given(tmp_path, capsys):
+    (tmp_path / "best.pth").write_bytes(b"PK")
+    message = refused(capsys, "evaluate", tmp_path / "best.pth")
+    assert (
+        f"is a file, not a run directory; weights are given as --model NAME --weights {tmp_path / 'best.pth'}"
+        in message
+    )
+
+
+def test_the_family_is_shown_in_tables_or_as_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = models.build("cifar/resnet20", classes=10, channels=1, arguments={"width": 4}).state_dict()
+    torch.save(weights, "found.pth")
+    adopt = [*ADOPT, "--weights", "found.pth", "--model.arguments", "{width: 4}", "--training.threads", "1"]
+    assert main([*adopt, "--no-latency"]) == 0
+    text = capsys.readouterr().out
+    for part in ("by number of blocks", "by depth of a stage", "frontier", "27 of 27 subnets: ", "main net"):
+        assert part in text
+    assert "latency" not in text and "runs/found/subnets.csv" in text
+    assert main(["evaluate", "runs/found", "--subnets", "9", "--seed", "5", "--latency-batch", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "9 of 27 subnets, drawn with seed 5: " in text and "latency of a batch of 2 on" in text
+    assert main(["evaluate", "runs/found", "--no-latency", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == json.loads((tmp_path / "runs" / "found" / "summary.json").read_text())
+    assert summary["weights"]["file"] == "found.pth" and summary["latency"] is None
+
+
+def test_settings_are_told_from_other_words():
+    words = ["evaluate", "--a.b", "x y", "run", "--c.d=1", "--json", "--e.f", "--g", "3"]
+    assert without_settings(words) == (
+        ["evaluate", "run", "--json", "--g", "3"],
+        ["--a.b", "x y", "--c.d=1", "--e.f"],
+    )
 
 
 def test_all_problems_of_a_recipe_are_reported_together(capsys):

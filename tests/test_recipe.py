@@ -115,7 +115,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_recipes_are_these() -> None:
-    assert shipped() == ["cifar10-resnet20", "cifar100-resnet20", "cifar100-resnet50", "digits"]
+    assert shipped() == [
+        "cifar10-resnet20",
+        "cifar100-densenet121",
+        "cifar100-resnet20",
+        "cifar100-resnet50",
+        "digits",
+        "digits-densenet",
+    ]
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -357,7 +364,7 @@ def test_a_slip_in_the_files_method_is_reported_even_when_another_one_is_asked_f
         (
             "seed: 7",
             "evaluation: {subnets: some}",
-            "evaluation.subnets: got 'some' (@11), allowed: a whole number or all",
+            "evaluation.subnets: got 'some' (@11), allowed: a whole number or one of auto, all",
         ),
         (
             "seed: 7",
@@ -474,7 +481,7 @@ def test_a_problem_of_the_command_line_says_so(words: Any, message: str) -> None
         ("training", {"threads": 0}, "threads: must be at least 1, or null for PyTorch's choice, got 0"),
         ("training", {"loggers": ["paper"]}, "loggers: unknown logger 'paper', known: csv, tensorboard"),
         ("training", {"loggers": ["csv", "csv"]}, "loggers: each may stand there once, got ['csv', 'csv']"),
-        ("evaluation", {"subnets": 0}, "subnets: must be at least 1, or all, got 0"),
+        ("evaluation", {"subnets": 0}, "subnets: must be at least 1, or auto, or all, got 0"),
         ("evaluation", {"calibration_images": 0}, "calibration_images: must be at least 1, got 0"),
     ],
 )
@@ -561,7 +568,7 @@ def test_a_file_that_cannot_be_read_hides_no_problem_of_the_command_line() -> No
 def test_an_unknown_name_suggests_a_near_recipe() -> None:
     assert error("cifar100-resnet18").endswith("; did you mean 'cifar100-resnet50'?")
     assert error("digits.yaml").endswith("; did you mean 'digits'?")
-    assert error("zebra").endswith("digits, or the path of a YAML file")
+    assert error("zebra").endswith("digits-densenet, or the path of a YAML file")
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
@@ -663,7 +670,7 @@ def test_a_setting_that_may_be_a_function_is_written_as_its_other_types() -> Non
 def test_reading_settings_loads_no_training_library() -> None:
     code = (
         "import sys, stimulative.training.recipe as r; "
-        "heavy = ('lightning', 'datasets', 'jsonargparse', 'matplotlib'); "
+        "heavy = ('lightning', 'datasets', 'jsonargparse', 'altair'); "
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,76 +1,110 @@
-"""How good every subnet of a trained network is."""
+"""How good every subnet of a trained network is, and what it costs."""
 
 from __future__ import annotations
 
-import csv
-import io
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from stimulative.analysis.cost import Cost, CostModel
+from stimulative.analysis.cost import CostModel
+from stimulative.analysis.frontier import COSTS, frontier
+from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
+from stimulative.analysis.member import Member as Member
+from stimulative.analysis.member import family_csv as family_csv
+from stimulative.analysis.member import read_family as read_family
+from stimulative.analysis.spread import by_blocks, by_stage, spread_of
 from stimulative.errors import UsageError
-from stimulative.training import Recipe, Score, files, load_recipe, measure, prepare
+from stimulative.training import Recipe, Run, files, load_recipe, measure, prepare
 from stimulative.training.loop import example_batch
-from stimulative.unravel import ResidualNetwork, Subnet
+from stimulative.training.weights import load_weights, read_weights
+from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike, SubnetSpace
 from stimulative.unravel.sampling import ordered
 
-COLUMNS = ("subnet", "blocks", "top1", "loss", "parameters", "flops")
+Chosen = int | Literal["auto", "all"] | Sequence[SubnetLike]
+
+AUTO_MOST = 1_000
+_ALL_MOST = 100_000
 
 
-@dataclass(frozen=True)
-class Member:
-    """One subnet of a family: how good it is and what it costs."""
+def choose_subnets(network: ResidualNetwork, subnets: Chosen, seed: int) -> list[Subnet]:
+    """The subnets to measure.
 
-    subnet: Subnet
-    score: Score
-    cost: Cost
-
-
-def choose_subnets(network: ResidualNetwork, subnets: int | Literal["all"], seed: int) -> list[Subnet]:
-    """All ordered subnets of a network, or so many different ones drawn uniformly with a seed.
+    Args:
+        network: The network.
+        subnets: ``"auto"`` for all ordered subnets if they are at most 1,000, else 1,000 different ones drawn
+            uniformly, the main net and the smallest always among them; ``"all"``; how many to draw; or the subnets
+            themselves.
+        seed: The seed of the draw.
 
     Raises:
-        UsageError: If the number is not one, or all are too many to list.
+        UsageError: If the number is not one, all are too many to list, or a subnet is not the network's.
     """
     space = network.space
+    if subnets == "auto":
+        certain = [space.smallest, network.full]
+        return list(space) if space.count <= AUTO_MOST else draw(space, AUTO_MOST, seed, certain)
     if subnets == "all":
-        if space.count > 100_000:
+        if space.count > _ALL_MOST:
             raise UsageError(f"there are {space.count:,} subnets; evaluate some of them: --subnets N")
         return list(space)
+    if isinstance(subnets, str):
+        raise UsageError(f"subnets: got {subnets!r}, allowed: auto, all, a number, or a list of subnets")
+    if not isinstance(subnets, int):
+        if not subnets:
+            raise UsageError("there is no subnet to measure; name one or more")
+        return sorted({network.resolve(subnet) for subnet in subnets})
     if subnets < 1:
         raise UsageError(f"the number of subnets is 1 or more, or 'all'; got {subnets}")
-    if subnets >= space.count:
-        return list(space)
+    return list(space) if subnets >= space.count else draw(space, subnets, seed)
+
+
+def draw(space: SubnetSpace, count: int, seed: int, certain: Sequence[Subnet] = ()) -> list[Subnet]:
+    """So many different ordered subnets of a space, drawn uniformly.
+
+    Args:
+        space: The space, which has no fewer.
+        count: How many.
+        seed: The seed of the draw.
+        certain: Subnets that are among them in any case.
+    """
     generator = torch.Generator().manual_seed(seed)
-    drawn: dict[Subnet, None] = {}
-    while len(drawn) < subnets:
-        drawn[ordered(space, generator)] = None
+    drawn = set(certain)
+    while len(drawn) < count:
+        drawn.add(ordered(space, generator))
     return sorted(drawn)
 
 
 def evaluate(
     run: str | Path,
     *,
-    subnets: int | Literal["all"] | None = None,
+    subnets: Chosen | None = None,
     seed: int | None = None,
+    latency: bool = True,
+    latency_batch: int = 1,
+    latency_seconds: float = SECONDS,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> dict[str, Any]:
     """Measure the subnets of a finished run on its test split, each with recalibrated statistics.
 
-    Writes ``subnets.csv`` and the ``subnets`` part of ``summary.json`` in the run directory.
+    Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (how many, and the
+    spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
+    depth of each stage), ``frontier`` (for each cost the subnets that no other one beats, the cheapest first) and
+    ``latency`` (what the latencies were measured on). Latencies are measured in place: the whole model is in memory,
+    and skipped blocks return their input.
 
     Args:
         run: The run directory.
-        subnets: ``"all"``, or how many to draw; by default what the recipe says.
+        subnets: ``"auto"``, ``"all"``, how many to draw, or which ones, as ``choose_subnets`` takes them; by default
+            what the recipe says.
         seed: The seed of the draw; by default the recipe's.
+        latency: Whether to measure latencies.
+        latency_batch: Images in the batch that is timed.
+        latency_seconds: About how long that may take, rounds beyond the fifth.
         device: Where to compute; by default as the recipe says.
-        progress: Called with the batches done and the batches in all.
+        progress: Called with the steps done and about how many there are in all.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -80,42 +114,42 @@ def evaluate(
     """
     directory = Path(run)
     recipe = recipe_of(directory)
-    summary = files.read_json(directory / files.SUMMARY) if (directory / files.SUMMARY).exists() else None
-    if summary is None:
-        raise UsageError(f"the run in {directory} has not finished: continue it with stimulative train ... --resume")
-    if not isinstance(summary, dict) or not {"main", "subnets"} <= summary.keys():
-        raise UsageError(f"{directory / files.SUMMARY} is not the summary of a run; remove it and resume the run")
+    summary = summary_of(directory)
     subnets = recipe.evaluation.subnets if subnets is None else subnets
     seed = recipe.seed if seed is None else seed
-    if recipe.training.threads is not None:
-        torch.set_num_threads(recipe.training.threads)
-    prepared = prepare(recipe, device=_device(recipe) if device is None else device)
-    network, data = prepared.network, prepared.data
-    files.load_model(network.model, directory / files.MODEL)
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
+    if latency_batch < 1:
+        raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
+    opened = open_run(directory, device=device)
+    network, data = opened.network, opened.data
     chosen = choose_subnets(network, subnets, seed)
+    steps = Steps(progress, len(data.test) + (MAX_ROUNDS if latency else 0))
     calibration = network.recalibrate(data.calibration, chosen, images=recipe.evaluation.calibration_images)
-    done = 0
-
-    def after_batch() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, len(data.test))
-
-    scores = measure(network, data.test, chosen, statistics=calibration, after_batch=after_batch)
-    costs = CostModel(network, example_batch(data.channels, data.image_size, images=1).to(_device_of(network)))
-    family = [Member(subnet, score, costs.of(subnet)) for subnet, score in zip(chosen, scores, strict=True)]
-    top1 = [member.score.top1 for member in family]
+    scores = measure(network, data.test, chosen, statistics=calibration, after_batch=steps.step)
+    images = example_batch(data.channels, data.image_size, images=latency_batch).to(_device_of(network))
+    costs = CostModel(network, images[:1])
+    times: Latencies | None = None
+    if latency:
+        times = measure_latency(
+            network, images, chosen, seconds=latency_seconds, seed=seed, after_round=lambda _: steps.step()
+        )
+    family = [
+        Member(subnet, score, costs.of(subnet), times.of[position] if times is not None else None)
+        for position, (subnet, score) in enumerate(zip(chosen, scores, strict=True))
+    ]
+    drawn = isinstance(subnets, str | int) and len(family) < network.space.count
     summary["subnets"] = {
         "count": network.space.count,
         "evaluated": len(family),
-        "mean": statistics.fmean(top1),
-        "std": statistics.pstdev(top1),
-        "min": min(top1),
-        "max": max(top1),
-        "seed": None if len(family) == network.space.count else seed,
+        **spread_of(family),
+        "seed": seed if drawn else None,
         "calibration_images": calibration.images,
     }
+    summary["latency"] = None if times is None else times.conditions()
+    summary["frontier"] = {cost: [str(member.subnet) for member in frontier(family, cost)] for cost in COSTS}
+    summary["by_blocks"] = by_blocks(family)
+    summary["by_stage"] = by_stage(family, [stage.name for stage in network.stages])
     files.write_text(directory / files.SUBNETS, family_csv(family))
     files.write_json(directory / files.SUMMARY, summary)
     return summary
@@ -135,30 +169,80 @@ def recipe_of(directory: Path) -> Recipe:
     return load_recipe(directory / files.RECIPE)
 
 
-def family_csv(family: Sequence[Member]) -> str:
-    """A family as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for member in family:
-        score, cost = member.score, member.cost
-        writer.writerow(
-            [member.subnet, member.subnet.blocks, f"{score.top1:.4f}", f"{score.loss:.6f}", cost.parameters, cost.flops]
-        )
-    return text.getvalue()
+def summary_of(directory: Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        UsageError: If it has not finished.
+    """
+    if not (directory / files.SUMMARY).exists():
+        raise UsageError(f"the run in {directory} has not finished: continue it with stimulative train ... --resume")
+    summary = files.read_json(directory / files.SUMMARY)
+    if not isinstance(summary, dict) or not {"main", "subnets"} <= summary.keys():
+        raise UsageError(f"{directory / files.SUMMARY} is not the summary of a run; remove it and resume the run")
+    return summary
 
 
-def read_family(path: Path) -> list[Member]:
-    """Read a ``subnets.csv``."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Member(
-                Subnet.parse(row["subnet"]),
-                Score(float(row["top1"]), float(row["loss"])),
-                Cost(int(row["parameters"]), int(row["flops"])),
-            )
-            for row in csv.DictReader(file)
-        ]
+def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Run:
+    """The data and the trained network of a finished run.
+
+    Args:
+        run: The run directory.
+        device: Where to compute; by default as the recipe says, or the fastest one where this machine lacks that.
+
+    Raises:
+        UsageError: If the directory is not that of a finished run, or its data or weights do not fit.
+    """
+    directory = Path(run)
+    recipe = recipe_of(directory)
+    summary_of(directory)
+    prepared = prepare_to_measure(recipe, device=device)
+    data = prepared.data
+    stored = directory / files.MODEL
+    if not stored.exists():
+        raise UsageError(f"there is no {stored}: the run has not finished; continue it with --resume")
+    load_weights(
+        prepared.network.model,
+        read_weights(stored),
+        file=stored,
+        name=recipe.model.name,
+        data=data.name,
+        classes=data.classes,
+        channels=data.channels,
+    )
+    return prepared
+
+
+def prepare_to_measure(recipe: Recipe, *, device: torch.device | str | None = None) -> Run:
+    """What a recipe resolves to, on a device of this machine and with as many threads as the recipe says.
+
+    Args:
+        recipe: The recipe.
+        device: Where to compute; by default as the recipe says, or the fastest one where this machine lacks that.
+    """
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    return prepare(recipe, device=_device(recipe) if device is None else device)
+
+
+class Steps:
+    """Counts steps of the work for whoever shows its progress.
+
+    Args:
+        progress: Called with the steps done and the steps in all.
+        total: The steps in all.
+    """
+
+    def __init__(self, progress: Callable[[int, int], Any] | None, total: int) -> None:
+        self.progress = progress
+        self.total = total
+        self.done = 0
+
+    def step(self) -> None:
+        """Count one."""
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
 
 def _device(recipe: Recipe) -> torch.device:

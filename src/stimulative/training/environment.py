@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def device_name(device: torch.device) -> str:
 def describe(device: torch.device, seed: int) -> dict[str, Any]:
     """Everything about the surroundings of a run that could matter for its result."""
     return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": device_name(device),
         "platform": platform.platform(),

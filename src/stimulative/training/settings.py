@@ -153,18 +153,19 @@ class EvaluationSettings:
     """What is measured once training is over.
 
     Attributes:
-        subnets: Evaluate all subnets, or so many, drawn with the seed.
+        subnets: Which subnets to evaluate: all; a number of them, drawn with the seed; or auto, which is all where
+            they are at most 1,000, and else 1,000 drawn, the main net and the smallest among them.
         calibration_images: Training images on which BatchNorm statistics are re-estimated before evaluation.
     """
 
-    subnets: int | Literal["all"] = "all"
+    subnets: int | Literal["auto", "all"] = "auto"
     calibration_images: int = 2000
 
     def problems(self) -> list[str]:
         """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
         found = []
-        if self.subnets != "all" and self.subnets < 1:
-            found.append(f"subnets: must be at least 1, or all, got {self.subnets}")
+        if isinstance(self.subnets, int) and self.subnets < 1:
+            found.append(f"subnets: must be at least 1, or auto, or all, got {self.subnets}")
         if self.calibration_images < 1:
             found.append(f"calibration_images: must be at least 1, got {self.calibration_images}")
         return found

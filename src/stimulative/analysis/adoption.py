@@ -1,0 +1,162 @@
+"""Weights found anywhere become a run directory, so that all that can be asked of a run can be asked of them.
+
+The images that the model sees are those of the data set, as in training here. ``cifar10`` and ``cifar100`` are
+normalised by the mean and deviation of their training images. ``folder:PATH`` is resized (bilinear) so that the shorter
+side is 256/224 of ``data.image_size``, cropped to the centre, and normalised by ImageNet's mean (0.485, 0.456, 0.406)
+and deviation (0.229, 0.224, 0.225). Weights that were trained on images prepared otherwise lose accuracy by that.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stimulative.analysis.family import Steps, prepare_to_measure
+from stimulative.data import Data
+from stimulative.data.settings import FOLDER
+from stimulative.errors import UsageError
+from stimulative.training import Recipe, files, load_recipe, measure
+from stimulative.training.environment import describe, device_name, versions
+from stimulative.training.weights import load_weights, read_weights, sha256
+
+
+def recipe_for(model: str, data: str, settings: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+    """A recipe for weights that are to be measured, not trained.
+
+    Args:
+        model: The model's name.
+        data: The data set's name.
+        settings: Further settings, as ``load_recipe`` takes them: by dotted key, or as words of a command line.
+
+    Raises:
+        UsageError: If one of them cannot be.
+    """
+    return load_recipe({"model": {"name": model}, "data": {"name": data}, "method": {"name": "common"}}, settings)
+
+
+def adopt(
+    recipe: Recipe,
+    weights: str | Path,
+    out: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Path:
+    """Make a run directory of weights: load them, measure the main net on the test split, and write it all down.
+
+    The main net normalises with the statistics in the file. The directory appears whole or not at all; weights that
+    are in it already are left as they are, with what was measured of them since.
+
+    Args:
+        recipe: The model and the data, from ``recipe_for``; what it says about training is not used.
+        weights: The file, as ``read_weights`` takes it.
+        out: The run directory to write.
+        device: Where to compute; by default as the recipe says.
+        progress: Called with the batches done and the batches in all.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UsageError: If the weights cannot be read or do not fit the model or the data, or the directory holds something
+            else.
+    """
+    out = Path(out)
+    found = read_weights(weights)
+    origin = {"file": str(weights), "sha256": sha256(weights)}
+    if _holds_already(out, recipe, origin):
+        return out
+    prepared = prepare_to_measure(recipe, device=device)
+    network, data = prepared.network, prepared.data
+    load_weights(
+        network.model,
+        found,
+        file=weights,
+        name=recipe.model.name,
+        data=data.name,
+        classes=data.classes,
+        channels=data.channels,
+    )
+    files.make_directory(out.parent)
+    _warn_of_other_images(network.model, data)
+    steps = Steps(progress, len(data.test))
+    score = measure(network, data.test, after_batch=steps.step)[0]
+    place = next(network.parameters()).device
+    summary = {
+        "method": None,
+        "model": recipe.model.name,
+        "data": data.name,
+        "seed": recipe.seed,
+        "epochs": None,
+        "train_seconds": None,
+        "peak_memory_mib": None,
+        "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
+        "main": {"top1": score.top1, "loss": score.loss},
+        "subnets": {
+            "count": network.space.count,
+            "evaluated": 0,
+            "mean": None,
+            "std": None,
+            "min": None,
+            "max": None,
+        },
+        "device": device_name(place),
+        "versions": versions(),
+        "weights": origin,
+    }
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        whole = Path(temporary) / out.name
+        whole.mkdir()
+        files.write_text(whole / files.RECIPE, recipe.to_yaml())
+        files.write_json(whole / files.ENVIRONMENT, describe(place, recipe.seed))
+        files.save_model(network.model, whole / files.MODEL)
+        files.write_json(whole / files.SUMMARY, summary)
+        try:
+            os.replace(whole, out)  # also over an empty directory
+        except OSError as error:
+            raise UsageError(f"cannot write to {out}: {error.strerror}; choose another directory with --out") from error
+    return out
+
+
+def _holds_already(out: Path, recipe: Recipe, origin: Mapping[str, str]) -> bool:
+    """Whether a directory holds just these weights, adopted with this recipe.
+
+    Raises:
+        UsageError: If it holds anything else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / files.RECIPE).exists() or not (out / files.SUMMARY).exists():
+        raise UsageError(f"{out} exists and is not a run of these weights; choose another directory with --out")
+    adopted = files.read_json(out / files.SUMMARY).get("weights") or {}
+    if adopted.get("sha256") != origin["sha256"]:
+        other = f"the weights {adopted['file']}" if "file" in adopted else "a trained run"
+        raise UsageError(f"{out} holds another run, of {other}; choose another directory with --out, or remove it")
+    before, now = load_recipe(out / files.RECIPE).to_mapping(), recipe.to_mapping()
+    changed = [section for section in now if before.get(section) != now[section]]
+    if changed:
+        raise UsageError(
+            f"{out} holds these weights with other settings ({', '.join(changed)}); choose another directory with "
+            "--out, or remove it"
+        )
+    return True
+
+
+def _warn_of_other_images(model: nn.Module, data: Data) -> None:
+    """Warn if a model says, as timm's do, that it was trained on images normalised otherwise."""
+    said: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = tuple(said.get("mean") or ()), tuple(said.get("std") or ())
+    # models for small images are built from timm's for large ones, and say nothing true about theirs
+    if data.name.startswith(FOLDER) and mean and std and (mean, std) != (data.mean, data.std):
+        warnings.warn(
+            f"timm's weights of this architecture are for images with mean {mean} and deviation {std}; these are "
+            f"normalised by {data.mean} and {data.std}. If the weights are timm's, the accuracies are too low",
+            stacklevel=3,
+        )

@@ -1,0 +1,140 @@
+"""Which network a command is asked about: a run directory, or any file of weights with its model and data.
+
+A command adds the arguments with ``add_source``, sets ``TAKES_SETTINGS = True``, and gets run directories from
+``runs_from``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from stimulative.cli.progress import progress_bar
+from stimulative.errors import UsageError
+
+SOURCE_USAGE = "(RUN | --model NAME --weights FILE --data NAME [--section.key VALUE ...])"
+_IMAGES = """In place of RUN, any state dict (.pth, .pt, .th, .safetensors, also inside of a checkpoint), read
+without running code from it. Further settings of model and data: --data.path, --data.image_size,
+--model.arguments, ... as in stimulative train --help. Images are prepared as for training here:
+cifar10 and cifar100 normalised by the mean and deviation of their training images; folder:PATH
+resized to 256/224 of --data.image_size (224), cropped to the centre, and normalised by ImageNet's
+mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225)."""
+
+
+def add_source(
+    parser: argparse.ArgumentParser,
+    *,
+    many: bool = False,
+    out: bool = False,
+    name: str = "RUN",
+    help: str = "run directory",
+) -> None:
+    """Add RUN, and ``--model``, ``--weights`` and ``--data`` in its place.
+
+    Args:
+        parser: The parser of a command that has ``TAKES_SETTINGS = True``.
+        many: Whether the command takes several runs.
+        out: Whether to add ``--out``, the run directory that is made of the weights; for commands that have no
+            ``--out`` of their own.
+        name: What the help calls RUN.
+        help: What it says of it.
+    """
+    parser.add_argument("runs", metavar=name, nargs="*" if many else "?", help=help)
+    group = parser.add_argument_group("any weights", _IMAGES)
+    group.add_argument(
+        "--model", metavar="NAME", help="cifar/NAME, timm/NAME, torchvision/NAME or package.module:factory"
+    )
+    group.add_argument("--weights", metavar="FILE", help="the file of weights")
+    group.add_argument("--data", metavar="NAME", help="digits, cifar10, cifar100 or folder:PATH")
+    if out:
+        group.add_argument(
+            "--out", metavar="DIR", help="run directory to make of the weights (default: runs/FILE's name)"
+        )
+
+
+def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | None = None) -> list[Path]:
+    """The run directories that a command is asked about; weights are made into one first.
+
+    Check the command's own options before: making a run directory of weights takes as long as measuring the main net.
+
+    Args:
+        options: What a parser with ``add_source`` parsed.
+        rest: The words that it did not know: settings.
+        into: The directory in which the weights' run directory is made, named after their file. Without it the
+            directory is ``--out``, or one in ``runs``.
+
+    Returns:
+        One run directory, or several if the command takes many.
+
+    Raises:
+        UsageError: If neither or both are given, or one of them by half, or the weights cannot be adopted.
+    """
+    given = options.runs if isinstance(options.runs, list) else [options.runs] if options.runs is not None else []
+    about = {f"--{name}": getattr(options, name) for name in ("model", "weights", "data")}
+    named = [name for name, value in about.items() if value is not None]
+    command = f"stimulative {options.command}"
+    stray, _ = without_settings(rest)
+    if stray:
+        raise UsageError(f"unknown option {stray[0]!r}; see {command} --help")
+    if given and named:
+        raise UsageError(
+            f"got both RUN ({given[0]}) and {', '.join(named)}; give one or the other. To compare weights with runs, "
+            "make a run directory of them first: stimulative evaluate --model NAME --weights FILE --data NAME"
+        )
+    if given:
+        unused = [*rest, *(["--out"] if into is None and getattr(options, "out", None) is not None else [])]
+        if unused:
+            raise UsageError(
+                f"{unused[0].partition('=')[0]} goes with --weights only; a run is measured as it was made"
+            )
+        return [_checked(Path(run)) for run in given]
+    if not named:
+        raise UsageError(f"give a run directory, or --model, --weights and --data; see {command} --help")
+    missing = [name for name, value in about.items() if value is None]
+    if missing:
+        raise UsageError(
+            f"{', '.join(named)} without {', '.join(missing)}: weights are measured with --model NAME (their "
+            "architecture), --weights FILE and --data NAME (the images)"
+        )
+    if into is not None:
+        out = into / Path(options.weights).stem
+    else:
+        out = Path(getattr(options, "out", None) or f"runs/{Path(options.weights).stem}")
+    return [_adopt(options, rest, out)]
+
+
+def without_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line without ``--section.key VALUE``, and those words.
+
+    argparse does not know these options, and would take their values for positional arguments such as RUN.
+    """
+    others, settings = [], []
+    for position, word in enumerate(words):
+        value = position and not word.startswith("--") and _is_setting(words[position - 1])
+        value = value and "=" not in words[position - 1]
+        (settings if value or _is_setting(word) else others).append(word)
+    return others, settings
+
+
+def _is_setting(word: str) -> bool:
+    return word.startswith("--") and "." in word.partition("=")[0]
+
+
+def _checked(run: Path) -> Path:
+    from stimulative.analysis.family import recipe_of
+
+    if run.is_file():
+        raise UsageError(
+            f"{run} is a file, not a run directory; weights are given as --model NAME --weights {run} --data NAME"
+        )
+    recipe_of(run)
+    return run
+
+
+def _adopt(options: argparse.Namespace, rest: Sequence[str], out: Path) -> Path:
+    from stimulative.analysis.adoption import adopt, recipe_for
+
+    recipe = recipe_for(options.model, options.data, rest)
+    with progress_bar("measuring the main net") as show:
+        return adopt(recipe, options.weights, out, progress=show)
