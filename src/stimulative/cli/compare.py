@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from stimulative.cli.running import run_study, tell_failures
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -37,34 +38,25 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Compare."""
     from stimulative.analysis.comparison import COMPARISON, compare, plan_runs
     from stimulative.report.comparison import draw_comparison
-    from stimulative.training import Diverged
     from stimulative.training.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, rest)
     out = Path(options.out)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    runs = len(plan_runs(recipe, out, methods, options.seeds))
+    runs = len(plan_runs(recipe, methods, options.seeds))
     print(f"{runs} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
 
-    def after_run(directory: Path, summary: dict[str, Any]) -> None:
-        part = summary["subnets"]
-        print(
-            f"{directory.name}: main {summary['main']['top1']:.2f}%, all {part['mean']:.2f} ± {part['std']:.2f}%",
-            flush=True,
-        )
-
-    try:
-        comparison = compare(recipe, out, methods=methods, seeds=options.seeds, after_run=after_run)
-    except (Diverged, RuntimeError) as error:
-        print(f"stimulative: stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command goes on with what is in {out}", file=sys.stderr)
-        return 130
-    picture = draw_comparison(out)
+    comparison = run_study(
+        out, lambda after_run: compare(recipe, out, methods=methods, seeds=options.seeds, after_run=after_run)
+    )
+    if isinstance(comparison, int):
+        return comparison
+    if not comparison["rows"]:
+        return tell_failures(out, comparison["failed"])
+    picture, *_ = draw_comparison(out)
     _show(comparison["rows"])
     print(f"numbers: {out / COMPARISON}   picture: {picture}")
-    return 0
+    return tell_failures(out, comparison["failed"])
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,82 @@
+"""``stimulative matrix``: every net inside every larger one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stimulative.cli.running import add_running, run_study, tell_failures, workers_of
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative matrix digits-densenet --nets 2-4-4 2-6-6 2-8-8 --out runs/matrix
+  stimulative matrix digits --nets 1-1-1 2-2-2 3-3-3 --seeds 3 --jobs 2 --out runs/matrix
+  stimulative matrix cifar100-densenet121 --model.name cifar/densenet264 --nets 6-12-24-16 6-12-32-32 6-12-48-32 \\
+      6-12-64-48 --jobs 4 --cluster slurm --out runs/densenets"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "matrix",
+        help="subnet architectures by main nets",
+        description="Train nets of several depths alone, and measure every smaller one inside every larger one, as in "
+        "the paper's tables of DenseNets. Works on any residual network too. Runs that have finished in the directory "
+        "are not repeated. Writes matrix.json and its picture.",
+        usage="stimulative matrix RECIPE --nets DEPTHS ... --out DIR [--seeds N] [--jobs N] [--section.key VALUE ...]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        required=True,
+        metavar="DEPTHS",
+        help="the nets by their depths, cut from the recipe's model: 2-4-4 2-8-8",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the matrix")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds of every run (default: 1)")
+    add_running(parser)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Fill the matrix."""
+    from stimulative.analysis.matrix import MATRIX, Plan, matrix
+    from stimulative.report import draw_matrix
+    from stimulative.training.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, rest)
+    out, workers = Path(options.out), workers_of(options)
+    plan = Plan(recipe, options.nets, seeds=options.seeds)
+    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
+    result = run_study(out, lambda after_run: matrix(plan, out, workers=workers, after_run=after_run))
+    if isinstance(result, int):
+        return result
+    if result["cells"]:
+        _show(result)
+        pictures = draw_matrix(out)
+        print(f"numbers: {out / MATRIX}   picture: {pictures[0]}")
+    return tell_failures(out, result["failed"])
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = {(cell["subnet"], cell["main"]): cell for cell in result["cells"]}
+    table = Table(
+        title="top-1 accuracy in %: rows inside columns, each net alone on the diagonal", title_justify="left"
+    )
+    table.add_column("subnet", no_wrap=True)
+    for net in result["nets"]:
+        table.add_column(net, justify="right", no_wrap=True)
+    for subnet in result["nets"]:
+        row = [cells.get((subnet, net)) for net in result["nets"]]
+        table.add_row(subnet, *("–" if cell is None else _shown(cell) for cell in row))
+    Console().print(table)
+
+
+def _shown(cell: dict[str, Any]) -> str:
+    return f"{cell['mean']:.2f}" + (f" ± {cell['std']:.2f}" if cell["seeds"] > 1 else "")

@@ -1,0 +1,78 @@
+"""What commands that train several runs have in common: where the runs are computed, and what became of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where runs are computed."""
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument(
+        "--cluster", metavar="NAME", help="send runs to a cluster through submitit: slurm (or local, to try it)"
+    )
+    parser.add_argument(
+        "--cluster-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what submitit tells the cluster, such as slurm_partition=gpu, timeout_min=60, gpus_per_node=1",
+    )
+
+
+def workers_of(options: argparse.Namespace) -> Any:
+    """Where runs are computed, as the options say."""
+    import yaml
+
+    from stimulative.analysis.runs import Workers
+    from stimulative.errors import UsageError
+
+    given = {}
+    for text in options.cluster_option:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--cluster-option is KEY=VALUE, got {text!r}")
+        given[key] = yaml.safe_load(value)
+    return Workers(options.jobs, options.cluster, given)
+
+
+def run_study(out: Path, study: Callable[[Callable[[str, dict[str, Any]], None]], dict[str, Any]]) -> Any:
+    """Compute a study, telling of each run when it is done.
+
+    Args:
+        out: The directory of the study.
+        study: Computes it; gets what to call with the name and the summary of each run.
+
+    Returns:
+        What the study returns, or an exit status if it was interrupted.
+    """
+
+    def after_run(name: str, summary: dict[str, Any]) -> None:
+        family = summary["subnets"]
+        rest = f", subnets {family['mean']:.2f} ± {family['std']:.2f}%" if family["evaluated"] else ""
+        print(f"{name}: main {summary['main']['top1']:.2f}%{rest}", flush=True)
+
+    try:
+        return study(after_run)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command goes on with what is in {out}", file=sys.stderr)
+        return 130
+
+
+def tell_failures(out: Path, failed: Sequence[Mapping[str, str]]) -> int:
+    """Tell which runs failed and how to try them again; the exit status."""
+    from stimulative.analysis.runs import FAILURE
+
+    for failure in failed:
+        print(f"stimulative: {failure['run']} failed: {failure['error']}", file=sys.stderr)
+    if failed:
+        print(
+            f"stimulative: {len(failed)} runs failed (details: {out}/RUN/{FAILURE}); the same command tries them again "
+            "and keeps the others",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0

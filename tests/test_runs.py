@@ -1,0 +1,333 @@
+"""Many runs: kept, retried, interrupted; and the studies made of them: loafing, matrix, sweep."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stimulative.analysis import loafing as loafing_room
+from stimulative.analysis import matrix as matrix_room
+from stimulative.analysis import sweep as sweep_room
+from stimulative.analysis.loafing import loafing
+from stimulative.analysis.matrix import fits, matrix
+from stimulative.analysis.runs import FAILURE, Job, Workers, measured, run_all
+from stimulative.analysis.sweep import sweep
+from stimulative.cli import main
+from stimulative.errors import UsageError
+from stimulative.training import load_recipe, measure, prepare
+from stimulative.training.files import load_model
+from stimulative.unravel import Subnet
+
+TINY = {
+    "model.arguments": {"width": 4},
+    "schedule.epochs": 1,
+    "training.threads": 1,
+    "training.loggers": [],
+    "method.name": "common",
+}
+WORDS = [
+    "--model.arguments={width: 4}",
+    "--schedule.epochs=1",
+    "--training.loggers=[]",
+]
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe("digits", TINY)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two main nets by two methods, three subnets drawn from each."""
+    out = tmp_path_factory.mktemp("loafing")
+    recipe = load_recipe("digits", TINY | {"method.name": "stimulative"})
+    plan = loafing_room.Plan(recipe, ["1-2-1", "2-2-2"], subnets=3, methods=["common", "stimulative"])
+    return plan, out, loafing(plan, out)
+
+
+def test_loafing_trains_each_architecture_once(study):
+    plan, out, result = study
+    assert [str(net) for net in plan.main] == ["1-2-1", "2-2-2"]
+    assert [str(subnet) for subnet in plan.drawn[plan.main[0]]] == ["1-1-1"]  # all that there are
+    drawn = plan.drawn[plan.main[1]]
+    assert len(set(drawn)) == 3 and all(fits(subnet, plan.main[1]) for subnet in drawn)
+    alone = {f"common-{subnet}-seed0" for subnets in plan.drawn.values() for subnet in subnets}
+    mains = {f"{method}-{net}-seed0" for net in ("1-2-1", "2-2-2") for method in ("common", "stimulative")}
+    directories = {path.name for path in out.iterdir() if path.is_dir()}
+    assert directories == alone | mains
+    assert result == json.loads((out / "loafing.json").read_text())
+    assert result["failed"] == []
+
+
+def test_loafing_is_accuracy_alone_less_accuracy_inside(study):
+    _, out, result = study
+    assert len(result["subnets"]) == 2 * (1 + 3)
+    for pair in result["subnets"]:
+        summary = json.loads((out / f"common-{pair['subnet']}-seed0" / "summary.json").read_text())
+        assert pair["alone"] == summary["main"]["top1"] and summary["epochs"] == 1
+        assert pair["gap"] == pair["alone"] - pair["in_group"]
+    for row in result["rows"]:
+        gaps = [p["gap"] for p in result["subnets"] if (p["method"], p["main"]) == (row["method"], row["main"])]
+        assert row["gap_mean"] == pytest.approx(sum(gaps) / len(gaps))
+        assert row["gap_std"] == pytest.approx(np.std(gaps))
+        assert row["subnets"] == len(gaps)
+    assert [(row["method"], row["main"], row["blocks"]) for row in result["rows"]] == [
+        ("common", "1-2-1", 4),
+        ("common", "2-2-2", 6),
+        ("stimulative", "1-2-1", 4),
+        ("stimulative", "2-2-2", 6),
+    ]
+
+
+def test_the_accuracy_inside_is_that_of_the_subnet_of_the_trained_main_net(study):
+    _, out, result = study
+    pair = next(p for p in result["subnets"] if p["method"] == "stimulative" and p["main"] == "2-2-2")
+    run = out / "stimulative-2-2-2-seed0"
+    one = load_recipe(run / "recipe.yaml")
+    prepared = prepare(one)
+    load_model(prepared.network.model, run / "model.safetensors")
+    subnet = Subnet.parse(pair["subnet"])
+    statistics_ = prepared.network.recalibrate(
+        prepared.data.calibration, [subnet], images=one.evaluation.calibration_images
+    )
+    score = measure(prepared.network, prepared.data.test, [subnet], statistics=statistics_)[0]
+    assert pair["in_group"] == pytest.approx(score.top1, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_study_with_two_jobs_at_once(study, tmp_path):
+    plan, _, result = study
+    assert loafing(plan, tmp_path, workers=Workers(jobs=2)) == result
+
+
+def test_a_finished_study_repeats_nothing(study):
+    plan, out, result = study
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()}
+    told = []
+    assert loafing(plan, out, after_run=lambda name, _: told.append(name)) == result
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()} == before
+    assert told == list(plan.jobs)
+
+
+def test_more_subnets_use_the_runs_that_are_there(study, recipe):
+    plan, out, _ = study
+    model = out / "common-2-2-2-seed0" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    more = loafing_room.Plan(recipe, ["2-2-2"], subnets=5)
+    result = loafing(more, out)
+    assert result["rows"][0]["subnets"] == 5 and model.stat().st_mtime_ns == before
+    loafing(plan, out)
+
+
+def test_interrupting_a_study_and_starting_it_again_repeats_no_finished_run(study, tmp_path):
+    _, _, result = study
+    command = [sys.executable, "-m", "stimulative", "loafing", "digits", "--main", "1-2-1", "2-2-2"]
+    command += ["--subnets", "3", "--methods", "common,stimulative", "--out", str(tmp_path / "out"), *WORDS]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]  # the headline, and two finished runs
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command goes on with what is in" in errors and "Traceback" not in errors
+    assert [line.partition(":")[0] for line in lines[1:]] == ["common-1-2-1-seed0", "stimulative-1-2-1-seed0"]
+    done = list(tmp_path.glob("out/*/model.safetensors"))
+    assert 2 <= len(done) < 7
+    before = {path: path.stat().st_mtime_ns for path in done}
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == before
+    assert json.loads((tmp_path / "out" / "loafing.json").read_text()) == result
+
+
+def make_images(folder):
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(10):
+                pixels = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+
+
+def test_a_failed_run_is_reported_and_tried_again_alone(recipe, tmp_path):
+    images = tmp_path / "images"
+    settings = {"data.image_size": 32, "data.workers": 0, "data.crop_padding": 0}
+    missing = recipe.override({"data.name": f"folder:{images}", **settings})
+    jobs = {"broken": Job(missing, ()), "good": Job(recipe, ())}
+    outcome = run_all(jobs, tmp_path / "out")
+    assert list(outcome.summaries) == ["good"]
+    assert list(outcome.failed) == ["broken"] and str(images) in outcome.failed["broken"]
+    assert "UsageError" in (tmp_path / "out" / "broken" / FAILURE).read_text()
+    before = (tmp_path / "out" / "good" / "model.safetensors").stat().st_mtime_ns
+    make_images(images)
+    outcome = run_all(jobs, tmp_path / "out")
+    assert list(outcome.summaries) == ["broken", "good"] and not outcome.failed
+    assert (tmp_path / "out" / "good" / "model.safetensors").stat().st_mtime_ns == before
+    assert not (tmp_path / "out" / "broken" / FAILURE).exists()
+
+
+def test_a_killed_process_is_a_failed_run_and_the_others_go_on(recipe, tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\ndef net(num_classes, in_chans):\n    os.kill(os.getpid(), 9)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    deadly = recipe.override({"model.name": "deadly:net", "model.arguments": {}})
+    outcome = run_all({"a": Job(deadly, ()), "b": Job(recipe, ())}, tmp_path / "out", workers=Workers(jobs=2))
+    assert list(outcome.summaries) == ["b"]
+    assert outcome.failed == {"a": "its process was killed, perhaps for want of memory"}
+
+
+def test_the_command_line_tells_what_failed(tmp_path, capsys, monkeypatch):
+    # the planning succeeds, since the net breaks in training only
+    (tmp_path / "fragile.py").write_text(
+        "from stimulative import models\n"
+        "def net(num_classes, in_chans):\n"
+        "    net = models.build('cifar/resnet20', classes=num_classes, channels=in_chans, arguments={'width': 4})\n"
+        "    def check(module, args):\n"
+        "        if module.training and len(net.layer1) and type(net.layer1[1]).__name__ == 'RemovedBlock':\n"
+        "            raise RuntimeError('too short')\n"
+        "    net.register_forward_pre_hook(check)\n"
+        "    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["matrix", "digits", "--nets", "1-1-1", "2-1-1", "--out", str(tmp_path / "out"), "--method.name", "common"]
+    words += ["--model.name", "fragile:net", "--schedule.epochs", "1", "--training.loggers", "[]"]
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert "common-1-1-1-seed0 failed: RuntimeError: too short" in printed.err
+    assert "the same command tries them again" in printed.err and "Traceback" not in printed.err
+    cells = json.loads((tmp_path / "out" / "matrix.json").read_text())["cells"]
+    assert [(cell["subnet"], cell["main"]) for cell in cells] == [("1-1-1", "2-1-1"), ("2-1-1", "2-1-1")]
+
+
+def test_a_cluster_computes_the_same(recipe, tmp_path):
+    here = run_all({"one": Job(recipe, ())}, tmp_path / "here").summaries["one"]
+    away = run_all({"one": Job(recipe, ())}, tmp_path / "away", workers=Workers(jobs=2, cluster="local"))
+    assert away.summaries["one"]["main"] == here["main"]
+    assert json.loads((tmp_path / "away" / "one" / "summary.json").read_text())["main"] == here["main"]
+    broken = recipe.override({"data.name": f"folder:{tmp_path}/none", "data.image_size": 32})
+    outcome = run_all({"one": Job(broken, ())}, tmp_path / "broken", workers=Workers(cluster="local"))
+    assert "none" in outcome.failed["one"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ({"jobs": 0}, "the number of jobs at once is 1 or more, got 0"),
+        ({"options": {"timeout_min": 5}}, "need the cluster: --cluster slurm"),
+    ],
+)
+def test_impossible_workers_are_refused(workers, message):
+    with pytest.raises(UsageError, match=message):
+        Workers(**workers)
+
+
+def test_an_unknown_cluster_is_refused_before_any_run(recipe, tmp_path):
+    with pytest.raises(UsageError, match="the cluster 'abacus' cannot be used"):
+        run_all({"one": Job(recipe, ())}, tmp_path, workers=Workers(cluster="abacus"))
+
+
+def test_a_matrix_has_each_net_alone_and_inside_every_larger_one(recipe, tmp_path):
+    plan = matrix_room.Plan(recipe, ["2-1-1", "1-1-1", "1-2-1"], seeds=2)
+    result = matrix(plan, tmp_path)
+    assert result["nets"] == ["1-1-1", "1-2-1", "2-1-1"]  # by their number of blocks
+    places = [(cell["subnet"], cell["main"]) for cell in result["cells"]]
+    # 1-2-1 and 2-1-1 do not fit into each other
+    assert places == [
+        (a, b)
+        for a, b in [("1-1-1", "1-1-1"), ("1-1-1", "1-2-1"), ("1-1-1", "2-1-1"), ("1-2-1", "1-2-1"), ("2-1-1", "2-1-1")]
+    ]
+    alone = [json.loads((tmp_path / f"common-1-1-1-seed{s}" / "summary.json").read_text()) for s in (0, 1)]
+    values = [summary["main"]["top1"] for summary in alone]
+    assert result["cells"][0] == {
+        "subnet": "1-1-1",
+        "main": "1-1-1",
+        "seeds": 2,
+        "mean": statistics.fmean(values),
+        "std": pytest.approx(statistics.stdev(values)),
+    }
+    inside = [measured(tmp_path / f"common-2-1-1-seed{s}")["1-1-1"] for s in (0, 1)]
+    assert result["cells"][2]["mean"] == pytest.approx(statistics.fmean(inside))
+
+
+def test_a_matrix_of_densenets_builds_the_smaller_ones(tmp_path):
+    settings = {"schedule.epochs": 1, "training.loggers": [], "training.threads": 1}
+    recipe = load_recipe("digits-densenet", settings)
+    network = prepare(recipe).network
+    depths = list(network.full.depths)
+    small = [2, *depths[1:]]
+    plan = matrix_room.Plan(recipe, ["-".join(map(str, d)) for d in (small, depths)])
+    jobs = list(plan.jobs.values())
+    assert jobs[0].recipe.model.arguments["block_config"] == small and jobs[0].recipe.model.subnet is None
+    assert prepare(jobs[0].recipe).network.full.depths == tuple(small)
+    result = matrix(plan, tmp_path)
+    assert len(result["cells"]) == 3 and not result["failed"]
+
+
+def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
+    stimulative = load_recipe("digits", {**TINY, "method.name": "stimulative"})
+    plan = sweep_room.Plan(stimulative, "method.balance", ["0.5", "5"], seeds=2)
+    result = sweep(plan, tmp_path)
+    assert [row["value"] for row in result["rows"]] == [0.5, 5.0]
+    for run in result["runs"]:
+        one = load_recipe(tmp_path / run["run"] / "recipe.yaml")
+        assert one == stimulative.override({"method.balance": run["value"], "seed": run["seed"]})
+    first = [json.loads((tmp_path / f"balance-0.5-seed{s}" / "summary.json").read_text()) for s in (0, 1)]
+    row = result["rows"][0]
+    assert row["main_mean"] == pytest.approx(sum(s["main"]["top1"] for s in first) / 2)
+    assert row["main_std"] == pytest.approx(np.std([s["main"]["top1"] for s in first], ddof=1))
+    assert row["all_mean"] == pytest.approx(sum(s["subnets"]["mean"] for s in first) / 2)
+    assert row["all_std"] == pytest.approx(sum(s["subnets"]["std"] for s in first) / 2)
+    assert json.loads((tmp_path / "sweep.json").read_text()) == result
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loafing", "digits", "--main", "3-3", "--out", "x"], "subnet 3-3 is not one of this network's"),
+        (["loafing", "digits", "--main", "4-3-3", "--out", "x"], "Allowed: depths (1..3, 1..3, 1..3)"),
+        (["loafing", "digits", "--main", "2-2-2", "2-2-2", "--out", "x"], "main nets: 2-2-2 is given twice"),
+        (["loafing", "digits", "--main", "1-1-1", "--out", "x"], "the main net 1-1-1 is the smallest there is"),
+        (["loafing", "digits", "--main", "2-2-2", "--subnets", "0", "--out", "x"], "1 or more, got 0"),
+        (["loafing", "digits", "--main", "2-2-2", "--methods", "magic", "--out", "x"], "unknown method 'magic'"),
+        (["loafing", "digits", "--main", "2-2-2", "--jobs", "0", "--out", "x"], "jobs at once is 1 or more, got 0"),
+        (["loafing", "digits", "--main", "2-2-2"], "--out"),
+        (["matrix", "digits", "--nets", "[0.2]-1-1", "--out", "x"], "subnet [0.2]-1-1 is not one of this network's"),
+        (["matrix", "digits", "--nets", "2-2-2", "--seeds", "0", "--out", "x"], "number of seeds is 1 or more, got 0"),
+        (["matrix", "digits", "--nets", "2-2-2", "--cluster-option", "x", "--out", "x"], "KEY=VALUE, got 'x'"),
+        (
+            ["sweep", "digits", "--key", "method.blance", "--values", "1", "--out", "x"],
+            "method.blance: unknown setting",
+        ),
+        (["sweep", "digits", "--key", "method.balance", "--values", "1,-2", "--out", "x"], "balance"),
+        (["sweep", "digits", "--key", "method.balance", "--values", "1,1.0", "--out", "x"], "may be given once"),
+        (["sweep", "digits", "--key", "method.balance", "--values", ",", "--out", "x"], "no value of method.balance"),
+        (["sweep", "digits", "--key", "seed", "--values", "1,2", "--out", "x"], "the seed is not swept"),
+    ],
+)
+def test_impossible_studies_are_refused_before_any_work(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and "Traceback" not in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_print_their_tables_and_draw_their_pictures(tmp_path, capsys):
+    common = [*WORDS, "--method.name=common"]
+    assert main(["matrix", "digits", "--nets", "1-1-1", "1-1-2", "--out", str(tmp_path / "m"), *common]) == 0
+    printed = capsys.readouterr().out
+    assert "2 runs of cifar/resnet20 on digits, 1 epochs each" in printed and "1-1-2" in printed
+    assert (tmp_path / "m" / "matrix.png").stat().st_size > 1000
+    words = ["sweep", "digits", "--key", "optimizer.betas", "--values", "[0.9,0.99],[0.8,0.9]", "--seeds", "1"]
+    assert main([*words, "--out", str(tmp_path / "s"), *common]) == 0
+    assert [row["value"] for row in json.loads((tmp_path / "s" / "sweep.json").read_text())["rows"]] == [
+        [0.9, 0.99],
+        [0.8, 0.9],
+    ]
