@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format
+.PHONY: help install demo test browser lint format
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ demo: install  ## Train a small net twice on digits and show what stimulative tr
 # One thread in each of the two workers: more would take turns on the same cores.
 test: install  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+browser: install  ## Run the tests of the report in headless Chromium, which has to be on the machine
+	$(BIN)/python -m pytest -m browser -n 0
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -5,11 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from stimulative.cli import compare, evaluate, train, unravel
+from stimulative.cli import compare, destroy, evaluate, loafing, matrix, report, sweep, train, unravel
 from stimulative.cli.parser import Parser
+from stimulative.cli.source import without_settings
 from stimulative.errors import UsageError
 
-_COMMANDS = {"unravel": unravel, "train": train, "evaluate": evaluate, "compare": compare}
+_COMMANDS = {
+    "unravel": unravel,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "loafing": loafing,
+    "matrix": matrix,
+    "sweep": sweep,
+    "destroy": destroy,
+    "report": report,
+}
 _EXAMPLES = """examples:
   stimulative unravel timm/resnet50                     what a model is made of
   stimulative compare digits --out runs/demo            see what stimulative training does, in minutes
@@ -29,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in _COMMANDS.values():
         command.add(commands)
     try:
-        options, rest = parser.parse_known_args(arguments)
+        words, settings = without_settings(sys.argv[1:] if arguments is None else arguments)
+        options, rest = parser.parse_known_args(words)
+        rest += settings
         if options.version:
             from stimulative import __version__
 

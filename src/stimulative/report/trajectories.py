@@ -1,0 +1,87 @@
+"""How training went: loss and accuracy by epoch, several runs on one picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from stimulative.report.figure import Figure, Row, data, tooltip
+from stimulative.report.study import Study
+from stimulative.report.style import HEIGHT
+
+_MARKS = 20
+"""About so many epochs of a run have a mark to hover over."""
+
+
+def trajectory_figures(study: Study, points: int) -> list[Figure]:
+    """Training loss and validation accuracy by epoch; none where no run has a log.
+
+    Args:
+        study: The runs.
+        points: About so many epochs of all runs together are drawn at most; the CSV file has all of them.
+    """
+    rows = [
+        {"series": name, "seed": run.summary["seed"], **row}
+        for name, runs in study.series.items()
+        for run in runs
+        for row in run.metrics
+    ]
+    if not rows:
+        return []
+    # the whole loss of one method has other terms than that of another
+    own = all(row["main_ce"] is not None for row in rows)
+    loss, what = (
+        ("main_ce", "Cross-entropy of the main net") if own else ("loss", "The whole loss, all terms of the method,")
+    )
+    figures = [
+        Figure(
+            "trajectory-loss",
+            "Training loss",
+            f"{what} on training images, mean of each epoch. {_lines(study)}",
+            rows,
+            _chart(study, rows, loss, "cross-entropy" if own else "loss", points),
+        )
+    ]
+    validated = [row for row in rows if row["validation_top1"] is not None]
+    if validated:
+        figures.append(
+            Figure(
+                "trajectory-validation",
+                "Validation accuracy",
+                f"Top-1 accuracy of the main net on images held out of the training split. {_lines(study)}",
+                validated,
+                _chart(study, validated, "validation_top1", "top-1 (%)", points),
+            )
+        )
+    return figures
+
+
+def _chart(study: Study, rows: list[Row], key: str, axis: str, points: int) -> Any:
+    epochs = max(row["epoch"] for row in rows)
+    every, marked = -(-len(rows) // max(1, points)), max(1, epochs // _MARKS)
+    keys = ("series", "seed", "epoch", key)
+    drawn = [
+        {name: row[name] for name in keys} | {"marked": row["epoch"] % marked == 0 or row["epoch"] == 1}
+        for row in rows
+        if row["epoch"] % every == 0 or row["epoch"] % marked == 0 or row["epoch"] in (1, epochs)
+    ]
+    palette = study.palette
+    base = alt.Chart(data(drawn)).encode(
+        alt.X(
+            "epoch",
+            type="quantitative",
+            axis=alt.Axis(tickMinStep=1, format="d"),
+            scale=alt.Scale(nice=False, zero=False, padding=8),
+        ),
+        alt.Y(key, type="quantitative", title=axis, scale=alt.Scale(zero=False)),
+        palette.colour,
+    )
+    lines = base.mark_line(strokeWidth=1.5).encode(palette.dash, alt.Detail("seed", type="nominal"))
+    marks = base.transform_filter("datum.marked").mark_point(size=35)
+    shown = tooltip(series="trained", seed="seed", epoch="epoch:d", **{key: f"{axis}:.4g"})
+    return (lines + marks.encode(palette.shape, tooltip=shown)).properties(height=HEIGHT)
+
+
+def _lines(study: Study) -> str:
+    return f"A line is a run; {study.seeds()}."
