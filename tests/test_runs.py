@@ -125,6 +125,7 @@ def test_more_subnets_use_the_runs_that_are_there(study, recipe):
     loafing(plan, out)
 
 
+@pytest.mark.timeout(900)  # two starts of Python, and runs in each
 def test_interrupting_a_study_and_starting_it_again_repeats_no_finished_run(study, tmp_path):
     _, _, result = study
     command = [sys.executable, "-m", "stimulative", "loafing", "digits", "--main", "1-2-1", "2-2-2"]

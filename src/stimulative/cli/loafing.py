@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import add_running, run_study, tell_failures, workers_of
+from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -29,7 +29,6 @@ def add(commands: Any) -> None:
         examples=_EXAMPLES,
         settings=True,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
     parser.add_argument(
         "--main",
         nargs="+",
@@ -40,12 +39,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--subnets", type=int, default=10, metavar="N", help="subnets drawn from each main net (default: 10)"
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the study")
     parser.add_argument(
         "--methods", default="common", metavar="A,B", help="how main nets are trained (default: common)"
     )
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds of every run (default: 1)")
-    add_running(parser)
+    add_study(parser, seeds=1)
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
@@ -73,18 +70,21 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="top-1 accuracy in %, mean ± standard deviation over subnets and seeds", title_justify="left")
+    table = Table(
+        title="top-1 accuracy in %, mean over n subnets and all seeds; ± standard deviation", title_justify="left"
+    )
     for column in ("method", "main net"):
         table.add_column(column, no_wrap=True)
-    for column in ("blocks", "itself", "subnets", "inside", "alone", "gap"):
+    for column in ("itself", "n", "inside", "alone", "gap"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["method"],
             row["main"],
-            str(row["blocks"]),
             f"{row['main_top1']:.2f}",
             str(row["subnets"]),
-            *(f"{row[f'{key}_mean']:.2f} ± {row[f'{key}_std']:.2f}" for key in ("in_group", "alone", "gap")),
+            f"{row['in_group_mean']:.2f}",
+            f"{row['alone_mean']:.2f}",
+            f"{row['gap_mean']:.2f} ± {row['gap_std']:.2f}",
         )
     Console().print(table)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import add_running, run_study, tell_failures, workers_of
+from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -28,7 +28,6 @@ def add(commands: Any) -> None:
         examples=_EXAMPLES,
         settings=True,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
     parser.add_argument(
         "--nets",
         nargs="+",
@@ -36,9 +35,7 @@ def add(commands: Any) -> None:
         metavar="DEPTHS",
         help="the nets by their depths, cut from the recipe's model: 2-4-4 2-8-8",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the matrix")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds of every run (default: 1)")
-    add_running(parser)
+    add_study(parser, seeds=1)
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:

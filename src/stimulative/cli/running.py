@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where runs are computed."""
+def add_study(parser: argparse.ArgumentParser, *, seeds: int) -> None:
+    """Add what every study of several runs takes: a recipe, a directory, seeds, and where the runs are computed.
+
+    Args:
+        parser: The parser of a command that has ``TAKES_SETTINGS = True``.
+        seeds: The number of seeds by default.
+    """
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the study, with a directory a run")
+    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"seeds of every run (default: {seeds})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument(
         "--cluster", metavar="NAME", help="send runs to a cluster through submitit: slurm (or local, to try it)"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import add_running, run_study, tell_failures, workers_of
+from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -28,12 +28,9 @@ def add(commands: Any) -> None:
         examples=_EXAMPLES,
         settings=True,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
     parser.add_argument("--key", required=True, metavar="SECTION.KEY", help="the setting, such as method.balance")
     parser.add_argument("--values", required=True, metavar="A,B,C", help="its values")
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the sweep")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds for each value (default: 3)")
-    add_running(parser)
+    add_study(parser, seeds=3)
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:

@@ -14,7 +14,8 @@ class ModelSettings:
 
     Args:
         name: The model: cifar/resnet20, 32, 44, 56 or 110 (He et al.'s nets for small images);
-            cifar/resnet18, 34, 50, 101 or cifar/mobilenetv3_large (timm's, with a stem for small images);
+            cifar/resnet18, 34, 50, 101, cifar/mobilenetv3_large or cifar/densenet121, 169, 201, 264 (timm's,
+            with a stem for small images);
             timm/NAME; torchvision/NAME; or package.module:factory for one of your own, called with
             num_classes and in_chans.
         arguments: Keyword arguments for the model's factory, for instance {drop_path_rate: 0.1}; He et al.'s

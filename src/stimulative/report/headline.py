@@ -40,7 +40,7 @@ def _numbers(runs: Sequence[Run]) -> dict[str, str]:
     memory = [run.summary["peak_memory_mib"] for run in runs if run.summary.get("peak_memory_mib") is not None]
     return {
         "seeds": str(len(runs)),
-        "main net (%)": f"{statistics.fmean(main):.2f} ± {statistics.stdev(main) if len(main) > 1 else 0:.2f}",
+        "main net (%)": _mean(main) + (f" ± {statistics.stdev(main):.2f}" if len(main) > 1 else ""),
         "all subnets (%)": f"{_mean(map(statistics.fmean, top1))} ± {_mean(map(statistics.pstdev, top1))}"
         if top1
         else "",
