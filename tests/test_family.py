@@ -405,10 +405,10 @@ def test_adopting_overwrites_nothing(found, run, tmp_path):
         adopt(recipe.override({"evaluation.subnets": 5}), found, out)
     other = tmp_path / "other.pth"
     torch.save({key: value + 1 for key, value in load_file(run / "model.safetensors").items()}, other)
-    with pytest.raises(UsageError, match=r"holds another run, of the weights .*found.pth; choose another"):
+    with pytest.raises(UsageError, match=r"holds the weights .*found.pth; choose another"):
         adopt(recipe, other, out)
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UsageError, match="holds another run, of a trained run"):
+    with pytest.raises(UsageError, match="holds a trained run; choose"):
         adopt(recipe, found, run)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")

@@ -175,6 +175,16 @@ def test_a_failed_run_is_reported_and_tried_again_alone(recipe, tmp_path):
     assert not (tmp_path / "out" / "broken" / FAILURE).exists()
 
 
+def test_a_run_with_a_damaged_summary_is_a_failed_run(recipe, tmp_path):
+    jobs = {"one": Job(recipe, ()), "other": Job(recipe.override({"seed": 1}), ())}
+    run_all(jobs, tmp_path)
+    summary = tmp_path / "one" / "summary.json"
+    summary.write_text(summary.read_text()[:50])
+    outcome = run_all(jobs, tmp_path)
+    assert list(outcome.summaries) == ["other"]
+    assert "is not JSON" in outcome.failed["one"] and f"remove {tmp_path / 'one'}" in outcome.failed["one"]
+
+
 def test_a_killed_process_is_a_failed_run_and_the_others_go_on(recipe, tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\ndef net(num_classes, in_chans):\n    os.kill(os.getpid(), 9)\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -197,12 +207,12 @@ def test_the_command_line_tells_what_failed(tmp_path, capsys, monkeypatch):
         "    return net\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    words = ["matrix", "digits", "--nets", "1-1-1", "2-1-1", "--out", str(tmp_path / "out"), "--method.name", "common"]
+    words = ["matrix", "digits", "--nets", "1-1-1", "2-1-1", "--out", str(tmp_path / "out")]
     words += ["--model.name", "fragile:net", "--schedule.epochs", "1", "--training.loggers", "[]"]
     assert main(words) == 1
     printed = capsys.readouterr()
     assert "common-1-1-1-seed0 failed: RuntimeError: too short" in printed.err
-    assert "the same command tries them again" in printed.err and "Traceback" not in printed.err
+    assert "the same command tries again what failed" in printed.err and "Traceback" not in printed.err
     cells = json.loads((tmp_path / "out" / "matrix.json").read_text())["cells"]
     assert [(cell["subnet"], cell["main"]) for cell in cells] == [("1-1-1", "2-1-1"), ("2-1-1", "2-1-1")]
 
@@ -300,6 +310,8 @@ def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
         (["loafing", "digits", "--main", "2-2-2", "--jobs", "0", "--out", "x"], "jobs at once is 1 or more, got 0"),
         (["loafing", "digits", "--main", "2-2-2"], "--out"),
         (["matrix", "digits", "--nets", "[0.2]-1-1", "--out", "x"], "subnet [0.2]-1-1 is not one of this network's"),
+        (["matrix", "digits", "--nets", "2-2-2", "--method.name=x", "--out", "x"], "is said with --method here"),
+        (["matrix", "digits", "--nets", "2-2-2", "--method", "magic", "--out", "x"], "unknown method"),
         (["matrix", "digits", "--nets", "2-2-2", "--seeds", "0", "--out", "x"], "number of seeds is 1 or more, got 0"),
         (["matrix", "digits", "--nets", "2-2-2", "--cluster-option", "x", "--out", "x"], "KEY=VALUE, got 'x'"),
         (
@@ -308,7 +320,10 @@ def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
         ),
         (["sweep", "digits", "--key", "method.balance", "--values", "1,-2", "--out", "x"], "balance"),
         (["sweep", "digits", "--key", "method.balance", "--values", "1,1.0", "--out", "x"], "may be given once"),
-        (["sweep", "digits", "--key", "method.balance", "--values", ",", "--out", "x"], "no value of method.balance"),
+        (
+            ["sweep", "digits", "--key", "method.balance", "--values", "1,,2", "--out", "x"],
+            "without empty places; got '1,,2'",
+        ),
         (["sweep", "digits", "--key", "seed", "--values", "1,2", "--out", "x"], "the seed is not swept"),
     ],
 )
@@ -322,9 +337,9 @@ def test_impossible_studies_are_refused_before_any_work(words, message, tmp_path
 
 def test_the_commands_print_their_tables_and_draw_their_pictures(tmp_path, capsys):
     common = [*WORDS, "--method.name=common"]
-    assert main(["matrix", "digits", "--nets", "1-1-1", "1-1-2", "--out", str(tmp_path / "m"), *common]) == 0
+    assert main(["matrix", "digits", "--nets", "1-1-1", "1-1-2", "--out", str(tmp_path / "m"), *WORDS]) == 0
     printed = capsys.readouterr().out
-    assert "2 runs of cifar/resnet20 on digits, 1 epochs each" in printed and "1-1-2" in printed
+    assert "2 runs of cifar/resnet20 on digits, 1 epochs each, by common training" in printed and "1-1-2" in printed
     assert (tmp_path / "m" / "matrix.png").stat().st_size > 1000
     words = ["sweep", "digits", "--key", "optimizer.betas", "--values", "[0.9,0.99],[0.8,0.9]", "--seeds", "1"]
     assert main([*words, "--out", str(tmp_path / "s"), *common]) == 0

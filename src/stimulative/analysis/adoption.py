@@ -138,7 +138,7 @@ def _holds_already(out: Path, recipe: Recipe, origin: Mapping[str, str]) -> bool
     adopted = files.read_json(out / files.SUMMARY).get("weights") or {}
     if adopted.get("sha256") != origin["sha256"]:
         other = f"the weights {adopted['file']}" if "file" in adopted else "a trained run"
-        raise UsageError(f"{out} holds another run, of {other}; choose another directory with --out, or remove it")
+        raise UsageError(f"{out} holds {other}; choose another directory with --out, or remove it")
     before, now = load_recipe(out / files.RECIPE).to_mapping(), recipe.to_mapping()
     changed = [section for section in now if before.get(section) != now[section]]
     if changed:

@@ -200,7 +200,10 @@ def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Ru
     data = prepared.data
     stored = directory / files.MODEL
     if not stored.exists():
-        raise UsageError(f"there is no {stored}: the run has not finished; continue it with --resume")
+        raise UsageError(
+            f"there is no {stored}, though the run has finished: put the file back, or remove {files.SUMMARY} and "
+            "resume the run"
+        )
     load_weights(
         prepared.network.model,
         read_weights(stored),

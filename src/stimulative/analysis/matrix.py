@@ -26,13 +26,15 @@ class Plan:
     Args:
         recipe: The recipe; its model is the net that the others are cut from.
         nets: The depths of the nets, such as ``["2-2-2", "2-4-4"]``.
+        method: The method that they are trained by.
         seeds: The number of seeds, counted from the recipe's.
 
     Raises:
         UsageError: If one of these cannot be.
     """
 
-    def __init__(self, recipe: Recipe, nets: Sequence[str], *, seeds: int = 1) -> None:
+    def __init__(self, recipe: Recipe, nets: Sequence[str], *, method: str = "common", seeds: int = 1) -> None:
+        recipe = recipe.override({"method.name": method})
         network = network_of(recipe)
         self.recipe = recipe
         self.seeds = seeds_from(recipe, seeds)

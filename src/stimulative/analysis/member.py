@@ -67,4 +67,5 @@ def read_family(path: Path) -> list[Member]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; evaluate the run first") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is not the list of subnets of a run ({error!r}); evaluate the run again") from error
+        what = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"{path} is not the list of subnets of a run: {what}; evaluate the run again") from error

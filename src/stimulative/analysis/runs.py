@@ -101,7 +101,11 @@ def run_all(
     outcome = Outcome({}, {})
     waiting: dict[str, Job] = {}
     for name, job in jobs.items():
-        summary = finished(out / name, job)
+        try:
+            summary = finished(out / name, job)
+        except UsageError as error:
+            outcome.failed[name] = f"{error}; remove {out / name} to train it again"
+            continue
         if summary is None:
             waiting[name] = job
         else:
@@ -219,6 +223,7 @@ def _on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> It
     context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
         context.set_forkserver_preload(["stimulative.analysis.runs", "lightning.fabric", "timm"])
+        _start_fork_server()
     threads = max(1, (os.cpu_count() or 1) // workers.jobs) if workers.jobs > 1 else None
     waiting = list(jobs.items())[::-1]
     running: dict[Connection, tuple[str, Any]] = {}
@@ -248,6 +253,20 @@ def _on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> It
             process.terminate()
         for _, process in running.values():
             process.join()
+
+
+def _start_fork_server() -> None:
+    """Start the fork server deaf to Ctrl-C, which is for its parent; it would be interrupted in its imports."""
+    import threading
+    from multiprocessing import forkserver
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # where signals cannot be set, they do not arrive either
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _send(sender: Any, *arguments: Any) -> None:

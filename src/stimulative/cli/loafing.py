@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
+from stimulative.cli.running import add_study, refuse_method, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -51,11 +51,15 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative.report import draw_loafing
     from stimulative.training.recipe import load_recipe
 
+    refuse_method(rest, "--methods")
     recipe = load_recipe(options.recipe, rest)
     out, workers = Path(options.out), workers_of(options)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     plan = Plan(recipe, options.main, subnets=options.subnets, methods=methods, seeds=options.seeds)
-    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
+    print(
+        f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each"
+        f", main nets by {' and '.join(methods)} training"
+    )
     study = run_study(out, lambda after_run: loafing(plan, out, workers=workers, after_run=after_run))
     if isinstance(study, int):
         return study

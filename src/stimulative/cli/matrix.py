@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
+from stimulative.cli.running import add_study, refuse_method, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
         description="Train nets of several depths alone, and measure every smaller one inside every larger one, as in "
         "the paper's tables of DenseNets. Works on any residual network too. Runs that have finished in the directory "
         "are not repeated. Writes matrix.json and its picture.",
-        usage="stimulative matrix RECIPE --nets DEPTHS ... --out DIR [--seeds N] [--jobs N] [--section.key VALUE ...]",
+        usage="stimulative matrix RECIPE --nets DEPTHS ... --out DIR [--method NAME] [--seeds N] [--jobs N] "
+        "[--section.key VALUE ...]",
         examples=_EXAMPLES,
         settings=True,
     )
@@ -35,6 +36,7 @@ def add(commands: Any) -> None:
         metavar="DEPTHS",
         help="the nets by their depths, cut from the recipe's model: 2-4-4 2-8-8",
     )
+    parser.add_argument("--method", default="common", metavar="NAME", help="how they are trained (default: common)")
     add_study(parser, seeds=1)
 
 
@@ -44,10 +46,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative.report import draw_matrix
     from stimulative.training.recipe import load_recipe
 
+    refuse_method(rest, "--method")
     recipe = load_recipe(options.recipe, rest)
     out, workers = Path(options.out), workers_of(options)
-    plan = Plan(recipe, options.nets, seeds=options.seeds)
-    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
+    plan = Plan(recipe, options.nets, method=options.method, seeds=options.seeds)
+    print(
+        f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each"
+        f", by {options.method} training"
+    )
     result = run_study(out, lambda after_run: matrix(plan, out, workers=workers, after_run=after_run))
     if isinstance(result, int):
         return result

@@ -32,6 +32,18 @@ def add_study(parser: argparse.ArgumentParser, *, seeds: int) -> None:
     )
 
 
+def refuse_method(rest: Sequence[str], option: str) -> None:
+    """Refuse ``--method.name`` where an option of the command says how nets are trained.
+
+    Raises:
+        UsageError: If it is given.
+    """
+    from stimulative.errors import UsageError
+
+    if any(word.partition("=")[0] == "--method.name" for word in rest):
+        raise UsageError(f"how the nets are trained is said with {option} here, not with --method.name")
+
+
 def workers_of(options: argparse.Namespace) -> Any:
     """Where runs are computed, as the options say."""
     import yaml
@@ -79,8 +91,8 @@ def tell_failures(out: Path, failed: Sequence[Mapping[str, str]]) -> int:
         print(f"stimulative: {failure['run']} failed: {failure['error']}", file=sys.stderr)
     if failed:
         print(
-            f"stimulative: {len(failed)} runs failed (details: {out}/RUN/{FAILURE}); the same command tries them again "
-            "and keeps the others",
+            f"stimulative: {len(failed)} run{'s' if len(failed) > 1 else ''} failed (details: {out}/RUN/{FAILURE}); "
+            "the same command tries again what failed and keeps the rest",
             file=sys.stderr,
         )
     return 1 if failed else 0

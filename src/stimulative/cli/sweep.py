@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
+from stimulative.errors import UsageError
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -42,7 +43,9 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     recipe = load_recipe(options.recipe, rest)
     out, workers = Path(options.out), workers_of(options)
     # commas within brackets belong to a value, such as [0.9,0.99]
-    values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", options.values) if value.strip()]
+    values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", options.values)]
+    if not all(values):
+        raise UsageError(f"--values is a list such as 0.5,1,5, without empty places; got {options.values!r}")
     plan = Plan(recipe, options.key, values, seeds=options.seeds)
     print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
     result = run_study(out, lambda after_run: sweep(plan, out, workers=workers, after_run=after_run))
