@@ -74,9 +74,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title="top-1 accuracy in %, mean over n subnets and all seeds; ± standard deviation", title_justify="left"
-    )
+    table = Table(title="top-1 accuracy in %", title_justify="left")
     for column in ("method", "main net"):
         table.add_column(column, no_wrap=True)
     for column in ("itself", "n", "inside", "alone", "gap"):
@@ -92,3 +90,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
             f"{row['gap_mean']:.2f} ± {row['gap_std']:.2f}",
         )
     Console().print(table)
+    print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")

@@ -69,9 +69,7 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     cells = {(cell["subnet"], cell["main"]): cell for cell in result["cells"]}
-    table = Table(
-        title="top-1 accuracy in %: rows inside columns, each net alone on the diagonal", title_justify="left"
-    )
+    table = Table(title="top-1 accuracy in %", title_justify="left")
     table.add_column("subnet", no_wrap=True)
     for net in result["nets"]:
         table.add_column(net, justify="right", no_wrap=True)
@@ -79,6 +77,7 @@ def _show(result: dict[str, Any]) -> None:
         row = [cells.get((subnet, net)) for net in result["nets"]]
         table.add_row(subnet, *("–" if cell is None else _shown(cell) for cell in row))
     Console().print(table)
+    print("rows: subnets, inside the nets of the columns; on the diagonal each net trained alone")
 
 
 def _shown(cell: dict[str, Any]) -> str:
