@@ -253,7 +253,13 @@ def test_an_unwritable_directory_is_named(tmp_path, capsys):
 def test_an_interrupt_leaves_a_run_that_goes_on_and_says_how(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "stimulative", "train", "digits", "--out", str(out), "--model.arguments.width=4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where the tests ignore it
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (out / "metrics.csv").exists() and len(read_metrics(out / "metrics.csv")) >= 1:

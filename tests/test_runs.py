@@ -131,7 +131,12 @@ def test_interrupting_a_study_and_starting_it_again_repeats_no_finished_run(stud
     command = [sys.executable, "-m", "stimulative", "loafing", "digits", "--main", "1-2-1", "2-2-2"]
     command += ["--subnets", "3", "--methods", "common,stimulative", "--out", str(tmp_path / "out"), *WORDS]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where the tests ignore it
     )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]  # the headline, and two finished runs
