@@ -7,6 +7,7 @@ import statistics
 import pytest
 import timm
 import torch
+from safetensors.torch import load_model
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +19,6 @@ from stimulative.analysis.comparison import plan_runs, table
 from stimulative.analysis.family import choose_subnets, read_family
 from stimulative.errors import UsageError
 from stimulative.training import load_recipe, measure, prepare, train
-from stimulative.training.files import load_model
 
 TINY = {
     "model.arguments": {"width": 4},

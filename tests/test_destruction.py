@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import SequentialNet, images, randomised
+from safetensors.torch import load_model
 from torch import nn
 
 from stimulative import Subnet, unravel
@@ -27,7 +28,6 @@ from stimulative.cli import main
 from stimulative.data import from_loaders
 from stimulative.errors import UsageError
 from stimulative.training import load_recipe, prepare, train
-from stimulative.training.files import load_model
 from stimulative.unravel import Stage
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 1, "schedule.warmup_epochs": 0, "training.threads": 1}

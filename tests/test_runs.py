@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_model
 
 from stimulative.analysis import loafing as loafing_room
 from stimulative.analysis import matrix as matrix_room
@@ -21,7 +22,6 @@ from stimulative.analysis.sweep import sweep
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.training import load_recipe, measure, prepare
-from stimulative.training.files import load_model
 from stimulative.unravel import Subnet
 
 TINY = {

@@ -3,7 +3,8 @@
 The images that the model sees are those of the data set, as in training here. ``cifar10`` and ``cifar100`` are
 normalised by the mean and deviation of their training images. ``folder:PATH`` is resized (bilinear) so that the shorter
 side is 256/224 of ``data.image_size``, cropped to the centre, and normalised by ImageNet's mean (0.485, 0.456, 0.406)
-and deviation (0.229, 0.224, 0.225). Weights that were trained on images prepared otherwise lose accuracy by that.
+and deviation (0.229, 0.224, 0.225). Weights that were trained on images prepared otherwise lose accuracy by
+that: ``data.mean``, ``data.std``, ``data.crop_ratio`` and ``data.interpolation`` prepare them as they were.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def _warn_of_other_images(model: nn.Module, data: Data) -> None:
     if data.name.startswith(FOLDER) and mean and std and (mean, std) != (data.mean, data.std):
         warnings.warn(
             f"timm's weights of this architecture are for images with mean {mean} and deviation {std}; these are "
-            f"normalised by {data.mean} and {data.std}. If the weights are timm's, the accuracies are too low",
+            f"normalised by {data.mean} and {data.std}. If the weights are timm's, the accuracies are too low; "
+            "set data.mean and data.std",
             stacklevel=3,
         )

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stimulative.analysis.runs import Job, over_seeds, run_all, seeds_from
-from stimulative.errors import UsageError
-from stimulative.methods import METHODS
+from stimulative.analysis.runs import Job, check_methods, over_seeds, run_all, seeds_from
 from stimulative.training import Recipe, files, load_recipe
 
 COMPARISON = "comparison.json"
@@ -59,13 +57,7 @@ def compare(
 
 def plan_runs(recipe: Recipe, methods: Sequence[str], seeds: int) -> dict[tuple[str, int], Recipe]:
     """The recipe of each run, by method and seed, in the order in which they run."""
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown or not methods:
-        raise UsageError(
-            f"unknown method {unknown[0]!r}, known: {', '.join(METHODS)}" if unknown else "no method given"
-        )
-    if len(set(methods)) < len(methods):
-        raise UsageError(f"each method may be named once, got {', '.join(methods)}")
+    check_methods(methods)
     return {
         (method, seed): recipe.override({"method.name": method, "seed": seed})
         for seed in seeds_from(recipe, seeds)

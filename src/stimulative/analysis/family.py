@@ -183,6 +183,21 @@ def summary_of(directory: Path) -> dict[str, Any]:
     return summary
 
 
+def weights_of(directory: Path) -> Path:
+    """The file of the trained weights of a finished run.
+
+    Raises:
+        UsageError: If it is missing.
+    """
+    stored = directory / files.MODEL
+    if not stored.exists():
+        raise UsageError(
+            f"there is no {stored}, though the run has finished: put the file back, or remove {files.SUMMARY} and "
+            "resume the run"
+        )
+    return stored
+
+
 def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Run:
     """The data and the trained network of a finished run.
 
@@ -198,12 +213,7 @@ def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Ru
     summary_of(directory)
     prepared = prepare_to_measure(recipe, device=device)
     data = prepared.data
-    stored = directory / files.MODEL
-    if not stored.exists():
-        raise UsageError(
-            f"there is no {stored}, though the run has finished: put the file back, or remove {files.SUMMARY} and "
-            "resume the run"
-        )
+    stored = weights_of(directory)
     load_weights(
         prepared.network.model,
         read_weights(stored),

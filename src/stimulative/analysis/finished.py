@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stimulative.analysis.family import recipe_of, summary_of
+from stimulative.analysis.family import recipe_of, summary_of, weights_of
 from stimulative.errors import UsageError
-from stimulative.training import Recipe, files
+from stimulative.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,7 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
     for label, directory in zip(_labels(directories), directories, strict=True):
         try:
             found.append(FinishedRun(label, directory, recipe_of(directory), summary_of(directory)))
-            if not (directory / files.MODEL).exists():
-                raise UsageError(
-                    f"there is no {directory / files.MODEL}, though the run has finished: put the file back, or remove "
-                    f"{files.SUMMARY} and resume the run"
-                )
+            weights_of(directory)
         except UsageError as error:
             problems.append(str(error))
     if problems:

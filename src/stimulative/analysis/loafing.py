@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.analysis.family import draw
-from stimulative.analysis.runs import Job, Outcome, Workers, measured, run_all, seeds_from
-from stimulative.analysis.smaller import network_of, ordered_subnet, smaller, unique
+from stimulative.analysis.runs import Job, Outcome, Workers, check_methods, measured, run_all, seeds_from
+from stimulative.analysis.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.errors import UsageError
-from stimulative.methods import METHODS
 from stimulative.training import Recipe, files
 from stimulative.unravel import Subnet, SubnetSpace
 
@@ -53,13 +52,7 @@ class Plan:
     ) -> None:
         if subnets < 1:
             raise UsageError(f"the number of subnets of each main net is 1 or more, got {subnets}")
-        unknown = [method for method in methods if method not in METHODS]
-        if unknown or not methods or len(set(methods)) < len(methods):
-            raise UsageError(
-                f"unknown method {unknown[0]!r}, known: {', '.join(METHODS)}"
-                if unknown
-                else f"methods are one or more different ones, got {', '.join(methods) or 'none'}"
-            )
+        check_methods(methods)
         network = network_of(recipe)
         self.recipe = recipe
         self.methods = list(methods)
@@ -75,11 +68,6 @@ class Plan:
             for subnet in sorted({subnet for drawn in self.drawn.values() for subnet in drawn}):
                 one = smaller(recipe, network, subnet).override({"method.name": ALONE, "seed": seed})
                 self.jobs.setdefault(run_name(ALONE, subnet, seed), Job(one, ()))
-
-
-def run_name(method: str, net: Subnet, seed: int) -> str:
-    """The name of the directory of a run."""
-    return f"{method}-{net}-seed{seed}"
 
 
 def loafing(

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stimulative.analysis.loafing import run_name
 from stimulative.analysis.runs import Job, Workers, measured, run_all, seeds_from, spread
-from stimulative.analysis.smaller import network_of, ordered_subnet, smaller, unique
+from stimulative.analysis.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.training import Recipe, files
 from stimulative.unravel import Subnet
 

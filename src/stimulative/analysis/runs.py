@@ -20,6 +20,7 @@ from typing import Any
 
 from stimulative.analysis.family import evaluate, read_family
 from stimulative.errors import UsageError
+from stimulative.methods import METHODS
 from stimulative.training import Recipe, files, load_recipe, train
 
 FAILURE = "failure.txt"
@@ -156,6 +157,21 @@ def measured(directory: Path) -> dict[str, float]:
     if not (directory / files.SUBNETS).exists():
         return {}
     return {str(member.subnet): member.score.top1 for member in read_family(directory / files.SUBNETS)}
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Check the methods that runs are to be trained by.
+
+    Raises:
+        UsageError: If there is none, one is unknown, or one is named twice.
+    """
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods:
+        raise UsageError(
+            f"unknown method {unknown[0]!r}, known: {', '.join(METHODS)}" if unknown else "no method given"
+        )
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"each method may be named once, got {', '.join(methods)}")
 
 
 def seeds_from(recipe: Recipe, count: int) -> range:

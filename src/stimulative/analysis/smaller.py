@@ -44,6 +44,11 @@ def smaller(recipe: Recipe, network: ResidualNetwork, subnet: Subnet) -> Recipe:
     return recipe.override({"model.subnet": str(subnet)})
 
 
+def run_name(method: str, net: Subnet, seed: int) -> str:
+    """The name of the directory of a net's run."""
+    return f"{method}-{net}-seed{seed}"
+
+
 def unique(nets: Sequence[Subnet], what: str) -> list[Subnet]:
     """The same nets.
 

@@ -69,23 +69,6 @@ def save_model(model: nn.Module, path: Path) -> None:
         save(model, str(temporary))
 
 
-def load_model(model: nn.Module, path: Path) -> None:
-    """Fill a model with what ``save_model`` wrote.
-
-    Raises:
-        UsageError: If the file is missing, damaged, or of another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model as load
-
-    try:
-        load(model, str(path))
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no {path}: the run has not finished; continue it with --resume") from error
-    except (SafetensorError, RuntimeError) as error:
-        raise UsageError(f"{path} does not fit the model of its recipe: {error}") from error
-
-
 def make_directory(path: Path) -> None:
     """Create a directory to write to.
 
