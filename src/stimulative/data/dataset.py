@@ -23,8 +23,8 @@ class Data:
             it is the only one.
         validation: Training images held out, not augmented; to choose checkpoints on.
         test: The test split; read when first used.
-        calibration: Training images that are not held out, not augmented, in a fixed shuffled order; to
-            recalibrate BatchNorm on.
+        calibration: Training images that are not held out, shuffled and augmented as for training, the same
+            in every pass; to recalibrate BatchNorm on.
     """
 
     name: str

@@ -261,27 +261,14 @@ def training_loader(
     world_size: int,
 ) -> FolderLoader:
     """Shuffled batches of the images at `index`, cropped in random scale and shape and mirrored."""
-    from torchvision.transforms import v2
-
-    mirror = [v2.RandomHorizontalFlip()] if flip else []
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode(interpolation), antialias=True),
-            *mirror,
-            v2.PILToTensor(),
-        ]
-    )
-    positions = torch.from_numpy(index)
 
     def order(epoch: int) -> tuple[Tensor, Tensor]:
-        generator = generator_for(seed, f"training epoch {epoch}")
-        shuffled = positions[torch.randperm(len(positions), generator=generator)]
-        random_numbers = torch.randint(2**63 - 1, (len(positions),), generator=generator)
+        shuffled, random_numbers = _shuffled(index, generator_for(seed, f"training epoch {epoch}"))
         return share_of(shuffled, rank, world_size), share_of(random_numbers, rank, world_size)
 
     return FolderLoader(
         images,
-        transform,
+        _augmentation(size, flip, interpolation),
         order,
         count=len(index) // world_size,
         batch_size=batch_size,
@@ -291,6 +278,48 @@ def training_loader(
         drop_incomplete=True,
         keep_workers=True,
     )
+
+
+def calibration_loader(
+    images: ImageList,
+    index: np.ndarray,
+    *,
+    size: int,
+    flip: bool,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    normalisation: Normalisation,
+    interpolation: str,
+) -> FolderLoader:
+    """Batches of the images at `index`, shuffled and augmented as for training, the same in every pass."""
+    drawn = _shuffled(index, generator_for(seed, "calibration"))
+    return FolderLoader(
+        images,
+        _augmentation(size, flip, interpolation),
+        lambda epoch: drawn,
+        count=len(index),
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        normalisation=normalisation,
+    )
+
+
+def _augmentation(size: int, flip: bool, interpolation: str) -> Callable[[Any], Tensor]:
+    """What is done to a training image."""
+    from torchvision.transforms import v2
+
+    mirror = [v2.RandomHorizontalFlip()] if flip else []
+    crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode(interpolation), antialias=True)
+    return v2.Compose([crop, *mirror, v2.PILToTensor()])
+
+
+def _shuffled(index: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The images at `index` in random order, each with a random number to be augmented by."""
+    shuffled = torch.from_numpy(index)[torch.randperm(len(index), generator=generator)]
+    return shuffled, torch.randint(2**63 - 1, (len(index),), generator=generator)
 
 
 def evaluation_loader(
@@ -304,9 +333,8 @@ def evaluation_loader(
     normalisation: Normalisation,
     interpolation: str,
     crop_ratio: float,
-    shuffle_seed: int | None = None,
 ) -> FolderLoader:
-    """The centres of the images at `index`, in that order or shuffled once and for all."""
+    """The centres of the images at `index`, in that order."""
     from torchvision.transforms import v2
 
     transform = v2.Compose(
@@ -317,9 +345,6 @@ def evaluation_loader(
         ]
     )
     positions = torch.from_numpy(index)
-    if shuffle_seed is not None:
-        generator = generator_for(shuffle_seed, "calibration order")
-        positions = positions[torch.randperm(len(positions), generator=generator)]
     unused = torch.zeros_like(positions)
     return FolderLoader(
         images,

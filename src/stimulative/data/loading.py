@@ -90,7 +90,9 @@ def _load_small(settings: DataSettings, seed: int, device: torch.device, rank: i
         ),
         validation=pixels.evaluation_loader(store, validation, batch_size=settings.evaluation_batch_size),
         test=LazyLoader(test_loader),
-        calibration=pixels.calibration_loader(store, training, seed=seed, batch_size=settings.evaluation_batch_size),
+        calibration=pixels.calibration_loader(
+            store, training, seed=seed, batch_size=settings.evaluation_batch_size, flip=settings.flip
+        ),
     )
 
 
@@ -103,7 +105,7 @@ def _load_folder(
     mean, std = settings.mean or folder.IMAGENET_MEAN, settings.std or folder.IMAGENET_STD
     normalisation = pixels.Normalisation(mean, std, device)
 
-    def evaluation(images: folder.ImageList, index: np.ndarray, shuffle_seed: int | None = None) -> folder.FolderLoader:
+    def evaluation(images: folder.ImageList, index: np.ndarray) -> folder.FolderLoader:
         return folder.evaluation_loader(
             images,
             index,
@@ -114,7 +116,6 @@ def _load_folder(
             normalisation=normalisation,
             interpolation=settings.interpolation,
             crop_ratio=settings.crop_ratio,
-            shuffle_seed=shuffle_seed,
         )
 
     return Data(
@@ -141,7 +142,18 @@ def _load_folder(
         ),
         validation=evaluation(found.train, validation),
         test=LazyLoader(lambda: evaluation(found.test, np.arange(len(found.test.labels)))),
-        calibration=evaluation(found.train, training, shuffle_seed=seed),
+        calibration=folder.calibration_loader(
+            found.train,
+            training,
+            size=size,
+            flip=settings.flip,
+            seed=seed,
+            batch_size=settings.evaluation_batch_size,
+            workers=settings.workers,
+            device=device,
+            normalisation=normalisation,
+            interpolation=settings.interpolation,
+        ),
     )
 
 

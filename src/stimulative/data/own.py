@@ -127,8 +127,8 @@ def from_loaders(
         validation: Batches to choose the best checkpoint on.
         test: Batches to report on; not touched before it is used.
         classes: Number of classes.
-        calibration: Training images without augmentation, to recalibrate BatchNorm on; `train` at its first
-            epoch if not given.
+        calibration: Training images, augmented as for training, to recalibrate BatchNorm on; `train` at its
+            first epoch if not given.
         device: Where batches go.
 
     Returns:

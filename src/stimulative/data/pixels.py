@@ -51,11 +51,6 @@ def plain_views(index: Tensor, *, padding: int) -> Views:
     return Views(index, unmoved, unmoved, torch.zeros_like(index, dtype=torch.bool))
 
 
-def shuffled_views(index: Tensor, *, padding: int, generator: torch.Generator) -> Views:
-    """The images as they are, in random order."""
-    return plain_views(index[torch.randperm(len(index), generator=generator)], padding=padding)
-
-
 def augmented_views(
     index: Tensor, *, padding: int, flip: bool, generator: torch.Generator, rank: int = 0, world_size: int = 1
 ) -> Views:
@@ -217,8 +212,8 @@ def evaluation_loader(store: PixelStore, index: np.ndarray, *, batch_size: int) 
     return PixelLoader(store, lambda epoch: views, images=len(index), batch_size=batch_size)
 
 
-def calibration_loader(store: PixelStore, index: np.ndarray, *, seed: int, batch_size: int) -> PixelLoader:
-    """The images at `index` as they are, shuffled once: the first few are a mix of all classes."""
-    generator = generator_for(seed, "calibration order")
-    views = shuffled_views(torch.from_numpy(index), padding=store.padding, generator=generator)
+def calibration_loader(store: PixelStore, index: np.ndarray, *, seed: int, batch_size: int, flip: bool) -> PixelLoader:
+    """The images at `index`, shuffled and augmented as for training, the same in every pass."""
+    generator = generator_for(seed, "calibration")
+    views = augmented_views(torch.from_numpy(index), padding=store.padding, flip=flip, generator=generator)
     return PixelLoader(store, lambda epoch: views, images=len(index), batch_size=batch_size)

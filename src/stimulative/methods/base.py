@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ class Terms:
     Args:
         loss: What to call backward on, a scalar.
         main_ce: Cross-entropy of the main net, a scalar without graph.
-        subnet_kl: Mean divergence of the subnets from the main net, a scalar without graph; 0 without subnets.
+        subnet_kl: Mean divergence of the subnets from what they learn from, a scalar without graph; 0 without subnets.
+        auxiliary: Mean loss of auxiliary heads, a scalar without graph; 0 without heads.
         logits: The main net's logits, shape ``(B, classes)``, without graph.
         subnets: The subnets that were trained besides the main net.
     """
 
-    __slots__ = ("logits", "loss", "main_ce", "subnet_kl", "subnets")
+    __slots__ = ("auxiliary", "logits", "loss", "main_ce", "subnet_kl", "subnets")
 
     def __init__(
         self,
@@ -34,19 +36,22 @@ class Terms:
         loss: Tensor,
         main_ce: Tensor,
         subnet_kl: Tensor | None = None,
+        auxiliary: Tensor | None = None,
         logits: Tensor,
         subnets: Sequence[Subnet] = (),
     ) -> None:
         self.loss = loss
         self.main_ce = main_ce.detach()
         self.subnet_kl = torch.zeros_like(self.main_ce) if subnet_kl is None else subnet_kl.detach()
+        self.auxiliary = torch.zeros_like(self.main_ce) if auxiliary is None else auxiliary.detach()
         self.logits = logits.detach()
         self.subnets = tuple(subnets)
 
     def __repr__(self) -> str:
         return (
             f"Terms(loss={self.loss.item():.4g}, main_ce={self.main_ce.item():.4g}, "
-            f"subnet_kl={self.subnet_kl.item():.4g}, logits={tuple(self.logits.shape)}, "
+            f"subnet_kl={self.subnet_kl.item():.4g}, auxiliary={self.auxiliary.item():.4g}, "
+            f"logits={tuple(self.logits.shape)}, "
             f"subnets=({', '.join(map(str, self.subnets))}))"
         )
 
@@ -98,6 +103,18 @@ class Method(nn.Module):
     def pollutes_statistics(self) -> bool:
         """Whether the main net's running statistics are not its own and need recalibration before evaluation."""
         return False
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether logits come out at a scale of their own, so that evaluation has to fit a temperature to them."""
+        return False
+
+    def as_deployed(self) -> AbstractContextManager[None]:
+        """A context in which the model is what it is deployed as; for measuring it during training."""
+        return nullcontext()
+
+    def deploy(self) -> None:
+        """Make the model, for good, what it is deployed as; called once, when training is over."""
 
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step.

@@ -277,7 +277,7 @@ class _Loop:
         """
         settings = self.recipe.training
         self.method.train()
-        total = torch.zeros(4, device=self.fabric.device, dtype=torch.float32)
+        total = torch.zeros(5, device=self.fabric.device, dtype=torch.float32)
         images = 0
         steps = len(self.data.train)
         for number, (x, y) in enumerate(self.data.train, start=1):
@@ -295,15 +295,27 @@ class _Loop:
             with torch.no_grad():
                 hits = (terms.logits.argmax(-1) == (y if y.dim() == 1 else y.argmax(-1))).sum()
                 total += torch.stack(
-                    [terms.loss.float(), terms.main_ce.float(), terms.subnet_kl.float(), hits / len(y)]
+                    [
+                        terms.loss.float(),
+                        terms.main_ce.float(),
+                        terms.subnet_kl.float(),
+                        terms.auxiliary.float(),
+                        hits / len(y),
+                    ]
                 )
             images += len(y)
             if number % settings.log_every == 0 or number == steps:
                 self._check_finite(total, number)
                 self.progress.steps_done(number % settings.log_every or settings.log_every)
         reduced: Any = self.fabric.all_reduce(total / steps, reduce_op="mean")
-        loss, main_ce, subnet_kl, top1 = reduced.tolist()
-        means = {"loss": loss, "main_ce": main_ce, "subnet_kl": subnet_kl, "train_top1": 100 * top1}
+        loss, main_ce, subnet_kl, auxiliary, top1 = reduced.tolist()
+        means = {
+            "loss": loss,
+            "main_ce": main_ce,
+            "subnet_kl": subnet_kl,
+            "auxiliary": auxiliary,
+            "train_top1": 100 * top1,
+        }
         return means, images * self.fabric.world_size
 
     def _step(self, x: Tensor, y: Tensor, *, scale: float, sync: bool) -> Terms:
@@ -320,8 +332,9 @@ class _Loop:
         return terms
 
     def _validate(self) -> Score:
-        statistics = self._main_statistics() if self.method.pollutes_statistics else None
-        return measure(self.network, self.data.validation, statistics=statistics)[0]
+        with self.method.as_deployed():
+            statistics = self._main_statistics() if self.method.pollutes_statistics else None
+            return measure(self.network, self.data.validation, statistics=statistics)[0]
 
     def _main_statistics(self) -> Statistics:
         images = self.recipe.evaluation.calibration_images
@@ -332,6 +345,7 @@ class _Loop:
     def _finish(self) -> dict[str, Any]:
         """Write the trained model and the summary: the one time that the test split is read."""
         peak = self.memory.mib()
+        self.method.deploy()
         if layers_with_statistics(self.network.model):
             self.network.load_statistics(self._main_statistics())
         score = measure(self.network, self.data.test)[0]

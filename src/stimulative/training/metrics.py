@@ -19,6 +19,7 @@ COLUMNS: tuple[str, ...] = (
     "loss",
     "main_ce",
     "subnet_kl",
+    "auxiliary",
     "train_top1",
     "validation_top1",
     "validation_loss",
@@ -55,7 +56,7 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """The whole rows of a metrics.csv; one that a crash cut short is left out."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
     return [row for row in rows if all(row.get(column) is not None for column in COLUMNS) and row["epoch"].isdigit()]
 
 

@@ -165,6 +165,7 @@ def replay(
     around: Around | None = None,
     cut: bool = False,
     before_pass: Callable[[int], Any] | None = None,
+    samples: int | None = None,
 ) -> Iterator[Pass]:
     """Run subnets of a model on one batch, computing what they share once.
 
@@ -179,13 +180,21 @@ def replay(
             ``retain_graph``, before asking for the next one, and exhaust the iterator: the rest of the backward pass
             happens in here.
         before_pass: Called with the position of a subnet right before it runs; may return a context manager.
+        samples: How many of the batch's samples all subnets but the first one given run on, which has to be the first
+            one to run; all of them by default. What they share with it is computed once all the same, and cut down.
 
     Yields:
         A pass for each subnet, in the order that shares most. The main net comes before every subnet of it.
+
+    Raises:
+        UsageError: If later subnets are to run on fewer samples, and another one than the first one given runs first.
     """
     decisions = [wiring.decisions(stages) for stages in subnets]
     order = sorted(range(len(subnets)), key=lambda i: _depth_first(wiring.places, decisions[i]))
     passes = [decisions[i] for i in order]
+    if samples is not None and order[0] != 0:
+        raise UsageError("with samples=, the first subnet has to be the main net: it runs on the whole batch")
+    batch = next((len(tensor) for tensor in tensors_in((args, kwargs)) if tensor.dim()), 0)
     names = [place.name for place in wiring.places]
     shared = [_common(a, b) for a, b in pairwise(passes)]
     entries: list[_Entry] = []
@@ -197,6 +206,7 @@ def replay(
         return pytree.tree_map_only(Tensor, lambda x: x.clone() if writes or x.is_inference() else x, tree)
 
     for number, position in enumerate(order):
+        part = samples if number and samples is not None and samples < batch else None
         following = passes[number + 1] if number + 1 < len(passes) else None
         later = [at for at in _running_minima(shared[number:]) if at < len(names)]
         here = [at for at in shared[max(number - 1, 0) : number] if at < len(names)]
@@ -213,10 +223,11 @@ def replay(
             around=around,
             model=model,
             slices=wiring.slices(subnets[position]),
+            part=None if part is None else (batch, part),
         )
         context = (before_pass(position) if before_pass is not None else None) or nullcontext()
         with context, exclusive(model), _plain_tensors(), run.intercepting(modules):
-            output = model(*own(args), **own(dict(kwargs)))
+            output = model(*own(run.cut_down(args)), **own(run.cut_down(dict(kwargs))))
         entries = run.entries if run.keep is None else run.entries[: run.keep]
         del run
         # without cuts, and when the next pass is the same, later outputs hang on the same graph
@@ -280,8 +291,10 @@ class _Pass:
         around: Around | None,
         model: nn.Module,
         slices: Mapping[str, tuple[Slice, ...]],
+        part: tuple[int, int] | None,
     ) -> None:
         self.model = model
+        self.part = part  # how many samples the batch has, and how many of them this pass runs on
         self.slices = slices
         self.wiring = wiring
         self.places = {place.name: place for place in wiring.places}
@@ -347,7 +360,14 @@ class _Pass:
         return self._handed_out(name, output)
 
     def _handed_out(self, name: str, output: Any) -> Any:
-        return _clone(output) if name in self.wiring.fragile else output
+        return self.cut_down(_clone(output) if name in self.wiring.fragile else output)
+
+    def cut_down(self, tree: Any) -> Any:
+        """The samples that this pass runs on, of every tensor that has them all, batch first."""
+        if self.part is None:
+            return tree
+        whole, part = self.part
+        return pytree.tree_map_only(Tensor, lambda x: x[:part] if x.dim() and len(x) == whole else x, tree)
 
     def _compute(
         self,

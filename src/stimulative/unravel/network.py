@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.unravel import recalibration
@@ -24,6 +25,7 @@ from stimulative.unravel.discovery import (
     stages_by_hand,
 )
 from stimulative.unravel.execution import Pass, Place, Wiring, replay
+from stimulative.unravel.observing import AfterBlock, after_blocks
 from stimulative.unravel.recalibration import Statistics, with_statistics
 from stimulative.unravel.skipping import skipping
 from stimulative.unravel.subnet import Subnet, SubnetSpace
@@ -65,7 +67,7 @@ def unravel(
     found = find_stages(model, finder) if stages is None else stages_by_hand(model, finder, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
-    return ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense))
+    return ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense), example_input)
 
 
 class ResidualNetwork(nn.Module):
@@ -77,9 +79,10 @@ class ResidualNetwork(nn.Module):
         space: The space of its ordered subnets.
     """
 
-    def __init__(self, model: nn.Module, stages: tuple[Stage, ...], wiring: Wiring) -> None:
+    def __init__(self, model: nn.Module, stages: tuple[Stage, ...], wiring: Wiring, example_input: Any) -> None:
         super().__init__()
         self.model = model
+        self._example_input = example_input
         self.stages = stages
         self.wiring = wiring
         self._around_blocks = sorted(
@@ -95,6 +98,16 @@ class ResidualNetwork(nn.Module):
             fixed=tuple(stage.fixed_entry for stage in stages),
             ranges=tuple((stage.min_depth, stage.blocks) for stage in stages),
         )
+
+    @property
+    def example_input(self) -> Any:
+        """What the model was unraveled with, on the model's device and in its number format."""
+        parameter = next(self.model.parameters())
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else tensor.dtype)
+
+        return pytree.tree_map_only(Tensor, moved, self._example_input)
 
     @property
     def full(self) -> Subnet:
@@ -141,6 +154,7 @@ class ResidualNetwork(nn.Module):
         statistics: Statistics | None = None,
         cut: bool = False,
         before_pass: Callable[[int], AbstractContextManager[Any] | None] | None = None,
+        samples: int | None = None,
     ) -> Iterator[Pass]:
         """Run several subnets on one batch and yield each output as it comes, the main net first.
 
@@ -152,6 +166,8 @@ class ResidualNetwork(nn.Module):
                 computed. The caller calls backward on what comes of each output, with the pass's ``retain_graph``,
                 drops it, and exhausts the iterator.
             before_pass: Called with a position in ``subnets`` before it runs; may return a context manager.
+            samples: How many of the batch's samples all subnets but the first one run on, which is then the main net;
+                all of them by default. Samples are counted along the first dimension of every tensor.
 
         Yields:
             For each subnet its position in ``subnets``, the model's output, and whether backward has to retain the
@@ -173,7 +189,21 @@ class ResidualNetwork(nn.Module):
             around=None if statistics is None else with_statistics(self.model, statistics),
             cut=cut,
             before_pass=before_pass,
+            samples=samples,
         )
+
+    def after_blocks(self, callback: AfterBlock) -> AbstractContextManager[None]:
+        """A context in which a callback sees what blocks return, and decides what the model goes on with.
+
+        For features of blocks (return the output as it is), and for dropping a block for some samples of a batch. It
+        holds for the model's own calls and for subnets' passes; a block that a subnet skips is not seen.
+
+        Args:
+            callback: Called after each block with its place (``place.name``, ``place.stage``, ``place.index``), its
+                output, and a function that gives what skipping the block would have returned; returns what the model
+                goes on with.
+        """
+        return after_blocks(self.model, self.wiring, callback)
 
     def only(self, subnet: SubnetLike) -> AbstractContextManager[nn.Module]:
         """The model itself, with one subnet for all that it runs: nothing intercepted but the skipped blocks.

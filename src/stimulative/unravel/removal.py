@@ -74,4 +74,4 @@ def keep_only(network: ResidualNetwork, subnet: SubnetLike) -> ResidualNetwork:
         else:
             model.set_submodule(place.name, RemovedBlock(place))
     wiring = replace(network.wiring, places=tuple(places), blocks=tuple(blocks), bypassed={})
-    return ResidualNetwork(model, tuple(stages), wiring)
+    return ResidualNetwork(model, tuple(stages), wiring, network.example_input)

@@ -1,0 +1,7 @@
+"""Placeholder."""
+
+from stimulative.methods.base import Method
+
+
+class LayerSupervision(Method):
+    """Placeholder."""

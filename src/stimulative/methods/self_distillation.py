@@ -1,0 +1,7 @@
+"""Placeholder."""
+
+from stimulative.methods.base import Method
+
+
+class SelfDistillation(Method):
+    """Placeholder."""
