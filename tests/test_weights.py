@@ -112,6 +112,29 @@ def test_a_checkpoint_of_a_run_is_read_too(tmp_path):
     )
 
 
+def test_a_checkpoint_with_auxiliary_classifiers_is_read_without_them(tmp_path):
+    from stimulative import unravel
+    from stimulative.methods import StageSupervision
+
+    method = StageSupervision(unravel(net(), torch.zeros(2, 1, 8, 8)))
+    state = method.state_dict()
+    assert any(key.startswith("heads.") for key in state)
+    torch.save({"method": state, "optimizer": {"state": {}}, "epoch": 1}, tmp_path / "checkpoint-last.ckpt")
+    weights = read_weights(tmp_path / "checkpoint-last.ckpt")
+    assert all(key.startswith("network.model.") for key in weights)
+    model = net(seed=1)
+    load(model, weights)
+    assert_same(model, net())
+
+
+def test_another_programs_method_is_read_as_it_is(tmp_path):
+    weights = {f"module.{key}": value for key, value in net().state_dict().items()}
+    torch.save({"method": weights}, tmp_path / "other.pth")
+    model = net(seed=1)
+    load(model, read_weights(tmp_path / "other.pth"))
+    assert_same(model, net())
+
+
 def test_counts_of_batches_may_be_missing_and_halves_become_floats():
     weights = {key: value.half() for key, value in net().state_dict().items() if "num_batches" not in key}
     model = net(seed=1)

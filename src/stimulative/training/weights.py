@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.training.files import RECIPE
 
-# Where checkpoints keep the state dict; "method" is where ours do.
+# Where checkpoints keep the state dict; "method" is where ours do, the model's beside that of auxiliary classifiers.
 _NESTS = ("state_dict", "model", "model_state_dict", "net", "method")
+_OURS = "network.model."
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 # The names of torchvision's DenseNets before PyTorch 0.4.1, which its published files still have.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
@@ -216,7 +217,8 @@ def _state_dict_in(content: Any, deepest: int = 3) -> Weights | None:
     for nest in _NESTS if deepest else ():
         inner = _state_dict_in(content.get(nest), deepest - 1)
         if inner is not None:
-            return inner
+            ours = {key: value for key, value in inner.items() if nest == "method" and key.startswith(_OURS)}
+            return ours or inner
     return {str(key): value for key, value in content.items() if _has_values(value)} or None
 
 
