@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
 from stimulative.unravel import SAMPLERS, Subnet, SubnetSpace
-from stimulative.unravel.sampling import interstage, ordered, resolve_sampler, sampler_problem, unordered
+from stimulative.unravel.sampling import (
+    interstage,
+    nested,
+    nested_inside,
+    ordered,
+    resolve_sampler,
+    sampler_problem,
+    unordered,
+)
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile
@@ -156,8 +164,8 @@ def test_there_is_no_problem_with_a_good_sampler(sampler):
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        ("orderd", r"no sampler 'orderd', known: ordered, unordered, interstage; did you mean 'ordered'\?"),
-        ("zzz", r"no sampler 'zzz', known: ordered, unordered, interstage$"),
+        ("orderd", r"no sampler 'orderd', known: ordered, unordered, interstage, late.*; did you mean 'ordered'\?"),
+        ("zzz", r"no sampler 'zzz', known: ordered, unordered, interstage, late"),
         ({"name": "ordered", "keep": 0.5}, r"'ordered' has no setting 'keep', it has none"),
         ({"name": "unordered", "kep": 0.5}, r"'unordered' has no setting 'kep', it has: keep"),
         ({"keep": 0.5}, r"got \{'keep': 0.5\}, but it is a name or a mapping with 'name'"),
@@ -166,6 +174,9 @@ def test_there_is_no_problem_with_a_good_sampler(sampler):
         ({"name": "unordered", "keep": 1.0}, r"'keep' is a probability above 0 and below 1, got 1\.0"),
         ({"name": "unordered", "keep": "half"}, r"'keep' is a probability above 0 and below 1, got 'half'"),
         ({"name": "unordered", "keep": True}, r"'keep' is a probability .* got True"),
+        ({"name": "nested", "decay": 0.0}, r"'decay' is a factor above 0 and at most 1, got 0\.0"),
+        ({"name": "nested", "decay": 1.5}, r"'decay' is a factor above 0 and at most 1, got 1\.5"),
+        ({"name": "nested", "outer": "1-1"}, r"'nested' has no setting 'outer', it has: decay"),
         ({"name": "interstage", "ranges": 3}, r"'ranges'.*got 3"),
         ({"name": "interstage", "ranges": [[3], [3, 4]]}, r"'ranges'.*got \[\[3\], \[3, 4\]\]"),
         ({"name": "interstage", "ranges": [["a", "b"]]}, r"'ranges'.*got \[\['a', 'b'\]\]"),
@@ -183,3 +194,52 @@ def test_ranges_that_do_not_fit_the_network_fail_before_the_first_step():
         resolve_sampler({"name": "interstage", "ranges": [[1, 2]]}, SPACE)
     with pytest.raises(UsageError, match=r"depth range 1\.\.9 of stage 3 does not fit.*within 1\.\.3"):
         resolve_sampler({"name": "interstage", "ranges": [[1, 2], [1, 2], [1, 2], [1, 9]]}, SPACE)
+
+
+@st.composite
+def spaces(draw) -> SubnetSpace:
+    """Spaces of any lengths, fixed first blocks and depth ranges."""
+    lengths, fixed, ranges = [], [], []
+    for _ in range(draw(st.integers(1, 4))):
+        lengths.append(draw(st.integers(1, 7)))
+        fixed.append(draw(st.booleans()))
+        low = draw(st.integers(int(fixed[-1]), lengths[-1]))
+        ranges.append((low, draw(st.integers(low, lengths[-1]))))
+    return SubnetSpace(tuple(lengths), tuple(fixed), tuple(ranges))
+
+
+@given(spaces(), st.integers(0, 2**31), st.floats(1e-6, 1.0))
+def test_every_nested_draw_is_inside_the_one_before(space, seed, decay):
+    rng, outer = generator(seed), space.full
+    for _ in range(6):
+        inner = nested_inside(space, outer, rng, decay=decay)
+        assert inner in space
+        assert all(set(kept) <= set(around) for kept, around in zip(inner.stages, outer.stages, strict=True))
+        outer = inner
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.5, 1.0])
+def test_nested_depths_decay_exponentially_from_the_outer_ones(decay):
+    space = SubnetSpace((6, 5), (True, False), ranges=((2, 6), (0, 4)))
+    rng, draws = generator(3), 3000
+    outer = Subnet.parse("5-2")
+    counts = Counter(nested_inside(space, outer, rng, decay=decay).depths for _ in range(draws))
+    weights = {(a, b): decay ** (5 - a) * decay ** (2 - b) for a in (2, 3, 4, 5) for b in (0, 1, 2)}
+    total = sum(weights.values())
+    expected = {depths: draws * weight / total for depths, weight in weights.items()}
+    assert min(expected.values()) > 2
+    assert chi_square(counts, expected) < 31.3  # 11 degrees of freedom
+
+
+def test_nested_starts_from_the_largest_subnet_and_prefers_large_ones():
+    rng = generator(4)
+    blocks = Counter(nested(SPACE, rng).depths for _ in range(400))
+    assert blocks.most_common(1)[0][0] == (3, 4, 6, 3)
+    assert [nested(SPACE, rng, decay=1e-9) for _ in range(5)] == [Subnet.parse("3-4-6-3")] * 5
+    restricted = SPACE.restrict([(1, 2), (2, 2), (1, 4), (1, 3)])
+    assert all(nested(restricted, rng) in restricted for _ in range(20))
+
+
+def test_nested_stays_inside_of_subnets_of_the_space_only():
+    with pytest.raises(UsageError, match="subnet 9-1-1-1 is not one of this network's"):
+        nested_inside(SPACE, Subnet.parse("9-1-1-1"), generator())

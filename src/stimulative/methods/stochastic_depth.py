@@ -1,7 +1,263 @@
-"""Placeholder."""
+"""Stochastic depth.
 
-from stimulative.methods.base import Method
+Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382. In each step, block ``l`` of ``L``
+runs with its survival probability and is skipped otherwise,
+
+    p_l = 1 - l / L * (1 - survival),        x_(l+1) = relu(x_l + b_l f_l(x_l)),  b_l = 1 with probability p_l, else 0,
+
+and cross-entropy trains whatever ran. At test all blocks run, each branch times its probability:
+``x_(l+1) = relu(x_l + p_l f_l(x_l))``.
+
+Where this differs from the paper and the authors' published code (Torch 7), and why:
+
+- A block that changes stride or width always runs: its shortcut is no identity, and it cannot be skipped. It is counted
+  in ``l`` and ``L``. The authors' shortcut there is an average pool and zeros for new channels, which they keep.
+- The factor at test is folded into the parameters that end each branch (``stimulative.unravel.branches``), so that what
+  is saved is a plain model, equal to theirs at test. A block with two branches, as in transformers, is skipped as a
+  whole, and each of its branches is scaled.
+- ``per_sample`` draws for each image instead of for the batch, as drop-path does; without its rescaling in training.
+
+As in the authors' code, parameters of skipped blocks get a gradient of zero rather than none, so momentum and weight
+decay go on for them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from stimulative.errors import UsageError
+from stimulative.methods.base import Method, Terms, check_settings
+from stimulative.objectives import cross_entropy
+from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
+from stimulative.unravel.branches import branch_ends
+from stimulative.unravel.discovery import arguments_of, tensors_in
+from stimulative.unravel.execution import Place
+
+_DROP_PATH = ("droppath", "stochasticdepth")
 
 
 class StochasticDepth(Method):
-    """Placeholder."""
+    """Train with blocks skipped at random, the later ones more often.
+
+    Args:
+        network: The network to train; its blocks' branches have to end in parameters that scale them.
+        survival: Probability that the last block runs, above 0 and at most 1; that of block ``l`` of ``L`` is
+            ``1 - l / L * (1 - survival)``. 1 is common training.
+        per_sample: Whether blocks are skipped for each image by itself rather than for the whole batch. All of them
+            are then computed, so that no time is saved.
+        label_smoothing: Label smoothing of the cross-entropy, 0 to 1.
+        total_steps: The number of steps that training will take; nothing depends on it.
+        seed: Seed of the draws.
+
+    Raises:
+        UsageError: If a setting has an impossible value, or the network's branches cannot be scaled (DenseNets among
+            others).
+    """
+
+    def __init__(
+        self,
+        network: ResidualNetwork,
+        *,
+        survival: float = 0.5,
+        per_sample: bool = False,
+        label_smoothing: float = 0.0,
+        total_steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
+        check_settings(type(self), {"survival": survival})
+        self.survival = survival
+        self.per_sample = per_sample
+        self.deployed = False
+        places = network.wiring.places
+        self.probabilities = torch.tensor(
+            [
+                1.0
+                if place.index == 0 and network.stages[place.stage].fixed_entry
+                else 1 - number / len(places) * (1 - survival)
+                for number, place in enumerate(places, start=1)
+            ],
+            dtype=torch.float64,
+        )
+        self._factors: dict[str, float] = {}
+        if survival < 1:
+            by_block = {place.name: p for place, p in zip(places, self.probabilities.tolist(), strict=True)}
+            try:
+                ends = branch_ends(network)
+            except UsageError as error:
+                raise UsageError(
+                    f"stochastic depth scales each residual branch by its survival probability at test, and here it "
+                    f"cannot: {error}. Use another method or another model; survival 1 is common training"
+                ) from error
+            self._factors = {name: by_block[block] for block, names in ends.items() for name in names}
+            _warn_of_drop_path(network.model)
+
+    @classmethod
+    def problems(cls, settings: Mapping[str, Any]) -> list[str]:
+        """What is impossible about settings of this method, a sentence each."""
+        survival = settings.get("survival", 0.5)
+        if 0 < survival <= 1:
+            return []
+        return [f"survival: got {survival!r}, but it is a probability above 0, at most 1 (the paper's is 0.5)"]
+
+    def as_deployed(self) -> AbstractContextManager[None]:
+        """A context in which each branch is scaled by its survival probability; afterwards all is as it was."""
+        return nullcontext() if self.deployed else self._scaled()
+
+    def deploy(self) -> None:
+        """Scale each branch by its survival probability for good; a second time it changes nothing."""
+        if not self.deployed:
+            self._scale()
+            self.deployed = True
+
+    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+        """The terms of one step; see ``Method.forward``.
+
+        ``main_ce`` and ``logits`` are those of the net that ran. In evaluation mode nothing is skipped.
+        """
+        if subnets:
+            raise UsageError(
+                f"stochastic depth draws the blocks that run and trains no other subnets, got {len(subnets)}; "
+                "use StimulativeTraining"
+            )
+        if not self.training or self.survival == 1:
+            drawn, logits = (), self._run(x)
+        elif self.deployed:
+            raise UsageError(
+                "the network has been deployed: its branches are scaled by their survival probabilities, and further "
+                "training would scale them again. Train on from a checkpoint, or call eval() on the method"
+            )
+        elif self.per_sample:
+            drawn, logits = (), self._run_per_sample(x)
+        else:
+            subnet = self._draw()
+            drawn = (subnet,)
+            with self.network.only(subnet) if subnet != self.network.full else nullcontext():
+                logits = self._run(x)
+        main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        self._count()
+        loss = main_ce
+        for subnet in drawn:
+            loss = loss + self._nothing(subnet)
+        return Terms(loss=loss, main_ce=main_ce, logits=logits, subnets=drawn)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The step, the generator's state, and whether the network's branches are scaled already."""
+        return super().get_extra_state() | {"deployed": self.deployed}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().set_extra_state(state)
+        self.deployed = state["deployed"]
+
+    def _run(self, x: Any) -> Any:
+        args, kwargs = arguments_of(x)
+        return self.network.model(*args, **kwargs)
+
+    def _draw(self) -> Subnet:
+        """Which blocks run in this step."""
+        survives = torch.rand(len(self.probabilities), generator=self.generator, dtype=torch.float64)
+        stages: list[list[int]] = [[] for _ in self.network.stages]
+        runs = (survives < self.probabilities).tolist()
+        for place, survivor in zip(self.network.wiring.places, runs, strict=True):
+            if survivor:
+                stages[place.stage].append(place.index)
+        return Subnet(tuple(tuple(sorted(stage)) for stage in stages))
+
+    def _run_per_sample(self, x: Any) -> Any:
+        first = tensors_in(arguments_of(x))[0]
+        size = len(first)
+        names = [place.name for place in self.network.wiring.places]
+        drawn = torch.rand(len(self.probabilities), size, generator=self.generator, dtype=torch.float64)
+        rows = (drawn < self.probabilities[:, None]).to(first.device, non_blocking=True)
+        survives = dict(zip(names, rows, strict=True))
+
+        def choose(place: Place, output: Any, skipped: Callable[[], Any]) -> Any:
+            if place.index == 0 and self.network.stages[place.stage].fixed_entry:
+                return output  # it cannot be skipped
+
+            def chosen(ran: Any, instead: Any) -> Any:
+                if not isinstance(ran, Tensor):
+                    return ran
+                if len(ran) != size:
+                    raise UsageError(
+                        f"per_sample: block {place.name!r} returns a tensor of shape {tuple(ran.shape)}, of which the "
+                        f"first dimension is not that of the {size} samples; use per_sample false"
+                    )
+                return torch.where(survives[place.name].view(-1, *[1] * (ran.dim() - 1)), ran, instead)
+
+            return pytree.tree_map(chosen, output, skipped())
+
+        with self.network.after_blocks(choose):
+            return self._run(x)
+
+    def _nothing(self, subnet: Subnet) -> Tensor:
+        """Zero, with a gradient of zero for every parameter of the blocks that a subnet skips."""
+        skipped = [
+            self.network.model.get_submodule(name)
+            for stage, kept in zip(self.network.stages, subnet.stages, strict=True)
+            for index, name in enumerate(stage.block_names)
+            if index not in kept
+        ]
+        parameters = [p for block in skipped for p in block.parameters() if p.requires_grad]
+        return _Zero.apply(*parameters) if parameters else torch.zeros(())
+
+    @contextmanager
+    def _scaled(self) -> Iterator[None]:
+        copies = self._scale()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in copies.items():
+                    self.network.model.get_parameter(name).copy_(value)
+
+    def _scale(self) -> dict[str, Tensor]:
+        """Scale the parameters that end branches; returns copies of what they were."""
+        copies = {}
+        with torch.no_grad():
+            for name, factor in self._factors.items():
+                parameter = self.network.model.get_parameter(name)
+                copies[name] = parameter.detach().clone()
+                parameter.mul_(factor)
+        return copies
+
+
+class _Zero(torch.autograd.Function):
+    """Zero, as a function of tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return tensors[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return tuple(torch.zeros_like(tensor) for tensor in ctx.saved_tensors)
+
+
+def _warn_of_drop_path(model: nn.Module) -> None:
+    """Say which modules skip paths by themselves, and how to turn that off."""
+    found = {}
+    for name, module in model.named_modules():
+        if type(module).__name__.lower().endswith(_DROP_PATH):
+            rates = [getattr(module, key, None) for key in ("drop_prob", "p")]
+            rate = next((rate for rate in rates if isinstance(rate, int | float)), 0)
+            if rate > 0:
+                found[name] = rate
+    if found:
+        named = ", ".join(f"{name} ({rate:.3g})" for name, rate in list(found.items())[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        warnings.warn(
+            f"the model has drop-path of its own, which skips branches on top of stochastic depth: {named}{more}. To "
+            "turn it off, build it with model.arguments {drop_path_rate: 0} (timm), {stochastic_depth_prob: 0} "
+            "(torchvision), or set its modules' drop_prob or p to 0",
+            stacklevel=3,
+        )

@@ -1,4 +1,10 @@
 """Losses as pure functions of logits: no network, no state, no schedule."""
 
+from stimulative.objectives.directional import directional_divergence as directional_divergence
+from stimulative.objectives.directional import normalised as normalised
+from stimulative.objectives.groups import group_divergence as group_divergence
+from stimulative.objectives.groups import running_averages as running_averages
 from stimulative.objectives.kl import cross_entropy as cross_entropy
 from stimulative.objectives.kl import kl_divergence as kl_divergence
+from stimulative.objectives.self_distillation import hint_loss as hint_loss
+from stimulative.objectives.self_distillation import shallow_loss as shallow_loss

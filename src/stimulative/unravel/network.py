@@ -203,6 +203,9 @@ class ResidualNetwork(nn.Module):
                 output, and a function that gives what skipping the block would have returned; returns what the model
                 goes on with.
         """
+        self._check_compiled()
+        if torch.is_grad_enabled():
+            self._check_checkpointing()
         return after_blocks(self.model, self.wiring, callback)
 
     def only(self, subnet: SubnetLike) -> AbstractContextManager[nn.Module]:

@@ -2,7 +2,8 @@
 
 ``ordered`` is the paper's rule (Fig. 4 of arXiv 2210.04153): a depth drawn uniformly for each stage, and the first
 blocks kept. ``interstage`` is ST++'s (arXiv 2305.02507): only some stages vary. ``unordered`` keeps each block with
-a probability, the rule that the paper compares ordered sampling with.
+a probability, the rule that the paper compares ordered sampling with. ``late`` is ours: it favours subnets that share
+a long prefix with the main net. ``nested`` favours large subnets, as group knowledge training does (arXiv 2308.13772).
 """
 
 from __future__ import annotations
@@ -63,10 +64,62 @@ def interstage(
     return ordered(space.restrict(ranges if ranges is not None else _middle_stages(space)), generator)
 
 
+def late(space: SubnetSpace, generator: torch.Generator, *, whole: float = 0.5) -> Subnet:
+    """Ordered sampling that favours subnets that depart late from the main net, and so share most of its pass.
+
+    From the first stage on, each one but the last is kept whole with probability ``whole``, as long as all before it
+    were; from the first that is not, depths are drawn as in ``ordered``. All ordered subnets stay possible.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        whole: Probability of going on to the next stage with this one whole, above 0 and below 1.
+    """
+    _check_probability(whole, "whole")
+    kept = 0
+    while kept < len(space.ranges) - 1 and float(torch.rand((), dtype=torch.float64, generator=generator)) < whole:
+        kept += 1
+    depths = [high for _, high in space.ranges[:kept]]
+    return Subnet.from_depths([*depths, *(_integer(low, high, generator) for low, high in space.ranges[kept:])])
+
+
+def nested(space: SubnetSpace, generator: torch.Generator, *, decay: float = 0.5) -> Subnet:
+    """A subnet inside of the main net, most likely a large one; see ``nested_inside``.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        decay: How much less likely a stage is with each block less, above 0 and at most 1.
+    """
+    return nested_inside(space, space.full, generator, decay=decay)
+
+
+def nested_inside(space: SubnetSpace, outer: Subnet, generator: torch.Generator, *, decay: float = 0.5) -> Subnet:
+    """An ordered subnet inside of another one, which may be that one itself.
+
+    Each stage's depth ``d`` is drawn from those up to the outer one's depth ``D`` with a probability in proportion to
+    ``decay ** (D - d)``: what is kept is inherited, and each block less is less likely by that factor.
+
+    Args:
+        space: Where to draw from.
+        outer: The subnet to stay inside of, one of the space.
+        generator: Source of randomness, on the CPU.
+        decay: That factor, above 0 and at most 1; at 1 all depths are equally likely.
+    """
+    _check_decay(decay)
+    depths = []
+    for outermost, (low, _) in zip(space.check(outer).depths, space.ranges, strict=True):
+        weights = torch.tensor([decay**less for less in range(outermost - low + 1)], dtype=torch.float64)
+        depths.append(outermost - int(torch.multinomial(weights, 1, generator=generator)))
+    return Subnet.from_depths(depths)
+
+
 SAMPLERS: dict[str, Callable[..., Subnet]] = {
     "ordered": ordered,
     "unordered": unordered,
     "interstage": interstage,
+    "late": late,
+    "nested": nested,
 }
 
 
@@ -109,6 +162,10 @@ def sampler_problem(sampler: object) -> str | None:
     try:
         if name == "unordered" and "keep" in settings:
             _check_probability(settings["keep"])
+        if name == "late" and "whole" in settings:
+            _check_probability(settings["whole"], "whole")
+        if name == "nested" and "decay" in settings:
+            _check_decay(settings["decay"])
         if name == "interstage" and settings.get("ranges") is not None:
             _check_ranges(settings["ranges"])
     except UsageError as error:
@@ -116,9 +173,14 @@ def sampler_problem(sampler: object) -> str | None:
     return None
 
 
-def _check_probability(keep: Any) -> None:
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep < 1:
-        raise UsageError(f"'keep' is a probability above 0 and below 1, got {keep!r}")
+def _check_probability(value: Any, name: str = "keep") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise UsageError(f"{name!r} is a probability above 0 and below 1, got {value!r}")
+
+
+def _check_decay(decay: Any) -> None:
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay <= 1:
+        raise UsageError(f"'decay' is a factor above 0 and at most 1, got {decay!r}")
 
 
 def _log_binomial(trials: int, successes: int, probability: float) -> float:

@@ -1,0 +1,73 @@
+"""KL−: a divergence of the direction of logits alone, whatever their length.
+
+Source: Ye et al., "Stimulative Training++: Go Beyond The Performance Limits of Residual Networks", 2023,
+arXiv 2305.02507. Both nets' logits are brought to zero mean and unit standard deviation over the classes (a layer norm
+without parameters), multiplied by an amplitude ``A``, and compared as in stimulative training:
+
+    z' = A * (z - mean(z)) / sqrt(var(z) + eps),    KL-(z_m, z_s) = KL(softmax(z_m' / T) || softmax(z_s' / T)) * T^2.
+
+The variance is the biased one and ``eps`` is 1e-7, as in the authors' published code. Adding a number to all logits of
+a net, or multiplying them by a positive one, changes nothing (but for ``eps``): a subnet cannot lower this divergence,
+nor a main net raise it, by being more or less sure.
+"""
+
+import torch
+from torch import Tensor
+
+from stimulative.errors import UsageError
+from stimulative.objectives.kl import kl_divergence
+
+EPS = 1e-7
+
+
+def normalised(logits: Tensor, *, amplitude: float = 1.0) -> Tensor:
+    """Logits of zero mean and of a standard deviation of ``amplitude`` over the classes.
+
+    Args:
+        logits: Shape ``(..., classes)``.
+        amplitude: ``A``; the greatest logit that it allows is ``A * sqrt(classes - 1)``.
+
+    Returns:
+        The same shape, float32 or, when the logits are float64, float64; zeros where all logits are equal.
+
+    Raises:
+        UsageError: The logits are not floating point or have no two classes, or the amplitude is not positive.
+    """
+    if not logits.is_floating_point():
+        raise UsageError(f"logits must be floating point; got {logits.dtype}")
+    if logits.dim() == 0 or logits.shape[-1] < 2:
+        raise UsageError(
+            f"the direction of logits takes a class dimension last, of two classes or more; got shape "
+            f"{tuple(logits.shape)}"
+        )
+    if not 0 < amplitude < float("inf"):
+        raise UsageError(f"the amplitude must be a positive number; got {amplitude}, 1.0 is the papers'")
+    z = logits.to(torch.promote_types(torch.float32, logits.dtype))
+    variance, mean = torch.var_mean(z, dim=-1, correction=0, keepdim=True)
+    return amplitude * (z - mean) * torch.rsqrt(variance + EPS)
+
+
+def directional_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, amplitude: float = 1.0
+) -> Tensor:
+    """How far the direction of the student's logits is from that of the teacher's (KL−).
+
+    The teacher is a fixed target: no gradient reaches it.
+
+    Args:
+        student_logits: Logits that learn, shape ``(..., classes)``.
+        teacher_logits: Logits to learn from, same shape.
+        temperature: ``T``; above 1 it softens both distributions, and the divergence is multiplied by its square.
+        amplitude: ``A``, the standard deviation that both nets' logits are brought to.
+
+    Returns:
+        The mean over all leading dimensions, a scalar in nats, float32 or, when either input is float64, float64.
+
+    Raises:
+        UsageError: As for ``kl_divergence`` and ``normalised``.
+    """
+    return kl_divergence(
+        normalised(student_logits, amplitude=amplitude),
+        normalised(teacher_logits.detach(), amplitude=amplitude),
+        temperature=temperature,
+    )
