@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import io
 import json
+import random
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,9 +17,13 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from stimulative.data import Data, DataSettings, Loader, from_loaders, load
+from stimulative.data.augmentation import auto_augment_problem, lighting_noise, policy
+from stimulative.data.fake import FakeImages
+from stimulative.data.images import IMAGENET_MEAN, IMAGENET_STD
 from stimulative.data.loader import LazyLoader, generator_for
 from stimulative.data.pixels import Normalisation, Pixels, PixelStore, Views, augmented_views, plain_views
 from stimulative.data.split import hold_out
@@ -62,7 +67,7 @@ def test_every_setting_is_explained_for_the_command_line():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "cifar99"}, "data set 'cifar99'; known: digits, cifar10, cifar100, folder:PATH"),
+        ({"name": "cifar99"}, "data set 'cifar99'; known: digits, cifar10, cifar100, folder:PATH, fake"),
         ({"name": "digit"}, "did you mean 'digits'?"),
         ({"name": "CIFAR10"}, "did you mean 'cifar10'?"),
         ({"name": "folder"}, "did you mean 'folder:PATH'?"),
@@ -81,6 +86,20 @@ def test_every_setting_is_explained_for_the_command_line():
         ({"validation": 0.0}, "data.validation: expected a share above 0 and below 1"),
         ({"validation": float("nan")}, "data.validation: expected a share above 0 and below 1"),
         ({"workers": -2}, "data.workers: expected a whole number of at least 0, got -2"),
+        ({"classes": 12}, "data.classes: digits has 10 classes, got 12; leave it out"),
+        ({"name": "cifar100", "classes": 10}, "data.classes: cifar100 has 100 classes, got 10"),
+        ({"name": "fake", "classes": 1}, "data.classes: expected a whole number of at least 2, got 1"),
+        ({"images": 8}, "data.images: only fake makes as many images as it is told, got 8 for 'digits'"),
+        ({"name": "fake", "images": 0}, "data.images: expected a whole number of at least 1, got 0"),
+        ({"name": "fake", "path": "x"}, "data.path: only cifar10 and cifar100 are read from a path"),
+        ({"color_jitter": 0.4}, "data.color_jitter: only images of folder:PATH and fake are prepared so, got 0.4"),
+        ({"name": "cifar10", "lighting": 0.1}, "data.lighting: only images of folder:PATH and fake"),
+        ({"name": "cifar10", "auto_augment": "uniform"}, "data.auto_augment: only images of folder:PATH and fake"),
+        ({"evaluation_image_size": 8}, "data.evaluation_image_size: only images of folder:PATH and fake"),
+        ({"name": "fake", "evaluation_image_size": 0}, "data.evaluation_image_size: expected a whole number of at"),
+        ({"name": "fake", "color_jitter": -0.1}, "data.color_jitter: expected a number of at least 0, got -0.1"),
+        ({"name": "fake", "lighting": float("nan")}, "data.lighting: expected a number of at least 0, got nan"),
+        ({"name": "fake", "auto_augment": "magic"}, "data.auto_augment: timm does not know 'magic'"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_named_with_their_key(settings: dict[str, Any], message: str):
@@ -177,15 +196,29 @@ def test_the_global_random_state_is_neither_read_nor_changed():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_calibration_images_come_unaugmented_in_a_fixed_order_of_mixed_classes():
-    data = load(DataSettings(crop_padding=3, flip=True, evaluation_batch_size=100), seed=0)
-    plain = load(PLAIN, seed=0)
+def test_calibration_images_are_augmented_as_for_training_and_the_same_in_every_pass():
+    padding = 2
+    data = load(DataSettings(crop_padding=padding, flip=True, evaluation_batch_size=100), seed=0)
     images, labels = epoch(data.calibration, 0)
     assert same((images, labels), epoch(data.calibration, 7))
-    assert as_rows(images) == as_rows(epoch(plain.calibration)[0])
+    assert data.calibration.images % 100 != 0
     assert len(labels[:100].unique()) == 10
     assert not torch.equal(labels, labels.sort().values)
-    assert data.calibration.images % 100 != 0
+
+    unmoved = epoch(load(PLAIN, seed=0).calibration)[0]
+    black = Normalisation(data.mean, data.std, CPU)(torch.zeros(1, 1, 1, 1, dtype=torch.uint8)).item()
+    padded = pad(unmoved, (padding,) * 4, value=black)
+    views = {
+        row
+        for top in range(2 * padding + 1)
+        for left in range(2 * padding + 1)
+        for view in (padded[..., top : top + 8, left : left + 8],)
+        for row in (*as_rows(view), *as_rows(view.flip(-1)))
+    }
+    rows = as_rows(images)
+    assert views.issuperset(rows)
+    assert len(set(rows) & set(as_rows(unmoved))) < len(rows) / 10
+    assert not same((images, labels), epoch(load(DataSettings(crop_padding=padding), seed=1).calibration))
 
 
 @pytest.mark.parametrize(("batch_size", "batches", "images"), [(300, 2, 600), (808, 1, 808), (5000, 1, 808)])
@@ -629,7 +662,7 @@ def test_small_images_are_normalised_by_other_numbers_if_asked():
     [
         ({"mean": (0.5,)}, "data.mean: mean and std go together"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, "digits has 1 channels, got 3"),
-        ({"name": "folder:x", "mean": (0.5,), "std": (0.5,)}, "folder:PATH has 3 channels"),
+        ({"name": "folder:x", "mean": (0.5,), "std": (0.5,)}, "folder:PATH and fake have 3 channels"),
         ({"mean": (127.5,), "std": (0.5,)}, "data.mean: pixels are counted from 0 to 1"),
         ({"mean": (0.5,), "std": (0.0,)}, "data.std: pixels are counted from 0 to 1 and divided by it"),
         ({"name": "folder:x", "crop_ratio": 0.0}, "data.crop_ratio: expected a share above 0 and up to 1"),
@@ -639,6 +672,237 @@ def test_small_images_are_normalised_by_other_numbers_if_asked():
 def test_images_cannot_be_prepared_in_impossible_ways(options: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         load(DataSettings(**options), seed=0)
+
+
+def test_a_folder_has_as_many_classes_as_it_is_said_to_have(tmp_path: Path):
+    write_folder(tmp_path)
+    assert load(folder_settings(tmp_path, classes=2), seed=0).classes == 2
+    with pytest.raises(UsageError, match=r"data\.classes: .* has 2 classes, got 1000; leave it out"):
+        load(folder_settings(tmp_path, classes=1000), seed=0)
+
+
+def test_images_may_be_larger_where_nothing_is_trained(tmp_path: Path):
+    write_folder(tmp_path)
+    picture = np.zeros((240, 480, 3), dtype=np.uint8)
+    picture[8:232, 128:352] = 255
+    Image.fromarray(picture).save(tmp_path / "val" / "apple" / "0.png")
+    settings = folder_settings(tmp_path, image_size=32, evaluation_image_size=224, crop_ratio=0.9333)
+    data = load(settings, seed=0)
+    assert (data.image_size, data.evaluation_image_size) == (32, 224)
+    for loader, side in ((data.train, 32), (data.calibration, 32), (data.validation, 224), (data.test, 224)):
+        assert epoch(loader)[0].shape[1:] == (3, side, side)
+    # resized to 240 pixels, which it has, and the centre of 224 of them
+    assert shown_bytes(data, epoch(data.test)[0][:1]).unique().tolist() == [255]
+    assert load(folder_settings(tmp_path), seed=0).evaluation_image_size == 16
+
+
+# Augmentation of photographs
+
+
+def fake_settings(**options: Any) -> DataSettings:
+    defaults = {"image_size": 8, "images": 40, "batch_size": 10, "evaluation_batch_size": 10, "workers": 0}
+    return DataSettings(name="fake", **{**defaults, **options})
+
+
+EVERYTHING = {"color_jitter": 0.4, "lighting": 0.1, "auto_augment": "rand-m9-mstd0.5-inc1"}
+
+
+@pytest.mark.parametrize("options", [EVERYTHING, {"auto_augment": "uniform"}, {"auto_augment": "augmix-m3-w2"}])
+def test_augmented_images_depend_on_seed_and_epoch_but_not_on_workers(options: dict[str, Any]):
+    alone, helped = (load(fake_settings(image_size=16, workers=n, **options), seed=0) for n in (0, 2))
+    wanted = [epoch(alone.train, number) for number in range(2)]
+    for number in (1, 0):
+        assert same(epoch(helped.train, number), wanted[number])
+    assert not torch.equal(wanted[0][0], wanted[1][0])
+    assert same(epoch(helped.calibration, 0), epoch(alone.calibration, 3))
+    plain = load(fake_settings(image_size=16), seed=0)
+    assert not same(epoch(plain.train), wanted[0])
+    assert not same(epoch(plain.calibration), epoch(alone.calibration))
+    assert same(epoch(plain.validation), epoch(alone.validation))
+    assert same(epoch(plain.test), epoch(alone.test))
+
+
+@pytest.mark.parametrize("auto_augment", [EVERYTHING["auto_augment"], "augmix-m3-w2"])
+def test_augmentation_neither_reads_nor_changes_any_global_random_state(auto_augment: str):
+    data = load(fake_settings(**{**EVERYTHING, "auto_augment": auto_augment}), seed=0)
+    passes = []
+    for seed in (1, 2):
+        for seed_generator in (random.seed, np.random.seed, torch.manual_seed):
+            seed_generator(seed)
+        before = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()
+        passes.append(epoch(data.train))
+        assert random.getstate() == before[0]
+        assert repr(np.random.get_state()) == before[1]
+        assert torch.equal(torch.get_rng_state(), before[2])
+    assert same(*passes)
+
+
+def test_color_jitter_multiplies_brightness_by_up_to_its_share(tmp_path: Path):
+    write_folder(tmp_path, per_class=24)
+    for file in tmp_path.rglob("*.png"):
+        Image.fromarray(np.full((12, 12, 3), 100, dtype=np.uint8)).save(file)
+    # contrast and saturation leave one even grey as it is
+    data = load(folder_settings(tmp_path, image_size=8, color_jitter=0.4), seed=0)
+    for part in (data.train, data.calibration):
+        levels = shown_bytes(data, epoch(part)[0]).flatten(1)
+        assert torch.equal(levels.min(1).values, levels.max(1).values)
+        assert 60 <= int(levels.min()) < 70
+        assert 130 < int(levels.max()) <= 140
+    for part in (data.validation, data.test):
+        assert shown_bytes(data, epoch(part)[0]).unique().tolist() == [100]
+
+
+def test_lighting_is_a_sum_of_principal_components_by_hand():
+    torch.manual_seed(3)
+    a, b, c = (0.1 * torch.randn(3)).double().tolist()
+    torch.manual_seed(3)
+    red, green, blue = lighting_noise(0.1).tolist()
+    assert red == pytest.approx(-0.5675 * 0.2175 * a + 0.7192 * 0.0188 * b + 0.4009 * 0.0045 * c, rel=1e-5)
+    assert green == pytest.approx(-0.5808 * 0.2175 * a - 0.0045 * 0.0188 * b - 0.8140 * 0.0045 * c, rel=1e-5)
+    assert blue == pytest.approx(-0.5836 * 0.2175 * a - 0.6948 * 0.0188 * b + 0.4203 * 0.0045 * c, rel=1e-5)
+
+
+def test_lighting_lifts_a_whole_image_and_is_drawn_for_each():
+    settings = {"images": 250, "batch_size": 250}
+    dark, lit = (load(fake_settings(lighting=lighting, **settings), seed=0) for lighting in (0.0, 0.1))
+    (x, y), (shone, z) = epoch(dark.train), epoch(lit.train)
+    assert torch.equal(y, z)
+    added = (shone - x) * torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    assert added.flatten(2).std(-1).max() < 1e-6
+    added = added.mean((2, 3)).double()
+    components = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    strengths = added @ components.double() / torch.tensor([0.2175, 0.0188, 0.0045]).double()
+    assert torch.allclose(strengths.std(0), torch.full((3,), 0.1).double(), rtol=0.2)
+    assert strengths.mean(0).abs().max() < 0.03
+    assert (torch.corrcoef(strengths.T) - torch.eye(3)).abs().max() < 0.25
+    assert same(epoch(dark.test), epoch(lit.test))
+
+
+def test_uniform_augment_applies_half_of_two_uniform_draws_at_uniform_magnitudes():
+    chosen = policy("uniform", size=32, mean=IMAGENET_MEAN, interpolation="bilinear")
+    applied: list[tuple[str, float]] = []
+
+    def spy(name: str) -> Callable[..., Any]:
+        def record(image: Any, *magnitude: float, **options: Any) -> Any:
+            applied.append((name, magnitude[0] if magnitude else 0.0))
+            return image
+
+        return record
+
+    for operation in chosen.ops:  # pyright: ignore[reportFunctionMemberAccess]
+        operation.aug_fn = spy(operation.name)
+    random.seed(0)
+    np.random.seed(0)
+    per_image = []
+    for _ in range(6000):
+        applied_before = len(applied)
+        chosen(None)
+        per_image.append(len(applied) - applied_before)
+    # two operations, each with a fair coin: none, one or both in 1/4, 1/2, 1/4 of the images
+    shares = np.bincount(per_image, minlength=3) / 6000
+    assert np.abs(shares - [0.25, 0.5, 0.25]).max() < 0.02
+    names = [name for name, _ in applied]
+    counts = {name: names.count(name) for name in set(names)}
+    assert len(counts) == 14
+    assert all(abs(count / len(names) - 1 / 14) < 0.015 for count in counts.values())
+    ranges = {"Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "TranslateYRel": (-0.45, 0.45), "Color": (0.1, 1.9)}
+    for name, (low, high) in {**ranges, "Solarize": (0, 256)}.items():
+        magnitudes = np.array([magnitude for other, magnitude in applied if other == name])
+        shares = np.histogram(magnitudes, bins=5, range=(low, high))[0] / len(magnitudes)
+        assert shares.sum() == pytest.approx(1)  # none outside
+        assert np.abs(shares - 0.2).max() < 0.08
+    assert {magnitude for name, magnitude in applied if name == "PosterizeOriginal"} == {4, 5, 6, 7}
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["uniform", "rand-m9-mstd0.5", "rand-m9-n3-mstd0.5-inc1", "rand-m7-tweights", "augmix-m5-w4-d2", "v0", "3a"],
+)
+def test_a_policy_in_timms_words_makes_images_of_the_same_size(words: str):
+    assert auto_augment_problem(words) is None
+    picture = FakeImages("training", 1, 2, 16).read(0)
+    chosen = policy(words, size=16, mean=IMAGENET_MEAN, interpolation="bicubic")
+    random.seed(0)
+    np.random.seed(0)
+    results = [chosen(picture) for _ in range(8)]
+    assert all((result.size, result.mode) == ((16, 16), "RGB") for result in results)
+    assert any(not np.array_equal(np.asarray(result), np.asarray(picture)) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("rand-m9-strong", "'strong' in 'rand-m9-strong' is not a letter or word with a number after it"),
+        ("rand-q3", "timm does not know 'rand-q3' (Unknown RandAugment config section); expected uniform, or timm's"),
+        ("random", "timm does not know 'random'; expected"),
+        ("v7", "timm does not know 'v7' (Unknown AA policy v7)"),
+        ("", "timm does not know ''"),
+        (3, "expected uniform, or timm's words, such as rand-m9-mstd0.5, augmix-m3-w3, original, got 3"),
+    ],
+)
+def test_a_policy_that_timm_does_not_know_is_explained(words: object, message: str):
+    assert message in (auto_augment_problem(words) or "")
+
+
+# Images made up on the fly
+
+
+def test_fake_images_are_as_many_as_they_are_said_to_be():
+    data = load(DataSettings(name="fake", workers=0), seed=0)
+    assert (data.name, data.classes, data.channels, data.image_size) == ("fake", 10, 3, 32)
+    assert (data.calibration.images, data.validation.images, data.test.images) == (2000, 500, 1000)
+    assert (data.mean, data.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    many = load(DataSettings(name="fake", classes=1500, workers=0), seed=0)
+    assert (many.calibration.images, many.validation.images, many.test.images) == (2000, 1500, 1500)
+    few = load(fake_settings(images=8, classes=4, batch_size=3), seed=0)
+    counts = [loader.images for loader in (few.train, few.validation, few.test, few.calibration)]
+    assert counts == [6, 2, 4, 8]
+    one = load(fake_settings(images=1), seed=0)
+    assert [loader.images for loader in (one.train, one.validation, one.test)] == [1, 1, 1]
+
+
+def test_fake_images_belong_to_their_number_whatever_the_seed_of_the_run():
+    first, second = (load(fake_settings(), seed=seed) for seed in (0, 1))
+    assert same(epoch(first.test), epoch(second.test))
+    assert same(epoch(first.validation), epoch(second.validation))
+    assert not same(epoch(first.train), epoch(second.train))
+    assert epoch(first.test)[1].tolist() == [number % 10 for number in range(20)]
+    rows = [set(as_rows(epoch(part)[0])) for part in (first.validation, first.test)]
+    assert [len(part) for part in rows] == [10, 20]
+    assert rows[0].isdisjoint(rows[1])
+    larger = load(fake_settings(images=80), seed=0)
+    assert torch.equal(epoch(larger.test)[0][:20], epoch(first.test)[0])
+
+
+def test_an_epoch_of_fake_images_shows_each_class_as_often_and_is_shared_by_processes():
+    whole = load(fake_settings(), seed=0)
+    x, y = epoch(whole.train, 3)
+    assert y.bincount().tolist() == [4] * 10
+    assert x.dtype == torch.float32
+    parts = [epoch(load(fake_settings(batch_size=5), seed=0, rank=rank, world_size=2).train, 3) for rank in (0, 1)]
+    together = [torch.stack(pair, dim=1).flatten(0, 1) for pair in zip(*parts, strict=True)]
+    assert same((x, y), (together[0], together[1]))
+    with pytest.raises(UsageError, match="40 training images cannot be shared among 50 processes"):
+        load(fake_settings(), seed=0, rank=0, world_size=50)
+
+
+def test_a_linear_classifier_learns_fake_images_from_augmented_ones():
+    data = load(fake_settings(images=250, classes=5), seed=0)
+    passes = [epoch(data.train, number) for number in range(2)]
+    x, y = torch.cat([x for x, _ in passes]).flatten(1), torch.cat([y for _, y in passes])
+    gram = x.T @ x + 100 * torch.eye(x.shape[1])
+    weights = torch.linalg.solve(gram, x.T @ torch.nn.functional.one_hot(y).float())
+    tested, labels = epoch(data.test)
+    accuracy = ((tested.flatten(1) @ weights).argmax(1) == labels).float().mean()
+    assert accuracy > 0.7  # chance is 0.2
+
+
+def test_fake_images_are_large_enough_for_what_is_cut_out_of_them():
+    settings = fake_settings(image_size=8, evaluation_image_size=20, crop_ratio=0.5, images=2)
+    data = load(settings, seed=0)
+    pixels = shown_bytes(data, epoch(data.test)[0])[0]
+    whole = np.asarray(FakeImages("test", 1, 10, 40).read(0))
+    assert np.array_equal(pixels.numpy(), whole[10:30, 10:30])
 
 
 def test_a_folder_epoch_depends_on_seed_and_epoch_but_not_on_workers(tmp_path: Path):
@@ -664,12 +928,13 @@ def test_folder_loaders_leave_the_global_random_state_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_folder_images_are_mirrored_only_if_asked(tmp_path: Path, flip: bool):
+@pytest.mark.parametrize("part", ["train", "calibration"])
+def test_folder_images_are_mirrored_only_if_asked(tmp_path: Path, flip: bool, part: str):
     write_folder(tmp_path, per_class=16)
     ramp = np.broadcast_to(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], (64, 64, 3))
     for file in (tmp_path / "train").rglob("*.png"):
         Image.fromarray(ramp).save(file)
-    x, _ = epoch(load(folder_settings(tmp_path, flip=flip), seed=0).train)
+    x, _ = epoch(getattr(load(folder_settings(tmp_path, flip=flip), seed=0), part))
     rising = x[..., 8:].mean((1, 2, 3)) > x[..., :8].mean((1, 2, 3))
     assert len(rising) == 24
     if flip:
@@ -794,6 +1059,7 @@ def test_a_list_of_batches_is_enough():
     batches = own_batches()
     data = from_loaders(batches, batches[:1], batches[1:], classes=3)
     assert (data.name, data.classes, data.channels, data.image_size) == ("own", 3, 3, 5)
+    assert data.evaluation_image_size == 5
     assert (data.mean, data.std, data.class_names) == ((), (), ("0", "1", "2"))
     assert [len(data.train), len(data.validation), len(data.test)] == [3, 1, 2]
     assert [data.train.images, data.validation.images, data.test.images] == [12, 4, 8]

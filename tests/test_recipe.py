@@ -116,12 +116,18 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_shipped_recipes_are_these() -> None:
     assert shipped() == [
+        "cifar10-mobilenetv3",
         "cifar10-resnet20",
         "cifar100-densenet121",
+        "cifar100-mobilenetv3",
+        "cifar100-resnet101",
         "cifar100-resnet20",
         "cifar100-resnet50",
         "digits",
         "digits-densenet",
+        "imagenet-resnet50",
+        "imagenet-resnet50-plus",
+        "imagenet-resnet50-plus-400",
     ]
 
 
@@ -474,6 +480,7 @@ def test_a_problem_of_the_command_line_says_so(words: Any, message: str) -> None
             "warmup_epochs: must be at least 0 and at most the 2 epochs",
         ),
         ("schedule", {"final_lr": 1.5}, "final_lr: is a share of lr, from 0 to 1, got 1.5"),
+        ("schedule", {"max_steps": 0}, "max_steps: must be at least 1, or null for the whole run, got 0"),
         ("training", {"label_smoothing": 1}, "label_smoothing: must be at least 0 and below 1, got 1.0"),
         ("training", {"accumulate": 0}, "accumulate: must be at least 1, got 0"),
         ("training", {"devices": 0}, "devices: must be at least 1, got 0"),
@@ -520,7 +527,7 @@ def test_all_problems_are_reported_together(file: Path) -> None:
         "  trainin.devices: unknown setting; got '2' (command line); did you mean 'training.devices'?",
         "  optimizer.lr: got 'fast' (mine.yaml, line 11), allowed: a number",
         "  method.steps: got 'x' (command line), allowed: a whole number",
-        "  data.name: unknown data set 'digitz'; known: digits, cifar10, cifar100, folder:PATH; "
+        "  data.name: unknown data set 'digitz'; known: digits, cifar10, cifar100, folder:PATH, fake; "
         "did you mean 'digits'? (mine.yaml, line 4)",
         "  method.volume: must be at least 0, got -2.0 (mine.yaml, line 8)",
         "  optimizer.momentum: must be at least 0 and below 1, got 2.0 (mine.yaml, line 12)",
@@ -566,13 +573,13 @@ def test_a_file_that_cannot_be_read_hides_no_problem_of_the_command_line() -> No
 
 
 def test_an_unknown_name_suggests_a_near_recipe() -> None:
-    assert error("cifar100-resnet18").endswith("; did you mean 'cifar100-resnet50'?")
+    assert error("cifar100-resnet5").endswith("; did you mean 'cifar100-resnet50'?")
     assert error("digits.yaml").endswith("; did you mean 'digits'?")
-    assert error("zebra").endswith("digits-densenet, or the path of a YAML file")
+    assert error("zebra").endswith("imagenet-resnet50-plus-400, or the path of a YAML file")
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
-    assert "this is a folder; give a YAML file, or a shipped recipe: cifar10-resnet20" in error(tmp_path)
+    assert "this is a folder; give a YAML file, or a shipped recipe: cifar10-mobilenetv3, cifar10-" in error(tmp_path)
     (tmp_path / "recipe.yaml").write_text(FILE)
     assert "give a YAML file or the recipe.yaml in it" in error(tmp_path)
 

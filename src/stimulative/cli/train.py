@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stimulative.cli.data import add_data, data_settings, directory_word
+
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
   stimulative train digits --out runs/digits
   stimulative train cifar100-resnet20 --out runs/c100 --method.balance 2 --schedule.epochs 50
+  stimulative train imagenet-resnet50 --data fake --max-steps 10 --data.image_size 64
   stimulative train my-recipe.yaml --out runs/mine --dry-run
   stimulative train runs/mine/recipe.yaml --out runs/mine --resume"""
 
@@ -22,12 +25,17 @@ def add(commands: Any) -> None:
         "train",
         help="train a network by a recipe",
         description="Train a network by a recipe: the name of a shipped one or the path of a YAML file.",
-        usage="stimulative train RECIPE [--out DIR] [--resume] [--section.key VALUE ...] [--dry-run]",
+        usage="stimulative train RECIPE [--out DIR] [--data NAME] [--max-steps N] [--resume] [--section.key VALUE ...] "
+        "[--dry-run]",
         examples=_EXAMPLES,
         settings=True,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-METHOD-seedN)")
+    add_data(parser)
+    parser.add_argument(
+        "--max-steps", metavar="N", help="stop after N steps, as --schedule.max_steps does; to try a recipe"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run that is in the directory")
     parser.add_argument(
         "--dry-run", action="store_true", help="check recipe, data and model, show the plan, train nothing"
@@ -38,8 +46,12 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Train."""
     from stimulative.training.recipe import load_recipe
 
-    recipe = load_recipe(options.recipe, rest)
-    out = Path(options.out or f"runs/{Path(options.recipe).stem}-{recipe.method.name}-seed{recipe.seed}")
+    settings = data_settings(options.recipe, options.data, rest)
+    if options.max_steps is not None:
+        settings += ["--schedule.max_steps", options.max_steps]
+    recipe = load_recipe(options.recipe, [*settings, *rest])
+    images = f"-{directory_word(options.data)}" if options.data else ""
+    out = Path(options.out or f"runs/{Path(options.recipe).stem}{images}-{recipe.method.name}-seed{recipe.seed}")
     if options.dry_run:
         _plan(recipe, out)
         return 0
@@ -78,4 +90,6 @@ def _plan(recipe: Any, out: Path) -> None:
     print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
     images = f"{data.train.images:,} training, {data.validation.images:,} validation images"
     print(f"# data: {images} of {data.classes} classes")
-    print(f"# {recipe.schedule.epochs} epochs of {len(data.train)} batches would be trained into {out}")
+    stop = recipe.schedule.max_steps
+    until = "" if stop is None else f", {stop} steps at most,"
+    print(f"# {recipe.schedule.epochs} epochs of {len(data.train)} batches{until} would be trained into {out}")

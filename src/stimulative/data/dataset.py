@@ -14,7 +14,8 @@ class Data:
         classes: Number of classes.
         class_names: Their names, in the order of the labels.
         channels: Channels of an image.
-        image_size: Side of the square image in pixels.
+        image_size: Side of the square training image in pixels.
+        evaluation_image_size: Side of the square validation and test images in pixels.
         mean: Mean of each channel on the scale 0..1, subtracted from the images. Empty if unknown, which
             it is for loaders of one's own.
         std: Standard deviation of each channel on the scale 0..1, which the images are divided by. Empty if
@@ -32,6 +33,7 @@ class Data:
     class_names: tuple[str, ...]
     channels: int
     image_size: int
+    evaluation_image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: Loader

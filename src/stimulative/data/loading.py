@@ -1,12 +1,15 @@
 """From settings to data."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
-from stimulative.data import cifar, digits, folder, pixels
+from stimulative.data import cifar, digits, fake, folder, images, pixels
+from stimulative.data.augmentation import evaluation_transform, resized_side, training_transform
 from stimulative.data.dataset import Data
 from stimulative.data.loader import LazyLoader
-from stimulative.data.settings import DataSettings
+from stimulative.data.settings import FAKE, DataSettings
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
 
@@ -41,8 +44,9 @@ def load(
     if not 0 <= rank < world_size:
         raise UsageError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
     place = torch.device(device)
-    if settings.folder is not None:
-        return _load_folder(settings, settings.folder, seed, place, rank, world_size)
+    if settings.resized:
+        source = _fake(settings) if settings.name == FAKE else _folder(settings, seed)
+        return _load_resized(settings, source, seed, place, rank, world_size)
     return _load_small(settings, seed, place, rank, world_size)
 
 
@@ -63,7 +67,8 @@ def _load_small(settings: DataSettings, seed: int, device: torch.device, rank: i
     if len(mean) != train.images.shape[1]:
         raise UsageError(f"data.mean, data.std: {settings.name} has {train.images.shape[1]} channels, got {len(mean)}")
     normalisation = pixels.Normalisation(mean, std, device)
-    training, validation = _hold_out(settings, train.labels.numpy(), seed, class_names, world_size)
+    training, validation = hold_out(train.labels.numpy(), settings.validation, seed=seed, class_names=class_names)
+    _check_shares(training, world_size)
     store = pixels.PixelStore.of(train, padding=settings.crop_padding, normalisation=normalisation, device=device)
 
     def test_loader() -> pixels.PixelLoader:
@@ -77,6 +82,7 @@ def _load_small(settings: DataSettings, seed: int, device: torch.device, rank: i
         class_names=class_names,
         channels=train.images.shape[1],
         image_size=train.images.shape[-1],
+        evaluation_image_size=train.images.shape[-1],
         mean=mean,
         std=std,
         train=pixels.training_loader(
@@ -96,73 +102,124 @@ def _load_small(settings: DataSettings, seed: int, device: torch.device, rank: i
     )
 
 
-def _load_folder(
-    settings: DataSettings, path: str, seed: int, device: torch.device, rank: int, world_size: int
-) -> Data:
-    found = folder.ImageFolders.find(path)
-    training, validation = _hold_out(settings, found.train.labels, seed, found.class_names, world_size)
-    size = settings.image_size or folder.DEFAULT_SIZE
-    mean, std = settings.mean or folder.IMAGENET_MEAN, settings.std or folder.IMAGENET_STD
-    normalisation = pixels.Normalisation(mean, std, device)
+@dataclass(frozen=True)
+class _Source:
+    """Images that are prepared one by one, and which of them are what.
 
-    def evaluation(images: folder.ImageList, index: np.ndarray) -> folder.FolderLoader:
-        return folder.evaluation_loader(
-            images,
-            index,
-            size=size,
+    Args:
+        class_names: The names of the classes.
+        size: Side in pixels of the square training image.
+        train: Images to train on and held out.
+        training: Positions of those to train on.
+        validation: Positions of those held out.
+        test: Images to test on.
+    """
+
+    class_names: tuple[str, ...]
+    size: int
+    train: images.Images
+    training: np.ndarray
+    validation: np.ndarray
+    test: images.Images
+
+
+def _folder(settings: DataSettings, seed: int) -> _Source:
+    path = settings.folder or ""
+    found = folder.ImageFolders.find(path)
+    classes = len(found.class_names)
+    if settings.classes not in (None, classes):
+        raise UsageError(
+            f"data.classes: {path} has {classes} classes, got {settings.classes}; leave it out, or choose other images"
+        )
+    training, validation = hold_out(found.train.labels, settings.validation, seed=seed, class_names=found.class_names)
+    size = settings.image_size or folder.DEFAULT_SIZE
+    return _Source(found.class_names, size, found.train, training, validation, found.test)
+
+
+def _fake(settings: DataSettings) -> _Source:
+    classes = settings.classes or fake.DEFAULT_CLASSES
+    training, validation, test = fake.counts(settings.images, classes)
+    size = settings.image_size or fake.DEFAULT_SIZE
+    # as large as the larger of what training crops from and what evaluation resizes to, so that nothing is blown up
+    side = max(size, resized_side(settings.evaluation_image_size or size, settings.crop_ratio))
+    return _Source(
+        class_names=tuple(str(number) for number in range(classes)),
+        size=size,
+        train=fake.FakeImages("training", training + validation, classes, side),
+        training=np.arange(training),
+        validation=np.arange(training, training + validation),
+        test=fake.FakeImages("test", test, classes, side),
+    )
+
+
+def _load_resized(
+    settings: DataSettings, source: _Source, seed: int, device: torch.device, rank: int, world_size: int
+) -> Data:
+    _check_shares(source.training, world_size)
+    evaluation_size = settings.evaluation_image_size or source.size
+    mean, std = settings.mean or images.IMAGENET_MEAN, settings.std or images.IMAGENET_STD
+    augment = training_transform(
+        source.size,
+        flip=settings.flip,
+        interpolation=settings.interpolation,
+        color_jitter=settings.color_jitter,
+        auto_augment=settings.auto_augment,
+        mean=mean,
+    )
+    show = evaluation_transform(evaluation_size, crop_ratio=settings.crop_ratio, interpolation=settings.interpolation)
+    common = {
+        "workers": settings.workers,
+        "device": device,
+        "normalisation": pixels.Normalisation(mean, std, device),
+        "std": std,
+    }
+
+    def evaluation(shown: images.Images, index: np.ndarray) -> images.ImageLoader:
+        return images.ImageLoader(
+            shown,
+            show,
+            images.fixed_order(torch.from_numpy(index)),
+            count=len(index),
             batch_size=settings.evaluation_batch_size,
-            workers=settings.workers,
-            device=device,
-            normalisation=normalisation,
-            interpolation=settings.interpolation,
-            crop_ratio=settings.crop_ratio,
+            **common,
         )
 
     return Data(
         name=settings.name,
-        classes=len(found.class_names),
-        class_names=found.class_names,
+        classes=len(source.class_names),
+        class_names=source.class_names,
         channels=3,
-        image_size=size,
+        image_size=source.size,
+        evaluation_image_size=evaluation_size,
         mean=mean,
         std=std,
-        train=folder.training_loader(
-            found.train,
-            training,
-            size=size,
-            flip=settings.flip,
-            seed=seed,
+        train=images.ImageLoader(
+            source.train,
+            augment,
+            images.training_order(source.training, seed=seed, rank=rank, world_size=world_size),
+            count=len(source.training) // world_size,
             batch_size=settings.batch_size,
-            workers=settings.workers,
-            device=device,
-            normalisation=normalisation,
-            interpolation=settings.interpolation,
-            rank=rank,
-            world_size=world_size,
+            lighting=settings.lighting,
+            drop_incomplete=True,
+            keep_workers=True,
+            **common,
         ),
-        validation=evaluation(found.train, validation),
-        test=LazyLoader(lambda: evaluation(found.test, np.arange(len(found.test.labels)))),
-        calibration=folder.calibration_loader(
-            found.train,
-            training,
-            size=size,
-            flip=settings.flip,
-            seed=seed,
+        validation=evaluation(source.train, source.validation),
+        test=LazyLoader(lambda: evaluation(source.test, np.arange(len(source.test.labels)))),
+        calibration=images.ImageLoader(
+            source.train,
+            augment,
+            images.fixed_order(*images.shuffled(source.training, seed, "calibration")),
+            count=len(source.training),
             batch_size=settings.evaluation_batch_size,
-            workers=settings.workers,
-            device=device,
-            normalisation=normalisation,
-            interpolation=settings.interpolation,
+            lighting=settings.lighting,
+            **common,
         ),
     )
 
 
-def _hold_out(
-    settings: DataSettings, labels: np.ndarray, seed: int, class_names: tuple[str, ...], world_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    training, validation = hold_out(labels, settings.validation, seed=seed, class_names=class_names)
+def _check_shares(training: np.ndarray, world_size: int) -> None:
     if len(training) < world_size:
         raise UsageError(
             f"{len(training)} training images cannot be shared among {world_size} processes; use fewer devices"
         )
-    return training, validation

@@ -157,6 +157,7 @@ def from_loaders(
         class_names=tuple(str(name) for name in names),
         channels=x.shape[1] if x.ndim > 1 else 1,
         image_size=x.shape[-1],
+        evaluation_image_size=x.shape[-1],
         mean=(),
         std=(),
         **loaders,

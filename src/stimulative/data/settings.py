@@ -1,14 +1,23 @@
 """The settings of a data set, and what can be wrong with them."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
+
+from stimulative.data.augmentation import auto_augment_problem
 
 NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
 """Side in pixels of the small-image sets."""
 
+NATIVE_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+"""Number of classes of the small-image sets."""
+
 FOLDER = "folder:"
-KNOWN = (*NATIVE_SIZE, FOLDER + "PATH")
+FAKE = "fake"
+KNOWN = (*NATIVE_SIZE, FOLDER + "PATH", FAKE)
+
+RESIZED_ONLY = ("evaluation_image_size", "color_jitter", "lighting", "auto_augment")
+"""Settings that the small-image sets do not have: their images stay as they are on the device."""
 
 
 @dataclass(frozen=True)
@@ -16,35 +25,55 @@ class DataSettings:
     """Which images to train on, and how they are fed.
 
     Args:
-        name: The data set: `digits` (scikit-learn's, built in), `cifar10`, `cifar100`, or `folder:PATH` with
-            one folder of images per class in `PATH/train` and `PATH/val`.
+        name: The data set: `digits` (scikit-learn's, built in), `cifar10`, `cifar100`, `folder:PATH` with
+            one folder of images per class in `PATH/train` and `PATH/val`, or `fake`: images made up on the fly, to
+            try a recipe without its data, which are prepared like those of `folder:PATH`.
         path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
             `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
             (`train-*.parquet`, `test-*.parquet`).
+        classes: Number of classes; null is as many as the data set has, and another number than that is an error.
+            `fake` has as many as it is told, 10 if null.
+        images: For `fake`: training images; a quarter as many are held out, half as many are tested on. Null is
+            2,000, 500 and 1,000, or an image of every class where that is more.
         batch_size: Images per training step and device.
         evaluation_batch_size: Images per batch where nothing is trained.
-        image_size: Side of the square image in pixels, for `folder:PATH` (224 if not given). The other sets
-            keep their own size.
+        image_size: Side of the square training image in pixels, for `folder:PATH` (224 if not given) and `fake` (32).
+            The other sets keep their own size.
+        evaluation_image_size: For `folder:PATH` and `fake`: side where nothing is trained; null is `image_size`.
         crop_padding: Zero pixels put around a training image before a random crop of its own size; 0 turns
-            this augmentation off. `folder:PATH` crops randomly in scale and shape instead.
+            this augmentation off. `folder:PATH` and `fake` crop randomly in scale and shape instead.
         flip: Mirror training images left to right, each with probability 1/2.
-        mean: Mean of each channel, from 0 to 1, that is subtracted; null takes ImageNet's for `folder:PATH`, else
-            that of the training images.
+        color_jitter: For `folder:PATH` and `fake`: brightness, contrast and saturation of training images are
+            multiplied by factors drawn from 1 minus this to 1 plus this, in random order; 0 turns it off.
+        lighting: For `folder:PATH` and `fake`: deviation of the noise along the principal components of ImageNet's
+            colours that is added to training images (Krizhevsky et al. 2012: 0.1); 0 turns it off.
+        auto_augment: For `folder:PATH` and `fake`: a policy of timm's in its words, such as `rand-m9-mstd0.5`,
+            `augmix-m3-w3` or `original`, or `uniform` for UniformAugment; null turns it off.
+        mean: Mean of each channel, from 0 to 1, that is subtracted; null takes ImageNet's for `folder:PATH` and `fake`,
+            else that of the training images.
         std: Deviation of each channel, from 0 to 1, that is divided by; null as for the mean.
-        crop_ratio: For `folder:PATH`: share of an image's shorter side that evaluation crops out of its centre.
-        interpolation: For `folder:PATH`: how images are resized.
+        crop_ratio: For `folder:PATH` and `fake`: share of an image's shorter side that evaluation crops out of its
+            centre.
+        interpolation: For `folder:PATH` and `fake`: how images are resized.
         validation: Share of the training images held out to choose the best checkpoint on; every class keeps
-            its share.
-        workers: Processes that read and decode images, for `folder:PATH`; the small sets live on the device.
+            its share. `fake` does not read it.
+        workers: Processes that read and decode images, for `folder:PATH` and `fake`; the small sets live on the
+            device.
     """
 
     name: str = "digits"
     path: str | None = None
+    classes: int | None = None
+    images: int | None = None
     batch_size: int = 128
     evaluation_batch_size: int = 500
     image_size: int | None = None
+    evaluation_image_size: int | None = None
     crop_padding: int = 4
     flip: bool = True
+    color_jitter: float = 0.0
+    lighting: float = 0.0
+    auto_augment: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop_ratio: float = 0.875
@@ -57,19 +86,33 @@ class DataSettings:
         """The PATH of `folder:PATH`; None for every other data set."""
         return self.name.removeprefix(FOLDER) if self.name.startswith(FOLDER) else None
 
+    @property
+    def resized(self) -> bool:
+        """Whether images are cropped, resized and augmented one by one, as those of `folder:PATH` and `fake` are."""
+        return self.name == FAKE or self.folder is not None
+
     def problems(self) -> list[str]:
         """Everything that cannot be used as given, found without touching a file.
 
         Returns:
             One sentence per problem, each starting with the key it is about. Empty if all is well.
         """
-        found = [self._name_problem(), self._path_problem(), self._image_size_problem()]
+        found = [
+            self._name_problem(),
+            self._path_problem(),
+            self._classes_problem(),
+            self._images_problem(),
+            self._image_size_problem(),
+            *self._small_set_problems(),
+        ]
         found += [
             _whole_number_problem("batch_size", self.batch_size, least=1),
             _whole_number_problem("evaluation_batch_size", self.evaluation_batch_size, least=1),
             self._crop_padding_problem(),
             self._normalisation_problem(),
             self._resizing_problem(),
+            self._evaluation_image_size_problem(),
+            *self._augmentation_problems(),
             _whole_number_problem("workers", self.workers, least=0),
         ]
         if not isinstance(self.flip, bool):
@@ -82,7 +125,7 @@ class DataSettings:
         return [problem for problem in found if problem]
 
     def _name_problem(self) -> str | None:
-        if self.name in NATIVE_SIZE or self.folder:
+        if self.name in NATIVE_SIZE or self.name == FAKE or self.folder:
             return None
         if self.folder == "":
             return "data.name: 'folder:' needs the path of a folder with train/ and val/, as in folder:PATH"
@@ -96,6 +139,33 @@ class DataSettings:
         if self.name == "folder":
             return f"data.path: a folder of images is given in the name, as data.name: folder:{self.path}"
         return f"data.path: only cifar10 and cifar100 are read from a path, got {self.path!r} for {self.name!r}"
+
+    def _classes_problem(self) -> str | None:
+        if self.classes is None:
+            return None
+        native = NATIVE_CLASSES.get(self.name)
+        if native is not None and self.classes != native:
+            return f"data.classes: {self.name} has {native} classes, got {self.classes!r}; leave it out"
+        return _whole_number_problem("classes", self.classes, least=2)
+
+    def _images_problem(self) -> str | None:
+        if self.images is None:
+            return None
+        if self.name != FAKE:
+            return f"data.images: only fake makes as many images as it is told, got {self.images!r} for {self.name!r}"
+        return _whole_number_problem("images", self.images, least=1)
+
+    def _small_set_problems(self) -> list[str]:
+        """Settings that only sets with resized images have, given for another one."""
+        if self.resized or self.name not in NATIVE_SIZE:
+            return []
+        defaults = {field.name: field.default for field in fields(self)}
+        return [
+            f"data.{key}: only images of folder:PATH and fake are prepared so, got {getattr(self, key)!r} for "
+            f"{self.name!r}; leave it out"
+            for key in RESIZED_ONLY
+            if getattr(self, key) != defaults[key]
+        ]
 
     def _image_size_problem(self) -> str | None:
         if self.image_size is None:
@@ -113,8 +183,10 @@ class DataSettings:
             return "data.mean: mean and std go together; give both, or neither"
         if self.mean is None or self.std is None:
             return None
-        if self.folder is not None and (len(self.mean), len(self.std)) != (3, 3):
-            return f"data.mean: folder:PATH has 3 channels, got mean {list(self.mean)} and std {list(self.std)}"
+        if self.resized and (len(self.mean), len(self.std)) != (3, 3):
+            return (
+                f"data.mean: folder:PATH and fake have 3 channels, got mean {list(self.mean)} and std {list(self.std)}"
+            )
         if len(self.mean) != len(self.std):
             return f"data.mean: mean and std have a number for each channel, got {list(self.mean)} and {list(self.std)}"
         if not all(0 <= mean <= 1 for mean in self.mean):
@@ -130,6 +202,20 @@ class DataSettings:
         if self.interpolation not in known:
             return f"data.interpolation: expected one of {', '.join(known)}, got {self.interpolation!r}"
         return None
+
+    def _evaluation_image_size_problem(self) -> str | None:
+        if self.evaluation_image_size is None or not self.resized:
+            return None
+        return _whole_number_problem("evaluation_image_size", self.evaluation_image_size, least=1)
+
+    def _augmentation_problems(self) -> list[str]:
+        found = [
+            f"data.{key}: expected a number of at least 0, got {value!r}"
+            for key, value in (("color_jitter", self.color_jitter), ("lighting", self.lighting))
+            if not _is_number(value) or not 0 <= value < float("inf")
+        ]
+        problem = None if self.auto_augment is None else auto_augment_problem(self.auto_augment)
+        return [*found, f"data.auto_augment: {problem}"] if problem else found
 
     def _crop_padding_problem(self) -> str | None:
         native = NATIVE_SIZE.get(self.name)

@@ -77,11 +77,14 @@ class ScheduleSettings:
         epochs: Passes over the training images.
         warmup_epochs: Epochs, or a part of one, over which the learning rate rises linearly to its peak.
         final_lr: Learning rate at the end, as a share of the peak; the cosine falls to it.
+        max_steps: Stop after so many optimiser steps in all, then measure and save as ever; to try a recipe. The
+            learning rate and the balance move as in the whole run. Null is all steps of all epochs.
     """
 
     epochs: int = 20
     warmup_epochs: float = 1.0
     final_lr: float = 0.0
+    max_steps: int | None = None
 
     def problems(self) -> list[str]:
         """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
@@ -95,6 +98,8 @@ class ScheduleSettings:
             )
         if not 0 <= self.final_lr <= 1:
             found.append(f"final_lr: is a share of lr, from 0 to 1, got {self.final_lr}")
+        if self.max_steps is not None and self.max_steps < 1:
+            found.append(f"max_steps: must be at least 1, or null for the whole run, got {self.max_steps}")
         return found
 
 

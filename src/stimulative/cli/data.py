@@ -1,0 +1,82 @@
+"""``--data NAME``: a recipe on other images than its own."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stimulative.data.settings import FAKE, NATIVE_CLASSES, NATIVE_SIZE
+from stimulative.errors import UsageError
+
+# What a recipe says about the images of its own data set, and what is said instead about those of any other.
+_ABOUT_PIXELS = {"path": "null", "mean": "null", "std": "null"}
+_ABOUT_SIZE = {"classes": "null", "images": "null", "image_size": "null", "evaluation_image_size": "null"}
+_ABOUT_PHOTOGRAPHS = {"color_jitter": "0.0", "lighting": "0.0", "auto_augment": "null"}
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data`` to a command that takes a recipe and has ``TAKES_SETTINGS = True``."""
+    parser.add_argument(
+        "--data",
+        metavar="NAME",
+        help="train on these images instead of the recipe's: digits, cifar10, cifar100, folder:PATH, or fake (made up, "
+        "of the same size and in as many classes; to try a recipe without its data)",
+    )
+
+
+def data_settings(recipe: str | Path, name: str | None, rest: Sequence[str] = ()) -> list[str]:
+    """The settings that put other images in the place of a recipe's own.
+
+    What the recipe says about its own images (where they are, how they are normalised, and, but for ``fake``, how many
+    classes there are, their size, and augmentations that small images do not have) is dropped. ``fake`` has the classes
+    and the size of the images that it stands for.
+
+    Args:
+        recipe: Shipped recipe or path of a YAML file. Whether it can be used is judged where it is loaded.
+        name: The data set, as ``--data`` names it; None for the recipe's own.
+        rest: The settings of the command line.
+
+    Returns:
+        Words of a command line, to be put before ``rest``: what is said there counts.
+
+    Raises:
+        UsageError: If the settings of the command line name a data set, too.
+    """
+    if name is None:
+        return []
+    if any(word.partition("=")[0] == "--data.name" for word in rest):
+        raise UsageError("got both --data and --data.name, which say the same; give one of them")
+    instead: dict[str, str] = dict(_ABOUT_PIXELS)
+    if name == FAKE:
+        instead |= _stand_in(recipe)
+    else:
+        instead |= _ABOUT_SIZE
+    if name in NATIVE_SIZE:
+        instead |= _ABOUT_PHOTOGRAPHS
+    words = ["--data.name", name]
+    for key, value in instead.items():
+        words += [f"--data.{key}", value]
+    return words
+
+
+def directory_word(name: str) -> str:
+    """A data set's name as a part of a directory's name."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-")
+
+
+def _stand_in(recipe: str | Path) -> dict[str, str]:
+    """Number of classes and size of the images that a recipe is for, as far as it leaves them to its data set."""
+    from stimulative.data.folder import DEFAULT_SIZE
+    from stimulative.training.sources import read_file
+
+    said: dict[str, Any] = {key: given.value for key, given in (read_file(recipe, []) or {}).items()}
+    own = said.get("data.name")
+    found = {}
+    if said.get("data.classes") is None and own in NATIVE_CLASSES:
+        found["classes"] = str(NATIVE_CLASSES[own])
+    if said.get("data.image_size") is None and own != FAKE:
+        found["image_size"] = str(NATIVE_SIZE.get(own, DEFAULT_SIZE) if isinstance(own, str) else DEFAULT_SIZE)
+    return found

@@ -1,0 +1,233 @@
+"""Loaders of photographs, which worker processes read, crop and augment one by one.
+
+Everything random about an image is drawn from a number that the sampler hands out with it, so batches depend on the
+seed and the epoch, not on the number of workers.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stimulative.data.augmentation import lighting_noise
+from stimulative.data.loader import Batch, batches_in, generator_for, share_of
+from stimulative.data.pixels import Normalisation
+from stimulative.errors import UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Images(Protocol):
+    """Numbered images that are read one by one."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Their classes, int64 (images,)."""
+        ...
+
+    def read(self, number: int) -> Any:
+        """The image of a number, as PIL's RGB."""
+        ...
+
+    def origin(self, number: int) -> str:
+        """Where the image of a number is from, for messages."""
+        ...
+
+
+class _Sample(NamedTuple):
+    """An image on its way from a worker.
+
+    Args:
+        image: uint8 (3, side, side).
+        label: Its class.
+        light: What is added to its channels on the scale 0..1, float32 (3,).
+    """
+
+    image: Tensor
+    label: int
+    light: Tensor
+
+
+class _Unreadable(NamedTuple):
+    """Stands for an image that could not be read, on its way from a worker to the process that reports it."""
+
+    origin: str
+    reason: str
+
+
+class _Prepared(Dataset[_Sample | _Unreadable]):
+    """Images, prepared, by `(number, random number)`."""
+
+    def __init__(self, images: Images, transform: Callable[[Any], Tensor], lighting: float) -> None:
+        self._images = images
+        self._transform = transform
+        self._lighting = lighting
+
+    def __len__(self) -> int:
+        return len(self._images.labels)
+
+    def __getitem__(self, item: tuple[int, int]) -> _Sample | _Unreadable:
+        number, random_number = item
+        try:
+            image = self._images.read(number)
+        # Decoders raise almost anything on damaged files: OSError, SyntaxError, ValueError, struct.error.
+        except Exception as error:
+            return _Unreadable(self._images.origin(number), str(error))
+        with _seeded(random_number):
+            prepared = self._transform(image)
+            light = lighting_noise(self._lighting) if self._lighting else torch.zeros(3)
+        return _Sample(prepared, int(self._images.labels[number]), light)
+
+
+@contextmanager
+def _seeded(number: int) -> Iterator[None]:
+    """Seed all generators that augmentations draw from, and leave them as they were.
+
+    Without workers they are the training's own.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(number)
+    # PyTorch's generator and NumPy's are the same one and seeded by 32 bits: with the same bits they would agree.
+    np.random.seed(number >> 31)
+    torch.default_generator.manual_seed(number)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tensor] | _Unreadable:
+    whole = []
+    for sample in samples:
+        if isinstance(sample, _Unreadable):
+            return sample
+        whole.append(sample)
+    images, labels, lights = zip(*whole, strict=True)
+    return torch.stack(images), torch.tensor(labels, dtype=torch.int64), torch.stack(lights)
+
+
+class _Order(Sampler[tuple[int, int]]):
+    """The `(number, random number)` of each image of a pass."""
+
+    def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int) -> None:
+        self._order = order
+        self._images = images
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self._images
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers, random_numbers = self._order(self.epoch)
+        return iter(list(zip(numbers.tolist(), random_numbers.tolist(), strict=True)))
+
+
+class ImageLoader:
+    """Batches of images that are read one by one by worker processes, normalised on the device.
+
+    Args:
+        images: The images.
+        transform: PIL image to uint8 (3, side, side).
+        order: Numbers and random numbers of the images of an epoch; always equally many.
+        count: How many.
+        batch_size: Images per batch.
+        drop_incomplete: Drop the last batch if it is incomplete, unless it is the only one.
+        workers: Processes; 0 reads in this one.
+        keep_workers: Keep the processes from one pass to the next.
+        device: Where batches go.
+        normalisation: What is done to the pixels.
+        std: Deviation of each channel, by which the normalisation divides.
+        lighting: Deviation of the lighting noise, 0 for none. It is added to the normalised images, so that it is
+            neither rounded nor clipped.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        transform: Callable[[Any], Tensor],
+        order: Callable[[int], tuple[Tensor, Tensor]],
+        *,
+        count: int,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+        normalisation: Normalisation,
+        std: tuple[float, ...],
+        lighting: float = 0.0,
+        drop_incomplete: bool = False,
+        keep_workers: bool = False,
+    ) -> None:
+        batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
+        self._images = min(count, batches * batch_size)
+        self._order = _Order(order, count)
+        self._device = device
+        self._normalisation = normalisation
+        self._lighting = lighting
+        self._std = torch.tensor(std)
+        self._batches = DataLoader(
+            _Prepared(images, transform, lighting),
+            batch_size=batch_size,
+            sampler=self._order,
+            drop_last=self._images < count,
+            num_workers=workers,
+            persistent_workers=keep_workers and workers > 0,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            # Its own, or starting a pass would draw from the training's random numbers.
+            generator=torch.Generator(),
+        )
+
+    @property
+    def images(self) -> int:
+        """Images of a pass."""
+        return self._images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next passes."""
+        self._order.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            if isinstance(batch, _Unreadable):
+                raise UsageError(f"{batch.origin} cannot be read as an image ({batch.reason}); replace or remove it")
+            x, y, light = batch
+            x = self._normalisation(x.to(self._device, non_blocking=True))
+            if self._lighting:
+                x.add_((light / self._std).to(self._device)[:, :, None, None])
+            yield x, y.to(self._device, non_blocking=True)
+
+
+def shuffled(index: np.ndarray, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+    """The images at `index` in random order, each with a random number to be augmented by."""
+    generator = generator_for(seed, purpose)
+    numbers = torch.from_numpy(index)[torch.randperm(len(index), generator=generator)]
+    return numbers, torch.randint(2**63 - 1, (len(index),), generator=generator)
+
+
+def training_order(
+    index: np.ndarray, *, seed: int, rank: int, world_size: int
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The images at `index` in an order of their own in every epoch; one process's share of them."""
+
+    def order(epoch: int) -> tuple[Tensor, Tensor]:
+        numbers, random_numbers = shuffled(index, seed, f"training epoch {epoch}")
+        return share_of(numbers, rank, world_size), share_of(random_numbers, rank, world_size)
+
+    return order
+
+
+def fixed_order(numbers: Tensor, random_numbers: Tensor | None = None) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The same images in every epoch, augmented alike."""
+    drawn = torch.zeros_like(numbers) if random_numbers is None else random_numbers
+    return lambda epoch: (numbers, drawn)
