@@ -96,6 +96,7 @@ def adopt(
         "data": data.name,
         "seed": recipe.seed,
         "epochs": None,
+        "steps": None,
         "train_seconds": None,
         "peak_memory_mib": None,
         "parameters": sum(parameter.numel() for parameter in network.model.parameters()),

@@ -56,8 +56,9 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """The whole rows of a metrics.csv; one that a crash cut short is left out."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
-    return [row for row in rows if all(row.get(column) is not None for column in COLUMNS) and row["epoch"].isdigit()]
+        read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
+    rows = [{column: row[column] for column in COLUMNS if row.get(column) is not None} for row in read]
+    return [row for row in rows if len(row) == len(COLUMNS) and row["epoch"].isdigit()]
 
 
 def loggers_of(names: Sequence[str], out: Path, first_step: int) -> list[Any]:

@@ -1,0 +1,190 @@
+"""One table of methods drives what holds for every one of them; each has tests of its own elsewhere."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from nets import CLASSES, SequentialNet, images, randomised
+from safetensors.torch import load_file
+
+import stimulative
+from stimulative import models
+from stimulative.methods import METHODS, CommonTraining
+from stimulative.training import load_recipe, train
+from stimulative.training.loop import _Loop
+from stimulative.training.metrics import read_metrics
+from stimulative.training.schema import schema
+from stimulative.training.weights import load_weights, read_weights
+from stimulative.unravel import unravel
+
+# Settings with which a method is common training.
+NEUTRAL = {
+    "common": {},
+    "layer_supervision": {"weight": 0.0},
+    "stage_supervision": {"weight": 0.0},
+    "self_distillation": {"weight": 0.0},
+    "stochastic_depth": {"survival": 1.0},
+    "stimulative": {"balance": 0.0},
+    "group_knowledge": {"balance": 0.0},
+}
+# Variants that take other ways through the code than the defaults.
+VARIANTS = {
+    **{name: (name, {}) for name in METHODS},
+    "stochastic_depth, per sample": ("stochastic_depth", {"per_sample": True}),
+    "stimulative, efficient": ("stimulative", {"efficient": True}),
+    "stimulative, ++": (
+        "stimulative",
+        {
+            "objective": "directional",
+            "normalise_main": True,
+            "smaller_inputs": 0.5,
+            "subnets_per_step": 3,
+            "sampler": "interstage",
+        },
+    ),
+}
+TARGETS = torch.tensor([0, 1, 2, 3])
+
+
+def tiny(method: str, settings: dict, **overrides):
+    wanted = {f"method.{key}": value for key, value in settings.items()}
+    return load_recipe(
+        "digits",
+        {
+            "model.arguments": {"width": 4},
+            "schedule.epochs": 2,
+            "training.threads": 1,
+            "training.loggers": [],
+            "method.name": method,
+            **wanted,
+            **overrides,
+        },
+    )
+
+
+def network():
+    torch.manual_seed(0)
+    return unravel(randomised(SequentialNet()), images())
+
+
+def gradients(method) -> dict[str, torch.Tensor]:
+    method.train()
+    terms = method(images(), TARGETS)
+    terms.loss.backward()
+    return {name: p.grad for name, p in method.network.model.named_parameters() if p.grad is not None}
+
+
+def test_the_tables_here_know_every_method():
+    assert NEUTRAL.keys() == METHODS.keys()
+    assert {name for name, _ in VARIANTS.values()} == METHODS.keys()
+    for name, settings in NEUTRAL.items():
+        assert {f"method.{key}" for key in settings} <= schema(METHODS, name).keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_a_card_that_says_what_one_needs_to_know(name):
+    card = Path(stimulative.__file__).parent / "methods" / f"{name}.md"
+    text = card.read_text()
+    for word in ("Use", "Cost", *(() if name == "common" else ("Measured gain", "Source"))):
+        assert f"**{word}**" in text, f"{card.name} does not speak of {word}"
+    documented = set(re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE))
+    settings = {key.removeprefix("method.") for key in schema(METHODS, name) if key.startswith("method.")} - {"name"}
+    assert documented == settings
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_lowers_the_loss_of_its_batch(variant):
+    name, settings = VARIANTS[variant]
+    method = METHODS[name](network(), seed=2, **settings).double().train()
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)
+    before = copy.deepcopy(method.get_extra_state())
+    first = method.backward(images(), TARGETS)
+    optimizer.step()
+    method.set_extra_state(before)  # the same draws again
+    second = method(images(), TARGETS)
+    assert first.subnets == second.subnets
+    assert second.loss.item() < first.loss.item()
+    assert first.logits.shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_its_term_a_method_is_common_training(name):
+    expected = gradients(CommonTraining(network(), seed=1))
+    found = gradients(METHODS[name](network(), seed=1, **NEUTRAL[name]).double())
+    assert expected.keys() == found.keys()
+    for parameter, gradient in expected.items():
+        assert torch.equal(found[parameter], gradient), parameter
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v] != ("common", {})])
+def test_with_its_term_a_method_is_not_common_training(variant):
+    name, settings = VARIANTS[variant]
+    expected = gradients(CommonTraining(network(), seed=1))
+    found = gradients(METHODS[name](network(), seed=2, **settings).double())
+    same = [torch.equal(found[p], g) for p, g in expected.items() if p in found]
+    assert not all(same)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_method_trains_in_mixed_precision_with_soft_targets(variant):
+    name, settings = VARIANTS[variant]
+    method = METHODS[name](unravel(randomised(SequentialNet()).float(), images().float()), seed=1, **settings).train()
+    soft = torch.full((4, CLASSES), 0.1) + 0.6 * torch.eye(CLASSES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = method(images().float(), soft)
+    terms.loss.backward()
+    assert torch.isfinite(terms.loss)
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in method.parameters())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_interrupted_run_goes_on_bit_by_bit_and_its_model_is_a_plain_one(variant, tmp_path, monkeypatch):
+    name, settings = VARIANTS[variant]
+    recipe = tiny(name, settings)
+    train(recipe, tmp_path / "whole", progress=False)
+
+    steps, step = 0, _Loop._step
+
+    def interrupt(loop, *args, **kwargs):
+        nonlocal steps
+        steps += 1
+        if steps == 16:  # of 12 steps an epoch
+            raise KeyboardInterrupt
+        return step(loop, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Loop, "_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "parts", progress=False)
+    torch.rand(17)  # what happens in between must not matter
+    train(recipe, tmp_path / "parts", resume=True, progress=False)
+
+    whole, parts = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    columns = ("loss", "main_ce", "subnet_kl", "auxiliary", "validation_top1")
+    logs = [
+        [[row[c] for c in columns] for row in read_metrics(tmp_path / run / "metrics.csv")]
+        for run in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+
+    plain = models.build("cifar/resnet20", classes=10, channels=1, arguments={"width": 4})
+    assert whole.keys() == plain.state_dict().keys()
+    plain.load_state_dict(whole)
+    # so does the checkpoint, heads or not
+    checkpoint = tmp_path / "whole" / "checkpoint-last.ckpt"
+    load_weights(plain, read_weights(checkpoint), file=checkpoint, name="cifar/resnet20")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_is_measured_again_ends_with_the_same_model(name, tmp_path):
+    recipe = tiny(name, VARIANTS[name][1], **{"schedule.epochs": 1})
+    first = train(recipe, tmp_path, progress=False)
+    before = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "summary.json").unlink()
+    again = train(recipe, tmp_path, resume=True, progress=False)
+    assert again["main"] == first["main"]
+    after = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
