@@ -14,13 +14,13 @@ import torch
 from stimulative.training.environment import device_name, versions
 
 
-def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """The options that every benchmark has, and numbers of its own."""
+def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
+    """The options that every benchmark has, and numbers and words of its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in defaults.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
     return parser.parse_args()
 
 

@@ -1,7 +1,8 @@
 """What a step of stimulative training costs beside a step of common training.
 
-On `cifar/resnet50` with random images, all variants take turns in one process. In each round the subnets are the same
-for all variants; over the rounds each stage's depths come up equally often, as in ordered sampling.
+On `cifar/resnet50` (or another `--model`) with random images, all variants take turns in one process. In each round
+the subnets are the same for all variants; over the rounds each stage's depths come up equally often, as in ordered
+sampling.
 
   bare     the common step over a bare PyTorch loop (what the library adds)
   twice    stimulative step, main net and subnet run one after the other without sharing, over the common step
@@ -10,13 +11,19 @@ for all variants; over the rounds each stage's depths come up equally often, as 
   every2   the mean of a stimulative step (joint) and the free step that every=2 has after it, over the common step
   memory_… peak memory (weights, optimizer and all), over the common step's
 
+With `--methods all` (or names of `ROWS`, with commas) training methods and variants of them take turns with these,
+under `methods` in the JSON: `time` and `memory` (the most of four steps) over the common one. They draw their subnets
+themselves, so their numbers have the spread of draws; what a method does only each so many steps is spread over these.
+
     python benchmarks/step_cost.py --json
+    python benchmarks/step_cost.py --json --methods all --model cifar/resnet20 --batch 64 --rounds 40 --repeats 1
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,26 +34,64 @@ from common import arguments, peak_bytes, report, seconds, spread, surroundings
 import stimulative
 from stimulative import models
 from stimulative.analysis import CostModel
-from stimulative.methods import METHODS
+from stimulative.errors import UsageError
+from stimulative.methods import METHODS, Method
 from stimulative.objectives import kl_divergence
+
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in METHODS},
+    "stimulative-lean": ("stimulative", {"schedule": "lean"}),
+    "stimulative-every2": ("stimulative", {"every": 2}),
+    "stimulative-half": ("stimulative", {"subnet_share": 0.5}),
+    "stimulative-late": ("stimulative", {"sampler": "late"}),
+    "stimulative-smaller": ("stimulative", {"smaller_inputs": 0.43}),
+    "stimulative-efficient": ("stimulative", {"efficient": True}),
+    "stimulative-plus": (
+        "stimulative",
+        {
+            "objective": "directional",
+            "normalise_main": True,
+            "smaller_inputs": 0.43,
+            "subnets_per_step": 6,
+            "sampler": "interstage",
+        },
+    ),
+}
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", rounds=12, repeats=3, batch=16, warmup=1)
+    options = arguments(
+        __doc__ or "",
+        rounds=12,
+        repeats=3,
+        batch=16,
+        warmup=1,
+        model="cifar/resnet50",
+        size=32,
+        methods="",
+        precision="32",
+    )
     device = torch.device(options.device)
     torch.manual_seed(0)
-    model = models.build("cifar/resnet50", classes=100).to(device)
-    x = torch.randn(options.batch, 3, 32, 32, device=device)
+    if options.precision not in ("32", "bf16"):
+        raise SystemExit(f"--precision is 32 or bf16, got {options.precision}")
+    model = models.build(options.model, classes=100).to(device)
+    x = torch.randn(options.batch, 3, options.size, options.size, device=device)
     y = torch.randint(100, (options.batch,), device=device)
     network = stimulative.unravel(model, x[:2])
     network.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = variants(network, optimizer, x, y)
-    subnets = balanced_subnets(network, options.rounds)
+    rows, refused = method_steps(network, options.methods, x, y)
+    steps |= {f"methods/{name}": row.run for name, row in rows.items()}
+    if options.precision == "bf16":
+        steps = {name: in_bf16(step, device) for name, step in steps.items()}
+    subnets = balanced_subnets(network, options.rounds, options.size)
 
     for _ in range(options.warmup):
-        for step in steps.values():
-            step(network.full)
+        for name, step in steps.items():
+            for _ in range(period(rows, name)):
+                step(network.full)
     # each step is timed several times in each round and the median taken, since a shared machine stalls now and then
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number, subnet in enumerate(subnets):
@@ -55,9 +100,12 @@ def main() -> None:
             names = list(steps)
             first = (number + repeat) % len(names)  # nobody always goes first
             for name in names[first:] + names[:first]:
-                repeats[name].append(seconds(partial(steps[name], subnet), device))
+                turns = [seconds(partial(steps[name], subnet), device) for _ in range(period(rows, name))]
+                repeats[name].append(statistics.fmean(turns))
         for name, measured in repeats.items():
-            times[name].append(statistics.median(measured))
+            # a method draws other subnets each time: their mean counts, and the median of draws is not it
+            average = statistics.fmean if name.startswith("methods/") else statistics.median
+            times[name].append(average(measured))
     times["every2"] = [(a + b) / 2 for a, b in zip(times["joint"], times.pop("free"), strict=True)]
 
     held = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
@@ -82,17 +130,37 @@ def main() -> None:
         "per_round": ratios,
         "common_seconds": spread(times["common"]),
         "common_mib": round(memory["common"] / 2**20, 1),
+        "model": options.model,
+        "image_size": options.size,
+        "precision": options.precision,
         "batch": options.batch,
         "repeats": options.repeats,
         **surroundings(device),
     }
+    methods: dict[str, Any] = {}
+    for name, row in rows.items():
+        step, of = steps[f"methods/{name}"], times[f"methods/{name}"]
+        heads = set(row.method.parameters()) - set(model.parameters())
+        own = sum(p.numel() * p.element_size() for p in heads)
+        peaks = [peak_bytes(partial(step, network.full), device) for _ in range(4 * row.period)]
+        methods[name] = {
+            "time": round(sum(of) / sum(times["common"]), 4),
+            "memory": round((held + 2 * own + max(peaks)) / memory["common"], 4),
+            "per_round": spread([a / b for a, b in zip(of, times["common"], strict=True)]),
+            "steps": len(of) * options.repeats * row.period,
+            "settings": ROWS[name][1],
+        }
+    if methods or refused:
+        result |= {"methods": methods, "refused": refused}
     report(
         options,
         result,
         [
             f"{name:<13} {result[name]:.3f}"
             for name in ("bare", "twice", "joint", "lean", "every2", "memory_joint", "memory_lean")
-        ],
+        ]
+        + [f"{name:<22} time {row['time']:.3f} memory {row['memory']:.3f}" for name, row in methods.items()]
+        + [f"{name:<22} {reason}" for name, reason in refused.items()],
     )
 
 
@@ -144,14 +212,64 @@ def variants(
     }
 
 
-def balanced_subnets(network: stimulative.ResidualNetwork, rounds: int) -> list[stimulative.Subnet]:
+@dataclass(frozen=True)
+class Row:
+    """A step of a method, and after how many steps it does the same again."""
+
+    method: Method
+    run: Callable[[stimulative.Subnet], None]
+    period: int
+
+
+def method_steps(
+    network: stimulative.ResidualNetwork, wanted: str, x: torch.Tensor, y: torch.Tensor
+) -> tuple[dict[str, Row], dict[str, str]]:
+    """The steps of the methods asked for, by name, and why others cannot be on this network."""
+    names = list(ROWS) if wanted == "all" else [name for name in wanted.split(",") if name]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        raise SystemExit(f"--methods: got {unknown[0]}, known: all, {', '.join(ROWS)}")
+    rows: dict[str, Row] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        kind, settings = ROWS[name]
+        try:
+            method = METHODS[kind](network, **settings).to(x.device)
+        except UsageError as error:
+            refused[name] = str(error)
+            continue
+        optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+        def run(subnet: stimulative.Subnet, method: Method = method, optimizer: Any = optimizer) -> None:
+            method.backward(x, y)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        rows[name] = Row(method, run, getattr(method, "every", 1))
+    return rows, refused
+
+
+def period(rows: dict[str, Row], name: str) -> int:
+    row = rows.get(name.removeprefix("methods/")) if name.startswith("methods/") else None
+    return 1 if row is None else row.period
+
+
+def in_bf16(step: Callable[[stimulative.Subnet], None], device: torch.device) -> Callable[[stimulative.Subnet], None]:
+    def run(subnet: stimulative.Subnet) -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            step(subnet)
+
+    return run
+
+
+def balanced_subnets(network: stimulative.ResidualNetwork, rounds: int, size: int = 32) -> list[stimulative.Subnet]:
     """A sample in which each depth of each stage comes up equally often and the unshared work is that of the average.
 
     Of many shuffles of the depths, the one whose mean number of operations after the first skipped block is nearest to
     the mean over all subnets.
     """
     generator = torch.Generator().manual_seed(0)
-    costs = CostModel(network, torch.randn(1, 3, 32, 32, device=next(network.parameters()).device))
+    costs = CostModel(network, torch.randn(1, 3, size, size, device=next(network.parameters()).device))
 
     def unshared(subnet: stimulative.Subnet) -> int:
         flops, skipped = 0, False

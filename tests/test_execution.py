@@ -826,3 +826,152 @@ def test_a_module_with_two_names_is_as_it_was_after_a_run():
         "one block",
     )
     assert traces(network.model) == before
+
+
+# Part of a batch, blocks seen, the example input
+
+
+def run_part(network: ResidualNetwork, x: Tensor, subnets: list[Subnet], samples: int, schedule: str) -> tuple:
+    """Outputs and summed gradients, the subnets after the first on the first samples."""
+    outputs, losses = {}, []
+    for position, output, retain in network.passes(x.clone(), subnets, cut=schedule == "lean", samples=samples):
+        outputs[position] = output.detach().clone()
+        if schedule == "lean":
+            loss_of(position, output).backward(retain_graph=retain)
+        else:
+            losses.append(loss_of(position, output))
+        del output
+    if losses:
+        sum(losses[1:], losses[0]).backward()
+    return outputs, {n: p.grad.clone() for n, p in network.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_on_part_of_a_batch_subnets_give_what_they_give_on_that_part_alone(name, schedule):
+    network, x, subnets = prepared(name)
+    network.eval()  # where samples do not see each other
+    main = copy.deepcopy(network.model)
+    subnets = [network.full, *subnets]
+    outputs, gradients = run_part(network, x, subnets, 3, schedule)
+    expected: dict[str, Tensor] = {}
+    for position, subnet in enumerate(subnets):
+        removed = Removed(main, [stage.block_names for stage in network.stages], subnet, replace=name in REPLACED)
+        output = removed.model(x[:3].clone() if position else x.clone())
+        assert len(outputs[position]) == (3 if position else 4)
+        assert_close(outputs[position], output.detach(), f"output of {subnet}")
+        loss_of(position, output).backward()
+        for key, gradient in removed.gradients().items():
+            expected[key] = expected[key] + gradient if key in expected else gradient
+    assert_same(gradients, expected, "gradient")
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+def test_on_part_of_a_batch_the_shared_prefix_is_normalised_with_the_whole_of_it(schedule):
+    network, x, _ = prepared("Sequential")
+    twin, x = copy.deepcopy(network.model), torch.cat([x, images(3, seed=5)])
+    subnets = [Subnet.parse(text) for text in ("3-4", "2-4", "3-2")]
+    outputs, gradients = run_part(network, x, subnets, 4, schedule)
+
+    stem = twin.act(twin.bn(twin.conv(x)))  # in training mode
+    two = twin.stage1[1](twin.stage1[0](stem))
+    three = twin.stage1[2](two)
+    both = twin.stage2[1](twin.stage2[0](three))
+    expected = [
+        twin.head(twin.stage2[3](twin.stage2[2](both)).mean((2, 3))),
+        twin.head(twin.stage2(two[:4]).mean((2, 3))),  # from where it departs, normalised with its own samples
+        twin.head(both[:4].mean((2, 3))),
+    ]
+    sum(loss_of(position, output) for position, output in enumerate(expected)).backward()
+    for position, output in enumerate(expected):
+        assert_close(outputs[position], output.detach(), str(subnets[position]))
+    assert_same(gradients, {name: p.grad for name, p in twin.named_parameters()}, "gradient")
+
+
+def test_the_shared_prefix_updates_its_statistics_once_on_the_whole_batch():
+    network, x, _ = prepared("Sequential")
+    alone = copy.deepcopy(network)
+    list(network.passes(x, ["3-4", "3-2", "2-4"], samples=2, before_pass=lambda _: network.frozen_statistics()))
+    list(alone.passes(x, ["3-4"], before_pass=lambda _: alone.frozen_statistics()))
+    for (name, value), (_, expected) in zip(network.named_buffers(), alone.named_buffers(), strict=True):
+        assert torch.equal(value, expected), name
+    list(network.passes(x, ["3-4", "3-2"], samples=2))
+    assert network.model.bn.num_batches_tracked == 1 and network.model.stage2[3].bn1.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("samples", [4, 9])
+def test_the_whole_batch_is_no_part(samples):
+    network, x, subnets = prepared("Sequential")
+    subnets = [network.full, *subnets]
+    whole = copy.deepcopy(network).run(x, subnets)
+    outputs, _ = run_part(network, x, subnets, samples, "joint")
+    for position, output in outputs.items():
+        assert torch.equal(output, whole[position])
+
+
+def test_only_the_main_net_first_can_run_on_more_samples_than_the_others():
+    network, x, _ = prepared("Sequential")
+    with pytest.raises(UsageError, match="with samples=, the first subnet has to be the main net"):
+        list(network.passes(x, ["1-1", "3-4"], samples=2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_are_seen_where_they_run_with_what_skipping_them_gives(name):
+    network, x, subnets = prepared(name)
+    network.eval()
+    calls_a_block = 3 if name == "shared weights" else 1
+
+    def ran(subnet: Subnet | None) -> list:
+        seen = []
+
+        def callback(place, output, skipped):
+            seen.append((place.stage, place.index))
+            return output
+
+        with torch.no_grad(), network.after_blocks(callback):
+            network.model(x.clone()) if subnet is None else network(x.clone(), subnet)
+        return seen
+
+    main = [(stage, index) for stage, kept in enumerate(network.full.stages) for index in kept]
+    assert ran(None) == main * calls_a_block
+    for subnet in subnets:
+        assert ran(subnet) == [(s, i) for s, kept in enumerate(subnet.stages) for i in kept] * calls_a_block
+
+    # going on with what skipping a block gives is the subnet without it, whatever else it does
+    last = len(network.stages) - 1
+    dropped = (last, network.stages[last].blocks - 1)
+
+    def drop(place, output, skipped):
+        return skipped() if (place.stage, place.index) == dropped else output
+
+    without = Subnet((*network.full.stages[:-1], network.full.stages[-1][:-1]))
+    with torch.no_grad():
+        expected = network(x.clone(), without)
+        with network.after_blocks(drop):
+            assert_close(network.model(x.clone()), expected, "dropped by the model's own call")
+            assert_close(network(x.clone()), expected, "dropped in a pass of the main net")
+        assert_close(network.model(x.clone()), network(x.clone()), "nothing is left behind")
+    assert not torch.equal(network(x.clone()).detach(), expected)
+
+
+def test_blocks_are_not_seen_after_an_error():
+    network, x, _ = prepared("Sequential")
+    before = traces(network.model)
+
+    def failing(place, output, skipped):
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError), network.after_blocks(failing):
+        network(x)
+    assert traces(network.model) == before
+
+
+def test_the_example_input_follows_the_model():
+    network, x, _ = prepared("keywords")
+    assert torch.equal(network.example_input, x)
+    network.to(torch.float32)
+    assert network.example_input.dtype == torch.float32
+    numbers = unravel(LoopedNet(), (images(2, dtype=torch.float32),))
+    numbers.double()
+    (moved,) = numbers.example_input
+    assert moved.dtype == torch.float64 and len(moved) == 2

@@ -531,3 +531,14 @@ def test_a_model_that_says_what_images_it_wants_is_warned_about(tmp_path):
         assert len(said) == int(other)
         if other:
             assert "mean (0.5, 0.5, 0.5) and deviation (0.5, 0.5, 0.5)" in said[0]
+
+
+def test_a_temperature_is_kept_beside_each_subnet_where_one_was_fitted(run, tmp_path):
+    plain = member("1-1", 50.0, 10)
+    fitted = Member(plain.subnet, plain.score, plain.cost, None, 0.0123456)
+    (tmp_path / "both.csv").write_text(family_csv([plain, fitted]))
+    assert read_family(tmp_path / "both.csv") == [plain, fitted]
+    assert [row["temperature"] for row in rows_of(run)] == [""] * 27  # stimulative training with kl: none to fit
+    before = "subnet,blocks,top1,loss,parameters,flops,latency_ms,latency_iqr_ms\n1-1,2,50.0,1.0,1,10,,\n"
+    (tmp_path / "before.csv").write_text(before)
+    assert read_family(tmp_path / "before.csv") == [plain]

@@ -206,7 +206,7 @@ def test_the_temperature_softens_both_and_scales_back(network, batch):
         ({"subnets_per_step": 0}, "subnets_per_step: got 0, but it is 1 or more"),
         ({"every": 0}, "every: got 0, but it is 1 or more"),
         ({"schedule": "eager"}, "schedule: got 'eager', but it is joint or lean"),
-        ({"sampler": "orderd"}, "there is no sampler 'orderd', known: ordered, unordered, interstage; did you mean"),
+        ({"sampler": "orderd"}, "there is no sampler 'orderd', known: ordered, unordered, interstage, late"),
         ({"sampler": {"name": "unordered", "keep": 2}}, "'keep' is a probability above 0 and below 1, got 2"),
         ({"sampler": {"name": "interstage", "ranges": [[1, 9], [1, 2]]}}, "range 1..9 of stage 0 does not fit"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.objectives import cross_entropy, kl_divergence
+from stimulative.objectives import cross_entropy, directional_divergence, kl_divergence, normalised
 
 
 def random_logits(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -224,3 +224,83 @@ def test_mixed_targets_cost_the_mix_of_the_two() -> None:
 def test_cross_entropy_refuses_targets_that_do_not_fit(logits: Tensor, targets: Tensor, got: str) -> None:
     with pytest.raises(UsageError, match=got):
         cross_entropy(logits, targets)
+
+
+# KL−
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7)])
+@pytest.mark.parametrize("amplitude", [1.0, 2.5])
+def test_normalised_logits_are_a_layer_norm_without_parameters(shape, amplitude):
+    z = random_logits(*shape, seed=3) + 2
+    expected = amplitude * F.layer_norm(z, z.shape[-1:], eps=1e-7)
+    assert torch.allclose(normalised(z, amplitude=amplitude), expected, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(expected.std(-1, correction=0), torch.full(shape[:-1], amplitude).double(), rtol=1e-7)
+
+
+@pytest.mark.parametrize(("temperature", "amplitude"), [(1.0, 1.0), (4.0, 1.0), (0.5, 3.0)])
+def test_the_directional_divergence_equals_a_second_implementation(temperature, amplitude):
+    student, teacher = random_logits(5, 7, seed=1), random_logits(5, 7, seed=2)
+    ours = directional_divergence(student, teacher, temperature=temperature, amplitude=amplitude)
+    by_hand = [amplitude * F.layer_norm(z, (7,), eps=1e-7) for z in (student, teacher)]
+    assert ours.item() == pytest.approx(kl_by_hand(*by_hand, temperature), rel=1e-10)
+
+
+def test_a_directional_divergence_worked_out_by_hand():
+    # Logits (3, 1) have mean 2 and deviation 1: they become (1, -1). Logits (-2, 4) become (-1, 1). With
+    # p = e / (e + 1/e) the divergence is p ln(p : 1-p) + (1-p) ln(1-p : p) = (2p - 1) 2 = 2 tanh(1) = 1.5231883.
+    # At amplitude 2 it is 4 tanh(2) = 3.8561103; at temperature 2 as well it is that of amplitude 1, times 4.
+    teacher = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
+    student = torch.tensor([[-2.0, 4.0]], dtype=torch.float64)
+    assert directional_divergence(student, teacher).item() == pytest.approx(1.5231883, abs=1e-6)
+    assert directional_divergence(student, teacher, amplitude=2.0).item() == pytest.approx(3.8561103, abs=1e-6)
+    both = directional_divergence(student, teacher, amplitude=2.0, temperature=2.0).item()
+    assert both == pytest.approx(6.0927532, abs=1e-6)
+
+
+def test_the_length_of_logits_has_no_part_in_the_directional_divergence():
+    student, teacher = random_logits(6, 9, seed=4), random_logits(6, 9, seed=5)
+    plain = directional_divergence(student, teacher).item()
+    for longer in ((3 * student, teacher), (student, 3 * teacher), (student - 7, 0.1 * teacher + 2)):
+        assert directional_divergence(*longer).item() == pytest.approx(plain, rel=1e-5)
+        assert kl_divergence(*longer).item() != pytest.approx(kl_divergence(student, teacher).item(), rel=0.1)
+    student.requires_grad_()
+    directional_divergence(student, teacher).backward()
+    centred = student.detach() - student.detach().mean(-1, keepdim=True)
+    assert student.grad is not None and student.grad.norm() > 0.01
+    assert (student.grad * centred).sum(-1).abs().max() < 1e-6  # no gradient towards more or less sure
+    assert student.grad.sum(-1).abs().max() < 1e-12
+
+
+def test_the_directional_teacher_is_a_fixed_target():
+    student, teacher = (random_logits(3, 5, seed=seed).requires_grad_() for seed in (1, 2))
+    directional_divergence(student, teacher).backward()
+    assert student.grad is not None and teacher.grad is None
+
+
+def test_logits_that_are_all_equal_have_no_direction_and_a_finite_gradient():
+    flat = torch.zeros(2, 5, requires_grad=True)
+    assert torch.equal(normalised(flat), torch.zeros(2, 5))
+    directional_divergence(flat, random_logits(2, 5, seed=1).float()).backward()
+    assert flat.grad is not None and flat.grad.isfinite().all()
+
+
+def test_half_precision_is_raised_before_normalising():
+    z = random_logits(4, 1000, seed=1).to(torch.bfloat16)
+    assert normalised(z).dtype == torch.float32
+    assert torch.equal(normalised(z), normalised(z.float()))
+
+
+@pytest.mark.parametrize(
+    ("logits", "amplitude", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), 1.0, "logits must be floating point; got torch.int64"),
+        (torch.zeros(4, 1), 1.0, r"of two classes or more; got shape \(4, 1\)"),
+        (torch.tensor(1.0), 1.0, r"got shape \(\)"),
+        (torch.zeros(2, 3), 0.0, "the amplitude must be a positive number; got 0.0"),
+        (torch.zeros(2, 3), math.inf, "the amplitude must be a positive number; got inf"),
+    ],
+)
+def test_what_has_no_direction_is_refused(logits, amplitude, message):
+    with pytest.raises(UsageError, match=message):
+        normalised(logits, amplitude=amplitude)

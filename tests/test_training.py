@@ -72,7 +72,7 @@ def test_a_run_directory_holds_everything(finished):
 def test_the_summary_names_what_was_done(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary) == {
-        *("method", "model", "data", "seed", "epochs", "train_seconds", "peak_memory_mib", "parameters"),
+        *("method", "model", "data", "seed", "epochs", "steps", "train_seconds", "peak_memory_mib", "parameters"),
         *("main", "subnets", "device", "versions"),
     }
     assert summary["method"] == "stimulative" and summary["model"] == "cifar/resnet20" and summary["data"] == "digits"

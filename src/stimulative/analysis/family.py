@@ -18,6 +18,7 @@ from stimulative.analysis.spread import by_blocks, by_stage, spread_of
 from stimulative.errors import UsageError
 from stimulative.training import Recipe, Run, files, load_recipe, measure, prepare
 from stimulative.training.loop import example_batch
+from stimulative.training.temperature import fit_temperatures
 from stimulative.training.weights import load_weights, read_weights
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike, SubnetSpace
 from stimulative.unravel.sampling import ordered
@@ -92,8 +93,9 @@ def evaluate(
     Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (how many, and the
     spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
     depth of each stage), ``frontier`` (for each cost the subnets that no other one beats, the cheapest first) and
-    ``latency`` (what the latencies were measured on). Latencies are measured in place: the whole model is in memory,
-    and skipped blocks return their input.
+    ``latency`` (what the latencies were measured on). Where the run's method leaves the scale of logits open, a
+    temperature is fitted to each subnet on the validation part, and its loss is that of its logits divided by it.
+    Latencies are measured in place: the whole model is in memory, and skipped blocks return their input.
 
     Args:
         run: The run directory.
@@ -124,10 +126,19 @@ def evaluate(
     opened = open_run(directory, device=device)
     network, data = opened.network, opened.data
     chosen = choose_subnets(network, subnets, seed)
-    steps = Steps(progress, len(data.test) + (MAX_ROUNDS if latency else 0))
+    calibrates = summary.get("method") is not None and opened.method.calibrates
+    to_fit = len(data.validation) if calibrates else 0
+    steps = Steps(progress, to_fit + len(data.test) + (MAX_ROUNDS if latency else 0))
     calibration = network.recalibrate(data.calibration, chosen, images=recipe.evaluation.calibration_images)
-    scores = measure(network, data.test, chosen, statistics=calibration, after_batch=steps.step)
-    images = example_batch(data.channels, data.image_size, images=latency_batch).to(_device_of(network))
+    temperatures: list[float] | None = None
+    if calibrates:
+        temperatures = fit_temperatures(
+            network, data.validation, chosen, statistics=calibration, after_batch=steps.step
+        )
+    scores = measure(
+        network, data.test, chosen, statistics=calibration, temperatures=temperatures, after_batch=steps.step
+    )
+    images = example_batch(data.channels, data.evaluation_image_size, images=latency_batch).to(_device_of(network))
     costs = CostModel(network, images[:1])
     times: Latencies | None = None
     if latency:
@@ -135,7 +146,13 @@ def evaluate(
             network, images, chosen, seconds=latency_seconds, seed=seed, after_round=lambda _: steps.step()
         )
     family = [
-        Member(subnet, score, costs.of(subnet), times.of[position] if times is not None else None)
+        Member(
+            subnet,
+            score,
+            costs.of(subnet),
+            times.of[position] if times is not None else None,
+            temperatures[position] if temperatures is not None else None,
+        )
         for position, (subnet, score) in enumerate(zip(chosen, scores, strict=True))
     ]
     drawn = isinstance(subnets, str | int) and len(family) < network.space.count

@@ -14,7 +14,7 @@ from stimulative.errors import UsageError
 from stimulative.training import Score
 from stimulative.unravel import Subnet
 
-COLUMNS = ("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms")
+COLUMNS = ("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms", "temperature")
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Member:
         score: Its accuracy and loss.
         cost: Its parameters and operations.
         latency: How long it takes on the machine that measured it; None where that was not measured.
+        temperature: What its logits are divided by for probabilities, and for its loss; None where none was fitted.
     """
 
     subnet: Subnet
     score: Score
     cost: Cost
     latency: Latency | None = None
+    temperature: float | None = None
 
 
 def family_csv(family: Sequence[Member]) -> str:
@@ -43,12 +45,14 @@ def family_csv(family: Sequence[Member]) -> str:
         score, cost, latency = member.score, member.cost, member.latency
         times = ("", "") if latency is None else (f"{latency.median_ms:.4f}", f"{latency.iqr_ms:.4f}")
         accuracy = (f"{score.top1:.4f}", f"{score.loss:.6f}")
-        writer.writerow([member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times])
+        temperature = "" if member.temperature is None else f"{member.temperature:.6g}"
+        row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times, temperature]
+        writer.writerow(row)
     return text.getvalue()
 
 
 def read_family(path: Path) -> list[Member]:
-    """Read a ``subnets.csv``; older ones have no latencies.
+    """Read a ``subnets.csv``; older ones have no latencies or no temperatures.
 
     Raises:
         UsageError: If it cannot be read as one.
@@ -61,6 +65,7 @@ def read_family(path: Path) -> list[Member]:
                     Score(float(row["top1"]), float(row["loss"])),
                     Cost(int(row["parameters"]), int(row["flops"])),
                     Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
+                    float(row["temperature"]) if row.get("temperature") else None,
                 )
                 for row in csv.DictReader(file)
             ]

@@ -13,23 +13,44 @@ Where this differs from the authors' published code, and why:
   net are its own. The published code mixes both and re-estimates them before every evaluation.
 - The balance rises over training (``balance_ramp``). A large balance from step 0 on makes both nets agree on nothing
   in short runs; the papers' balances of 5 and 10 belong to their long ones.
-- Several subnets a step (from ST++, arXiv 2305.02507) enter by their mean, so that ``balance`` keeps its meaning.
+
+From its follow-up ("ST++": Ye et al., "Stimulative Training++: Go Beyond The Performance Limits of Residual Networks",
+arXiv 2305.02507) come, each as a setting of its own: KL- (``objective: directional``, and ``normalise_main``), smaller
+inputs for subnets (``smaller_inputs``), several subnets a step and inter-stage sampling. Differences there:
+
+- Several subnets enter by their mean, so that ``balance`` keeps its meaning.
+- Each subnet's images are resized from the original batch. In the published loop the batch variable is overwritten, so
+  that the k-th subnet gets images that were resized, and brought to mean and deviation, k times.
+- Subnets whose images have the same size run together and share prefixes, with the main net if it is the full size.
+- The published switch for KL- normalises the main net's logits in its cross-entropy as well. Here that is a setting of
+  its own and off by default. Either way the logits of the trained model are at no scale that cross-entropy would give
+  them, so evaluation fits a temperature (``calibrates``).
+
+Ours, for a cheaper step: ``every``, ``subnet_share``, the sampler ``late``, and ``efficient`` for the best of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
+from stimulative.methods.balance import ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings
-from stimulative.objectives import cross_entropy, kl_divergence
+from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
+from stimulative.objectives import cross_entropy, directional_divergence, kl_divergence, normalised
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
+from stimulative.unravel.execution import Pass
 from stimulative.unravel.sampling import Sampler, resolve_sampler, sampler_problem
+
+EFFICIENT: dict[str, Any] = {"subnet_share": 0.5, "sampler": "late", "every": 1}
+"""What ``efficient: true`` sets: the cheapest settings that we have evidence for."""
 
 
 class StimulativeTraining(Method):
@@ -41,10 +62,19 @@ class StimulativeTraining(Method):
         balance_ramp: Share of training over which the balance rises linearly from 0, from 0 to 1. Needs to know
             ``total_steps``; without it the balance is constant.
         temperature: Temperature of both distributions; the divergence is multiplied by its square.
+        objective: What a subnet learns from the main net: ``kl`` is its class probabilities; ``directional`` is the
+            direction of its logits alone (ST++'s KL-), both nets' logits normalised over the classes first.
+        amplitude: Standard deviation that ``directional`` brings logits to.
+        normalise_main: Whether the main net's cross-entropy is of normalised logits, too, as in ST++'s code.
         subnets_per_step: The number of subnets sampled each step.
         every: Train subnets only each so many steps, with as many times the weight.
-        sampler: How subnets are drawn: ``ordered``, ``unordered``, ``interstage``; with settings as a mapping such as
-            ``{name: unordered, keep: 0.8}``; or a function of a subnet space and a generator.
+        sampler: How subnets are drawn: ``ordered``, ``unordered``, ``interstage``, ``late``, ``nested``; with settings
+            as a mapping such as ``{name: unordered, keep: 0.8}``; or a function of a subnet space and a generator.
+        smaller_inputs: Least share of the images' side that a subnet's images are resized to; every whole number of
+            pixels from there to the full side is equally likely (0.43 in ST++). Null is the full side always.
+        subnet_share: Share of the batch that subnets run on, above 0 to 1: its first samples. The prefix that they
+            share with the main net is computed once, on the whole batch.
+        efficient: One switch for the cheapest settings that keep the accuracy; sets subnet_share, sampler and every.
         schedule: ``joint`` is one backward pass over everything. ``lean`` runs the main net backward before the subnet
             runs forward, which takes the memory of common training; it is used by ``backward``.
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
@@ -53,7 +83,8 @@ class StimulativeTraining(Method):
         seed: Seed of the sampler's generator.
 
     Raises:
-        UsageError: If a setting has an impossible value.
+        UsageError: If a setting has an impossible value, or the network does not run on smaller images or on part of a
+            batch where it would have to.
     """
 
     def __init__(
@@ -63,9 +94,15 @@ class StimulativeTraining(Method):
         balance: float = 1.0,
         balance_ramp: float = 1.0,
         temperature: float = 1.0,
+        objective: Literal["kl", "directional"] = "kl",
+        amplitude: float = 1.0,
+        normalise_main: bool = False,
         subnets_per_step: int = 1,
         every: int = 1,
         sampler: str | dict[str, Any] | Sampler = "ordered",
+        smaller_inputs: float | None = None,
+        subnet_share: float = 1.0,
+        efficient: bool = False,
         schedule: Literal["joint", "lean"] = "joint",
         freeze_subnet_statistics: bool = True,
         label_smoothing: float = 0.0,
@@ -73,26 +110,43 @@ class StimulativeTraining(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
-        check_settings(
-            type(self),
-            {
-                "balance": balance,
-                "balance_ramp": balance_ramp,
-                "temperature": temperature,
-                "subnets_per_step": subnets_per_step,
-                "every": every,
-                "sampler": sampler,
-                "schedule": schedule,
-            },
-        )
-        self.balance = balance
-        self.balance_ramp = balance_ramp
-        self.temperature = temperature
-        self.subnets_per_step = subnets_per_step
-        self.every = every
-        self.sampler = resolve_sampler(sampler, network.space)
-        self.schedule = schedule
-        self.freeze_subnet_statistics = freeze_subnet_statistics
+        settings: dict[str, Any] = {
+            "balance": balance,
+            "balance_ramp": balance_ramp,
+            "temperature": temperature,
+            "objective": objective,
+            "amplitude": amplitude,
+            "normalise_main": normalise_main,
+            "subnets_per_step": subnets_per_step,
+            "every": every,
+            "sampler": sampler,
+            "smaller_inputs": smaller_inputs,
+            "subnet_share": subnet_share,
+            "efficient": efficient,
+            "schedule": schedule,
+            "freeze_subnet_statistics": freeze_subnet_statistics,
+        }
+        check_settings(type(self), settings)
+        if efficient:
+            settings |= EFFICIENT
+        self.balance: float = settings["balance"]
+        self.balance_ramp: float = settings["balance_ramp"]
+        self.temperature: float = settings["temperature"]
+        self.objective: Literal["kl", "directional"] = settings["objective"]
+        self.amplitude: float = settings["amplitude"]
+        self.normalise_main: bool = settings["normalise_main"]
+        self.subnets_per_step: int = settings["subnets_per_step"]
+        self.every: int = settings["every"]
+        self.sampler = resolve_sampler(settings["sampler"], network.space)
+        self.smaller_inputs: float | None = settings["smaller_inputs"]
+        self.subnet_share: float = settings["subnet_share"]
+        self.efficient = efficient
+        self.schedule: Literal["joint", "lean"] = settings["schedule"]
+        self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
+        if self.smaller_inputs is not None:
+            check_smaller(network, self.smaller_inputs)
+        if self.subnet_share < 1:
+            check_part(network)
 
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
@@ -102,40 +156,56 @@ class StimulativeTraining(Method):
             "balance": (lambda v: v >= 0, "0 or more (the paper's lambda is 1 to 10)"),
             "balance_ramp": (lambda v: 0 <= v <= 1, "a share of training, 0 to 1"),
             "temperature": (lambda v: v > 0, "above 0"),
+            "objective": (lambda v: v in ("kl", "directional"), "kl or directional"),
+            "amplitude": (lambda v: v > 0, "above 0"),
             "subnets_per_step": (lambda v: v >= 1, "1 or more"),
             "every": (lambda v: v >= 1, "1 or more"),
+            "smaller_inputs": (lambda v: v is None or 0 < v <= 1, "a share of the images' side, above 0 to 1, or null"),
+            "subnet_share": (lambda v: 0 < v <= 1, "a share of the batch, above 0 to 1"),
             "schedule": (lambda v: v in ("joint", "lean"), "joint or lean"),
         }
         for key, (allowed, text) in rules.items():
             if key in settings and not allowed(settings[key]):
                 found.append(f"{key}: got {settings[key]!r}, but it is {text}")
         problem = sampler_problem(settings.get("sampler", "ordered"))
-        return found + ([problem] if problem else [])
+        found += [problem] if problem else []
+        if settings.get("efficient"):
+            defaults = inspect.signature(cls).parameters
+            own = [key for key in EFFICIENT if key in settings and settings[key] != defaults[key].default]
+            if own:
+                found.append(
+                    f"efficient: it sets {', '.join(f'{key} {value}' for key, value in EFFICIENT.items())}, but "
+                    f"{' and '.join(f'{key} {settings[key]!r}' for key in own)} is asked for; leave one of them out"
+                )
+        return found
 
     @property
     def current_balance(self) -> float:
         """The balance at the present step."""
-        if self.total_steps is None or self.balance_ramp == 0:
-            return self.balance
-        return self.balance * min(1.0, (self.step + 1) / (self.balance_ramp * self.total_steps))
+        return ramped(self.balance, self.balance_ramp, self.step, self.total_steps)
 
     @property
     def pollutes_statistics(self) -> bool:
         """Whether subnets' passes changed the main net's running statistics."""
         return not self.freeze_subnet_statistics
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether logits come out at a scale of their own: where a term of the loss does not see their scale."""
+        return self.objective == "directional" or self.normalise_main
+
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
         chosen, weight = self._plan(subnets)
         outputs: list[Tensor] = [torch.empty(0)] * (1 + len(chosen))
-        for position, logits, _ in self._passes(x, chosen, cut=False):
+        for position, logits, _ in self._passes(x, len(y), chosen, cut=False):
             outputs[position] = logits
         main, *others = outputs
-        main_ce = cross_entropy(main, y, label_smoothing=self.label_smoothing)
+        main_ce = self._main_ce(main, y)
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        divergences = [kl_divergence(logits, main, temperature=self.temperature) for logits in others]
+        divergences = [self._divergence(logits, main) for logits in others]
         subnet_kl = torch.stack(divergences).mean()
         loss = main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
@@ -156,14 +226,14 @@ class StimulativeTraining(Method):
         main: Tensor | None = None
         main_ce: Tensor | None = None
         divergences = []
-        for position, logits, retain_graph in self._passes(x, chosen, cut=bool(chosen)):
+        for position, logits, retain_graph in self._passes(x, len(y), chosen, cut=bool(chosen)):
             if position == 0:
-                term = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+                term = self._main_ce(logits, y)
                 main, main_ce, factor = logits.detach(), term.detach(), scale
             else:
                 if main is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = kl_divergence(logits, main, temperature=self.temperature)
+                term = self._divergence(logits, main)
                 divergences.append(term.detach())
                 factor = scale * weight / len(chosen)
             with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
@@ -185,8 +255,46 @@ class StimulativeTraining(Method):
         drawn = [self.sampler(self.network.space, self.generator) for _ in range(self.subnets_per_step)]
         return drawn, balance * self.every
 
-    def _passes(self, x: Any, subnets: Sequence[Subnet], *, cut: bool) -> Any:
-        def before_pass(position: int) -> AbstractContextManager[None] | None:
-            return self.network.frozen_statistics() if position and self.freeze_subnet_statistics else None
+    def _main_ce(self, logits: Tensor, y: Tensor) -> Tensor:
+        logits = normalised(logits, amplitude=self.amplitude) if self.normalise_main else logits
+        return cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
-        return self.network.passes(x, [self.network.full, *subnets], cut=cut, before_pass=before_pass)
+    def _divergence(self, logits: Tensor, main: Tensor) -> Tensor:
+        """How far a subnet is from the main net, on the samples that it ran on."""
+        target = main[: len(logits)]
+        if self.objective == "directional":
+            return directional_divergence(logits, target, temperature=self.temperature, amplitude=self.amplitude)
+        return kl_divergence(logits, target, temperature=self.temperature)
+
+    def _passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
+        """The main net's pass, position 0, and then the subnets', those on images of one size after the other."""
+        samples = samples_of(batch, self.subnet_share)
+        sides = self._draw_sides(x, len(subnets))
+        for side in [None, *sorted({side for side in sides if side is not None}, reverse=True)]:
+            numbers = [number for number, of in enumerate(sides, start=1) if of == side]
+            chosen = [subnets[number - 1] for number in numbers]
+            if side is None:
+                numbers, chosen = [0, *numbers], [self.network.full, *chosen]
+            part = samples if side is None and len(chosen) > 1 and samples < batch else None
+            passes = self.network.passes(
+                x if side is None else resized(x[:samples], side),
+                chosen,
+                cut=cut,
+                before_pass=partial(self._before_pass, numbers),
+                samples=part,
+            )
+            for position, logits, retain_graph in passes:
+                yield Pass(numbers[position], logits, retain_graph)
+                del logits
+
+    def _draw_sides(self, x: Any, count: int) -> list[int | None]:
+        """The side of each subnet's images in pixels, or None for images as they are."""
+        if self.smaller_inputs is None or not count:
+            return [None] * count
+        sides = sides_of(image_side(x), self.smaller_inputs)
+        drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=self.generator).tolist()
+        return [side if side < sides[-1] else None for side in drawn]
+
+    def _before_pass(self, numbers: Sequence[int], position: int) -> AbstractContextManager[None] | None:
+        subnet = numbers[position] != 0
+        return self.network.frozen_statistics() if subnet and self.freeze_subnet_statistics else None

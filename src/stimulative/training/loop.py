@@ -9,6 +9,7 @@ epoch depend on the seed and the epoch alone, and everything else random is in t
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import time
 import warnings
@@ -33,6 +34,7 @@ from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.progress import TrainingProgress
 from stimulative.training.randomness import random_states, restore_random_states, seed_all
 from stimulative.training.recipe import Recipe, load_recipe
+from stimulative.training.temperature import fit_temperatures
 from stimulative.unravel import ResidualNetwork, Statistics, evaluating, keep_only, layers_with_statistics, unravel
 
 
@@ -111,9 +113,16 @@ def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> 
 
 
 def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
-    images = example_batch(data.channels, data.image_size).to(next(network.parameters()))
-    with evaluating(network), torch.no_grad():
-        logits = network(images)
+    size = data.evaluation_image_size
+    images = example_batch(data.channels, size).to(next(network.parameters()))
+    try:
+        with evaluating(network), torch.no_grad():
+            logits = network(images)
+    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+        raise UsageError(
+            f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "
+            f"validation and test images of {size}x{size}: {error}. Leave data.evaluation_image_size out"
+        ) from error
     if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(
@@ -229,13 +238,26 @@ class _Loop:
             files.write_json(self.out / files.ENVIRONMENT, describe(self.fabric.device, self.recipe.seed))
             self.metrics = MetricsFile(self.out / files.METRICS, self.epoch)
         title = f"{self.recipe.method.name}, seed {self.recipe.seed}"
-        epochs = self.recipe.schedule.epochs
         with TrainingProgress(
-            title, epochs, len(self.data.train), start=self.epoch, visible=self.visible
+            title, self.epochs, len(self.data.train), start=self.epoch, visible=self.visible
         ) as self.progress:
-            while self.epoch < epochs:
+            while self.epoch < self.epochs:
                 self._epoch()
         return self._finish()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train; the last one is broken off where ``schedule.max_steps`` says so."""
+        schedule = self.recipe.schedule
+        if schedule.max_steps is None:
+            return schedule.epochs
+        return min(schedule.epochs, math.ceil(schedule.max_steps / self.updates))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that have been taken by the end of the present epoch."""
+        steps = self.epoch * self.updates
+        return steps if self.recipe.schedule.max_steps is None else min(steps, self.recipe.schedule.max_steps)
 
     def _epoch(self) -> None:
         """Train for one epoch, validate, log, and save."""
@@ -248,7 +270,7 @@ class _Loop:
         score = self._validate()
         row = {
             "epoch": self.epoch,
-            "step": self.epoch * self.updates,
+            "step": self.steps,
             "lr": self.optimizer.param_groups[0]["lr"],
             "balance": getattr(self.method, "current_balance", 0.0),
             **trained,
@@ -279,8 +301,12 @@ class _Loop:
         self.method.train()
         total = torch.zeros(5, device=self.fabric.device, dtype=torch.float32)
         images = 0
-        steps = len(self.data.train)
-        for number, (x, y) in enumerate(self.data.train, start=1):
+        batches, steps = self.data.train, len(self.data.train)
+        if self.recipe.schedule.max_steps is not None:
+            left = self.recipe.schedule.max_steps - self.epoch * self.updates
+            steps = min(steps, left * settings.accumulate)
+            batches = itertools.islice(batches, steps)
+        for number, (x, y) in enumerate(batches, start=1):
             last_of_update = number % settings.accumulate == 0 or number == steps
             group = min(settings.accumulate, steps - (number - 1) // settings.accumulate * settings.accumulate)
             terms = self._step(x, y, scale=1 / group, sync=last_of_update)
@@ -334,7 +360,14 @@ class _Loop:
     def _validate(self) -> Score:
         with self.method.as_deployed():
             statistics = self._main_statistics() if self.method.pollutes_statistics else None
-            return measure(self.network, self.data.validation, statistics=statistics)[0]
+            temperatures = self._temperatures(statistics)
+            return measure(self.network, self.data.validation, statistics=statistics, temperatures=temperatures)[0]
+
+    def _temperatures(self, statistics: Statistics | None = None) -> list[float] | None:
+        """The main net's temperature on the validation part, for a method whose logits have no scale."""
+        if not self.method.calibrates:
+            return None
+        return fit_temperatures(self.network, self.data.validation, statistics=statistics)
 
     def _main_statistics(self) -> Statistics:
         images = self.recipe.evaluation.calibration_images
@@ -348,17 +381,20 @@ class _Loop:
         self.method.deploy()
         if layers_with_statistics(self.network.model):
             self.network.load_statistics(self._main_statistics())
-        score = measure(self.network, self.data.test)[0]
+        temperatures = self._temperatures()
+        score = measure(self.network, self.data.test, temperatures=temperatures)[0]
+        calibration = {} if temperatures is None else {"temperature": temperatures[0]}
         summary = {
             "method": self.recipe.method.name,
             "model": self.recipe.model.name,
             "data": self.data.name,
             "seed": self.recipe.seed,
-            "epochs": self.recipe.schedule.epochs,
+            "epochs": self.epochs,
+            "steps": self.steps,
             "train_seconds": round(self.seconds, 3),
             "peak_memory_mib": round(peak, 1),
             "parameters": sum(parameter.numel() for parameter in self.network.model.parameters()),
-            "main": {"top1": score.top1, "loss": score.loss},
+            "main": {"top1": score.top1, "loss": score.loss, **calibration},
             "subnets": {
                 "count": self.network.space.count,
                 "evaluated": 0,
@@ -383,7 +419,7 @@ class _Loop:
             "scheduler": self.scheduler.state_dict(),
             "random": random_states(),
             "epoch": self.epoch,
-            "step": self.epoch * self.updates,
+            "step": self.steps,
             "best": self.best,
             "seconds": self.seconds,
         }

@@ -20,7 +20,7 @@ class Score:
 
     Args:
         top1: Share of images whose most likely class is the right one, in percent.
-        loss: Mean cross-entropy, in nats.
+        loss: Mean cross-entropy, in nats; where a temperature was fitted, that of the logits divided by it.
     """
 
     top1: float
@@ -41,6 +41,7 @@ def measure(
     subnets: Sequence[Subnet] | None = None,
     *,
     statistics: Statistics | None = None,
+    temperatures: Sequence[float] | None = None,
     after_batch: Callable[[], Any] | None = None,
 ) -> list[Score]:
     """Measure subnets of a network in evaluation mode, sharing what they have in common.
@@ -50,15 +51,19 @@ def measure(
         batches: Pairs of images and class indices.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
+        temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
+            alone.
         after_batch: Called after each batch, to show progress.
 
     Returns:
         A score for each subnet, in their order.
 
     Raises:
-        UsageError: If there is no batch.
+        UsageError: If there is no batch, or not a temperature for each subnet.
     """
     chosen = [network.full] if subnets is None else list(subnets)
+    if temperatures is not None and len(temperatures) != len(chosen):
+        raise UsageError(f"{len(chosen)} subnets need as many temperatures, got {len(temperatures)}")
     correct: Tensor | None = None
     loss: Tensor | None = None
     images = 0
@@ -70,7 +75,8 @@ def measure(
                 loss = torch.zeros(len(chosen), device=y.device, dtype=double)
             for position, logits, _ in network.passes(x, chosen, statistics=statistics):
                 correct[position] += (logits.argmax(-1) == y).sum()
-                loss[position] += F.cross_entropy(logits.float(), y, reduction="sum")
+                scaled = logits.float() if temperatures is None else logits.float() / temperatures[position]
+                loss[position] += F.cross_entropy(scaled, y, reduction="sum")
             images += len(y)
             if after_batch is not None:
                 after_batch()

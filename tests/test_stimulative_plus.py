@@ -1,0 +1,502 @@
+"""Stimulative training beyond its paper: KL−, smaller inputs, part of the batch, late subnets, the efficient switch."""
+
+import copy
+import math
+from collections import Counter
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as TF
+from nets import CLASSES, LoopedNet, SequentialNet, StatefulNet, images, randomised
+from torch import Tensor, nn
+
+import stimulative
+from stimulative.errors import UsageError
+from stimulative.methods import CommonTraining, StimulativeTraining
+from stimulative.methods.inputs import resized, samples_of, sides_of
+from stimulative.methods.stimulative import EFFICIENT
+from stimulative.objectives import directional_divergence, kl_divergence, normalised
+from stimulative.training import load_recipe
+from stimulative.unravel import ResidualNetwork, SubnetSpace
+from stimulative.unravel.sampling import late, resolve_sampler
+
+PLUS = {"objective": "directional", "normalise_main": True, "smaller_inputs": 0.43, "subnets_per_step": 6}
+WAYS = {
+    "part of the batch": {"subnet_share": 0.5, "subnets_per_step": 3},
+    "smaller inputs": {"smaller_inputs": 0.4, "subnets_per_step": 4},
+    "all of ST++": PLUS,
+    "ST++ on part of the batch": {**PLUS, "subnet_share": 0.5},
+    "efficient": {"efficient": True},
+    "efficient and directional": {"efficient": True, "objective": "directional"},
+}
+
+
+@pytest.fixture
+def network() -> ResidualNetwork:
+    torch.manual_seed(0)
+    return stimulative.unravel(randomised(SequentialNet()), images())
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    return images(6, seed=1), torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def gradients(network: ResidualNetwork) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def recorded(network: ResidualNetwork, monkeypatch) -> list[tuple[Tensor, list[str], int | None]]:
+    """What the network is asked to run from now on: the images, the subnets, on how many samples."""
+    runs, passes = [], network.passes
+
+    def spy(x, subnets, **settings):
+        runs.append((x, [str(subnet) for subnet in subnets], settings.get("samples")))
+        return passes(x, subnets, **settings)
+
+    monkeypatch.setattr(network, "passes", spy)
+    return runs
+
+
+# KL−
+
+
+def test_the_directional_objective_is_the_divergence_of_normalised_logits(network, batch):
+    x, y = batch
+    main, shallow = network.eval().run(x, ["3-4", "2-1"])
+    settings = {"objective": "directional", "temperature": 2.0, "amplitude": 1.5}
+    terms = StimulativeTraining(network, balance=3.0, **settings)(x, y, ["2-1"])
+    expected = directional_divergence(shallow, main, temperature=2.0, amplitude=1.5)
+    assert torch.allclose(terms.subnet_kl, expected, rtol=1e-10)
+    assert torch.allclose(terms.main_ce, F.cross_entropy(main, y), rtol=1e-10)
+    assert torch.allclose(terms.loss, F.cross_entropy(main, y) + 3 * expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("objective", ["kl", "directional"])
+def test_the_cross_entropy_of_the_main_net_is_normalised_only_if_asked_for(network, batch, objective):
+    x, y = batch
+    main = network.eval()(x)
+    for asked, logits in ((False, main), (True, normalised(main, amplitude=2.0))):
+        method = StimulativeTraining(
+            network, label_smoothing=0.1, objective=objective, amplitude=2.0, normalise_main=asked
+        )
+        terms = method(x, y, ["2-1"])
+        assert torch.allclose(terms.main_ce, F.cross_entropy(logits, y, label_smoothing=0.1), rtol=1e-10)
+        assert torch.allclose(terms.logits, main), "what comes out is always as the model gives it"
+
+
+def test_how_sure_the_nets_are_has_no_part_in_the_directional_objective(network, batch):
+    def divergence(objective: str) -> float:
+        return float(StimulativeTraining(network.eval(), objective=objective)(*batch, ["1-2"]).subnet_kl)
+
+    before = {objective: divergence(objective) for objective in ("kl", "directional")}
+    with torch.no_grad():
+        network.model.head.weight.mul_(3)
+        network.model.head.bias.mul_(3)
+    assert divergence("directional") == pytest.approx(before["directional"], rel=1e-4)
+    assert divergence("kl") > 2 * before["kl"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, False), ({"objective": "directional"}, True), ({"normalise_main": True}, True), ({"efficient": True}, False)],
+)
+def test_a_method_whose_loss_does_not_see_the_scale_of_logits_calibrates(network, settings, expected):
+    assert StimulativeTraining(network, **settings).calibrates is expected
+
+
+# Smaller inputs
+
+
+def test_images_are_resized_as_torchvision_does_it():
+    x = images(2, 16, dtype=torch.float32)
+    expected = TF.resize(x, [7, 7], interpolation=TF.InterpolationMode.BILINEAR, antialias=True)
+    assert torch.allclose(resized(x, 7), expected, atol=1e-6)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert resized(last, 7).is_contiguous(memory_format=torch.channels_last) and torch.equal(
+        resized(last, 7).contiguous(), resized(x, 7)
+    )
+    half = resized(x.bfloat16(), 7)
+    assert half.dtype == torch.bfloat16 and torch.allclose(half.float(), expected, atol=0.02)
+
+
+@pytest.mark.parametrize(("side", "share", "least"), [(224, 0.43, 96), (200, 0.43, 86), (8, 0.43, 3), (8, 0.01, 1)])
+def test_sides_go_from_the_least_to_the_full_one(side, share, least):
+    assert (sides_of(side, share)[0], sides_of(side, share)[-1]) == (least, side)
+
+
+def test_every_side_is_equally_likely_and_drawn_from_the_methods_own_generator(network):
+    method = StimulativeTraining(network, smaller_inputs=0.43, seed=1)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    drawn = Counter(method._draw_sides(images(2), 6_000))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert set(drawn) == {3, 4, 5, 6, 7, None}  # None: as they are
+    assert all(abs(count - 1_000) < 4.5 * math.sqrt(6_000 * 5 / 36) for count in drawn.values())
+    again = StimulativeTraining(network, smaller_inputs=0.43, seed=1)
+    assert Counter(again._draw_sides(images(2), 6_000)) == drawn
+
+
+def test_every_subnet_gets_the_original_images_resized_once(network, batch, monkeypatch):
+    x, y = batch
+    original = x.clone()
+    method = StimulativeTraining(network, smaller_inputs=0.4, subnets_per_step=12)
+    runs = recorded(network, monkeypatch)
+    terms = method(x, y)
+    assert torch.equal(x, original)
+    first, *others = runs
+    assert first[0] is x and first[1][0] == "3-4" and first[2] is None
+    assert len(others) > 2 and [len(run[0][0, 0]) for run in others] == sorted({len(r[0][0, 0]) for r in others})[::-1]
+    for small, subnets, samples in others:
+        assert torch.equal(small, resized(original, small.shape[-1])) and samples is None and subnets
+    assert Counter(s for _, subnets, _ in runs for s in subnets) == Counter(["3-4", *map(str, terms.subnets)])
+    assert len(first[1]) > 1, "those on images as they are run with the main net"
+
+
+def test_the_divergence_is_that_of_each_subnet_on_its_own_images(network, batch, monkeypatch):
+    x, y = batch
+    method = StimulativeTraining(network.eval(), smaller_inputs=0.4, subnets_per_step=5)
+    drawn = [5, None, 3, 5, 7]
+    monkeypatch.setattr(method, "_draw_sides", lambda x, count: drawn)
+    subnets = ["1-2", "2-4", "3-3", "3-1", "1-2"]
+    terms = method(x, y, subnets)
+    main = network(x)
+    each = [
+        kl_divergence(network(x if side is None else resized(x, side), subnet), main)
+        for side, subnet in zip(drawn, subnets, strict=True)
+    ]
+    assert torch.allclose(terms.subnet_kl, torch.stack(each).mean(), rtol=1e-10)
+    assert [str(subnet) for subnet in terms.subnets] == subnets
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side"),
+    [({}, 13), ({"dynamic_img_size": True}, 13), ({"dynamic_img_size": True, "patch_size": 13}, 14)],
+)
+def test_a_net_that_takes_images_of_one_size_only_cannot_have_smaller_ones(arguments, side):
+    settings = {"img_size": 32, "patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 2, **arguments}
+    size = settings["img_size"] = 26 if settings["patch_size"] == 13 else 32
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=4, **settings)
+    network = stimulative.unravel(vit, torch.randn(2, 3, size, size))
+    share = 0.5 if size == 26 else 0.43
+    with pytest.raises(UsageError, match=rf"does not run on images of {side}x{side} pixels, and subnets would get 13"):
+        StimulativeTraining(network, smaller_inputs=share)
+
+
+def test_a_transformer_of_any_size_can_have_smaller_images():
+    settings = {"img_size": 32, "patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 2}
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=4, dynamic_img_size=True, dynamic_img_pad=True, **settings
+    )
+    network = stimulative.unravel(vit, torch.randn(2, 3, 32, 32))
+    terms = StimulativeTraining(network, **PLUS).backward(torch.randn(4, 3, 32, 32), torch.arange(4))
+    assert terms.subnet_kl > 0 and len(gradients(network)) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("example", [(images(),), {"x": images()}, images()[..., :6], images().flatten(1)])
+def test_only_square_images_can_be_made_smaller(example):
+    class Net(LoopedNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(F.pad(x.flatten(1), (0, 192 - x.flatten(1).shape[1])))
+
+    network = stimulative.unravel(randomised(Net()), example)
+    with pytest.raises(UsageError, match=r"batches of square images, .* \(B, C, side, side\), but the network gets"):
+        StimulativeTraining(network, smaller_inputs=0.5)
+
+
+# Part of the batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "samples"), [(10, 0.5, 5), (10, 0.29, 3), (100, 0.29, 29), (3, 0.1, 1), (4, 1, 4)]
+)
+def test_a_share_of_a_batch_is_one_sample_at_least(batch, share, samples):
+    assert samples_of(batch, share) == samples
+
+
+def test_a_subnet_on_part_of_the_batch_is_compared_with_the_main_net_on_that_part(network, batch):
+    x, y = batch
+    twin = copy.deepcopy(network.model)
+    terms = StimulativeTraining(network, balance=2.0, subnet_share=0.5).backward(x, y, ["3-2", "2-1"])
+    stem = twin.act(twin.bn(twin.conv(x)))  # in training mode: the shared prefix is normalised with the whole batch
+    two = twin.stage1[1](twin.stage1[0](stem))
+    entry = twin.stage2[1](twin.stage2[0](twin.stage1[2](two)))
+    main = twin.head(twin.stage2[3](twin.stage2[2](entry)).mean((2, 3)))
+    late_one = twin.head(entry[:3].mean((2, 3)))
+    early_one = twin.head(twin.stage2[0](two[:3]).mean((2, 3)))
+    divergence = (kl_divergence(late_one, main[:3]) + kl_divergence(early_one, main[:3])) / 2
+    loss = F.cross_entropy(main, y) + 2 * divergence
+    loss.backward()
+    assert torch.allclose(terms.subnet_kl, divergence, rtol=1e-10) and torch.allclose(terms.loss, loss, rtol=1e-10)
+    assert torch.allclose(terms.logits, main), "the main net learns from the whole batch"
+    for (name, parameter), actual in zip(twin.named_parameters(), gradients(network).values(), strict=True):
+        assert parameter.grad is not None
+        assert (actual - parameter.grad).abs().max() <= 1e-10 * max(1e-3, float(parameter.grad.abs().max())), name
+
+
+def test_part_of_the_batch_and_smaller_images_go_together(network, batch, monkeypatch):
+    x, y = batch
+    method = StimulativeTraining(network.eval(), smaller_inputs=0.4, subnet_share=0.5)
+    monkeypatch.setattr(method, "_draw_sides", lambda x, count: [None, 5])
+    runs = recorded(network, monkeypatch)
+    terms = method(x, y, ["1-2", "2-4"])
+    assert [(tuple(x.shape), subnets, samples) for x, subnets, samples in runs] == [
+        ((6, 3, 8, 8), ["3-4", "1-2"], 3),
+        ((3, 3, 5, 5), ["2-4"], None),
+    ]
+    monkeypatch.undo()
+    main = network(x)
+    expected = [
+        kl_divergence(network(x[:3], "1-2"), main[:3]),
+        kl_divergence(network(resized(x[:3], 5), "2-4"), main[:3]),
+    ]
+    assert torch.allclose(terms.subnet_kl, (expected[0] + expected[1]) / 2, rtol=1e-10)
+
+
+def test_inputs_of_several_tensors_can_be_cut_down(batch):
+    network = stimulative.unravel(randomised(StatefulNet()), {"x": images()}).eval()
+    x, y = batch
+    terms = StimulativeTraining(network, subnet_share=0.5)({"x": x}, y, ["2"])
+    assert torch.allclose(terms.subnet_kl, kl_divergence(network({"x": x[:3]}, "2"), network({"x": x})[:3]))
+
+
+class Centring(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+def mixing(where: str) -> nn.Module:
+    """A net in which samples see each other in evaluation mode, too: in its stem, or in its last block but one."""
+    model = SequentialNet()
+    if where == "stem":
+        model.bn = nn.Sequential(model.bn, Centring())
+    else:
+        model.stage2[2].bn1 = nn.Sequential(model.stage2[2].bn1, Centring())
+    return randomised(model)
+
+
+class Folded(nn.Module):
+    """Four crops of each image, stacked along the batch from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SequentialNet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        crops = torch.cat([x, x.flip(3), x.flip(2), x.transpose(2, 3)])
+        return self.net(crops).unflatten(0, (4, len(x))).mean(0)
+
+
+@pytest.mark.parametrize("settings", [{"subnet_share": 0.5}, {"efficient": True}])
+@pytest.mark.parametrize("where", ["stem", "block"])
+def test_a_net_whose_samples_see_each_other_cannot_run_on_part_of_a_batch(where, settings):
+    network = stimulative.unravel(mixing(where), images())
+    with pytest.raises(UsageError, match=r"do not run on part of a batch, since it computes something else .*share 1"):
+        StimulativeTraining(network, **settings)
+
+
+def test_a_net_that_stacks_crops_along_its_batch_cannot_either():
+    network = stimulative.unravel(randomised(Folded()), images(3))
+    x, y = images(6, seed=1), torch.tensor([0, 1, 2, 3, 0, 1])
+    with pytest.raises(UsageError, match="subnet_share: subnets of this network do not run on part of a batch"):
+        StimulativeTraining(network, subnet_share=0.5)
+    assert StimulativeTraining(network)(x, y, ["1-1"]).subnet_kl > 0
+
+
+def test_checking_the_network_leaves_no_trace(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.manual_seed(0)
+    random = torch.get_rng_state()
+    StimulativeTraining(network, smaller_inputs=0.43, subnet_share=0.5)
+    assert network.training and torch.equal(torch.get_rng_state(), random)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+# Subnets that depart late
+
+
+SPACES = {
+    "ResNet-50": SubnetSpace(lengths=(3, 4, 6, 3), fixed=(True,) * 4),
+    "narrow": SubnetSpace(lengths=(3, 4), fixed=(True, False), ranges=((2, 3), (1, 3))),
+    "one stage": SubnetSpace(lengths=(5,), fixed=(False,)),
+}
+
+
+def exact(space: SubnetSpace, whole: float) -> dict[tuple[int, ...], float]:
+    """The probability of each subnet: the sum over the number of stages that were kept whole by the coin."""
+    last = len(space.ranges) - 1
+    found = {}
+    for subnet in space:
+        found[subnet.depths] = 0.0
+        for kept in range(last + 1):
+            if all(subnet.depths[stage] == space.ranges[stage][1] for stage in range(kept)):
+                coin = whole**kept * (1 - whole if kept < last else 1)
+                free = math.prod(high - low + 1 for low, high in space.ranges[kept:])
+                found[subnet.depths] += coin / free
+    return found
+
+
+@pytest.mark.parametrize("whole", [0.5, 0.8])
+@pytest.mark.parametrize("name", SPACES)
+def test_late_subnets_have_the_stated_distribution(name, whole):
+    space = SPACES[name]
+    expected = exact(space, whole)
+    assert sum(expected.values()) == pytest.approx(1) and min(expected.values()) > 0
+    generator = torch.Generator().manual_seed(0)
+    draws = 3_000
+    drawn = Counter(late(space, generator, whole=whole).depths for _ in range(draws))
+    assert set(drawn) <= set(expected)
+    for depths, probability in expected.items():
+        deviation = math.sqrt(draws * probability * (1 - probability))
+        assert abs(drawn[depths] - draws * probability) < 5 * deviation + 1, depths
+
+
+def test_late_subnets_share_more_with_the_main_net_than_ordered_ones():
+    space, generator = SPACES["ResNet-50"], torch.Generator().manual_seed(0)
+
+    def stages_shared(sampler: str) -> float:
+        draw = resolve_sampler(sampler, space)
+        drawn = [draw(space, generator).depths for _ in range(500)]
+        return sum(next((s for s in range(4) if d[s] < space.lengths[s]), 4) for d in drawn) / 500
+
+    assert stages_shared("late") > stages_shared("ordered") + 0.7
+
+
+@pytest.mark.parametrize("whole", [0, 1.0, True, "most"])
+def test_whole_is_a_probability(whole):
+    with pytest.raises(UsageError, match="'whole' is a probability above 0 and below 1, got"):
+        resolve_sampler({"name": "late", "whole": whole}, SPACES["narrow"])
+
+
+# One switch
+
+
+def test_efficient_is_the_settings_that_it_stands_for(network, batch):
+    asked = StimulativeTraining(network, efficient=True, seed=5)
+    spelled = StimulativeTraining(network, **EFFICIENT, seed=5)
+    for key in EFFICIENT.keys() - {"sampler"}:
+        assert getattr(asked, key) == getattr(spelled, key) == EFFICIENT[key]
+    for _ in range(6):
+        one, other = asked(*batch), spelled(*batch)
+        assert one.subnets == other.subnets and torch.equal(one.loss, other.loss)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"subnet_share": 0.25}, "subnet_share 0.25 is asked for"),
+        ({"every": 4, "sampler": "unordered"}, "sampler 'unordered' and every 4 is asked for"),
+    ],
+)
+def test_efficient_and_a_setting_that_it_sets_do_not_go_together(network, settings, message):
+    with pytest.raises(
+        UsageError, match=rf"efficient: it sets subnet_share .*, but .*{message}; leave one of them out"
+    ):
+        StimulativeTraining(network, efficient=True, **settings)
+    words = {f"method.{key}": value for key, value in settings.items()}
+    with pytest.raises(UsageError, match=r"method.efficient: it sets"):
+        load_recipe("digits", {"method.efficient": True, **words})
+
+
+def test_a_recipe_keeps_the_switch_and_not_what_it_sets_now():
+    settings = load_recipe("digits", {"method.efficient": True}).method.settings
+    assert settings["efficient"] is True and settings["subnet_share"] == 1.0 and settings["sampler"] == "ordered"
+
+
+# What holds for all of it
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_lean_gradients_and_statistics_equal_joint_ones(network, batch, way):
+    results = []
+    for schedule in ("joint", "lean"):
+        twin = copy.deepcopy(network)
+        method = StimulativeTraining(
+            twin, balance=1.7, schedule=schedule, freeze_subnet_statistics=False, seed=3, **WAYS[way]
+        )
+        terms = method.backward(*batch, scale=0.5)
+        results.append((terms, gradients(twin), dict(twin.named_buffers())))
+    (joint, joint_gradients, joint_buffers), (lean, lean_gradients, lean_buffers) = results
+    assert joint.subnets == lean.subnets and joint.subnet_kl > 0
+    assert torch.allclose(joint.loss, lean.loss, rtol=1e-12) and torch.allclose(joint.subnet_kl, lean.subnet_kl)
+    for one, other in ((joint_gradients, lean_gradients), (joint_buffers, lean_buffers)):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert torch.allclose(value.double(), other[name].double(), rtol=1e-9, atol=1e-12), name
+    assert len(joint_gradients) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_balance_it_is_common_training(network, batch, way):
+    settings = {key: value for key, value in WAYS[way].items() if key != "normalise_main"}
+    twin = copy.deepcopy(network)
+    CommonTraining(twin).backward(*batch)
+    method = StimulativeTraining(network, balance=0.0, **settings)
+    state = method.generator.get_state()
+    calls = []
+    network.model.register_forward_hook(lambda *_: calls.append(1))
+    terms = method.backward(*batch)
+    assert len(calls) == 1 and terms.subnets == () and torch.equal(method.generator.get_state(), state)
+    for (name, expected), actual in zip(gradients(twin).items(), gradients(network).values(), strict=True):
+        assert torch.equal(expected, actual), name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_subnets_leave_the_main_nets_statistics_alone(network, batch, way):
+    common = copy.deepcopy(network)
+    CommonTraining(common)(*batch)
+    StimulativeTraining(network, **WAYS[way])(*batch)
+    for (name, expected), (_, actual) in zip(common.named_buffers(), network.named_buffers(), strict=True):
+        assert torch.equal(expected, actual), name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_restored_method_goes_on_with_the_same_subnets_and_sides(network, batch, way):
+    network.eval()
+    method = StimulativeTraining(network, seed=3, **WAYS[way])
+    for _ in range(3):
+        method(*batch)
+    saved = copy.deepcopy(method.state_dict())
+    expected = [float(method(*batch).loss.detach()) for _ in range(4)]
+    other = StimulativeTraining(network, seed=99, **WAYS[way])
+    other.load_state_dict(saved)
+    assert [float(other(*batch).loss.detach()) for _ in range(4)] == expected
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+@pytest.mark.parametrize("way", ["ST++ on part of the batch", "efficient"])
+def test_half_precision_and_soft_targets(network, batch, way, schedule):
+    x, y = batch
+    network.float()
+    method = StimulativeTraining(network, schedule=schedule, **WAYS[way])
+    soft = F.one_hot(y, CLASSES).float() * 0.9 + 0.1 / CLASSES
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = method.backward(x.float().contiguous(memory_format=torch.channels_last), soft)
+    assert terms.loss.dtype == torch.float32 and terms.loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients(network).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "cosine"}, "objective: got 'cosine', but it is kl or directional"),
+        ({"amplitude": 0.0}, "amplitude: got 0.0, but it is above 0"),
+        (
+            {"smaller_inputs": 0.0},
+            "smaller_inputs: got 0.0, but it is a share of the images' side, above 0 to 1, or null",
+        ),
+        ({"smaller_inputs": 1.5}, "smaller_inputs: got 1.5"),
+        ({"subnet_share": 0.0}, "subnet_share: got 0.0, but it is a share of the batch, above 0 to 1"),
+        ({"subnet_share": 1.5}, "subnet_share: got 1.5"),
+        ({"sampler": {"name": "late", "whole": 2}}, "'whole' is a probability above 0 and below 1, got 2"),
+        ({"sampler": {"name": "late", "all": 0.5}}, "'late' has no setting 'all', it has: whole"),
+    ],
+)
+def test_impossible_settings_are_refused(network, settings, message):
+    with pytest.raises(UsageError) as caught:
+        StimulativeTraining(network, **settings)
+    assert message in str(caught.value)
