@@ -81,17 +81,27 @@ def run(
     return directory
 
 
-def comparison(directory: Path) -> Path:
-    """Two methods with two seeds each."""
-    summaries = []
-    for method, seed in itertools.product(("common", "stimulative"), (0, 1)):
-        path = run(directory / f"{method}-seed{seed}", method, seed)
-        summaries.append(json.loads((path / "summary.json").read_text()))
+def comparison(directory: Path, methods: tuple[str, ...] = ("common", "stimulative"), *, old: bool = False) -> Path:
+    """Methods or variants with two seeds each; as older versions wrote it, if asked."""
+    runs = []
+    for seed, method in itertools.product((0, 1), methods):
+        name, _, settings = method.partition(":")
+        lines = "".join(f"  {pair.replace('=', ': ')}\n" for pair in settings.split(":") if pair)
+        path = run(directory / f"{method.replace(':', '-')}-seed{seed}", name, seed, settings=lines)
+        named = {} if old else {"run": path.name, "variant": method}
+        runs.append(json.loads((path / "summary.json").read_text()) | named)
     rows = [
         {"method": method, "seeds": 2, "main_mean": 90.5, "main_std": 0.1, "all_mean": 75.2, "all_std": 3.0}
-        for method in ("common", "stimulative")
+        for method in methods
     ]
-    _json(directory / "comparison.json", {"rows": rows, "runs": summaries, "failed": []})
+    differences = [
+        {"method": method, "reference": methods[0], "measure": measure, "n": 2, "mean": 1.5, "std": 0.5}
+        | {"low": 1.5 - 4.5, "high": 1.5 + 4.5, "sentence": "+1.50 points"}
+        for method, measure in itertools.product(methods[1:], ("main", "all"))
+    ]
+    study = {"rows": rows, "runs": runs, "failed": []}
+    compared = {"model": "cifar/resnet20", "data": "digits", "reference": methods[0], "differences": differences}
+    _json(directory / "comparison.json", study if old else study | compared)
     return directory
 
 

@@ -1,7 +1,10 @@
 """Cost and accuracy of every subnet, and methods side by side."""
 
 import csv
+import inspect
+import io
 import json
+import math
 import statistics
 
 import pytest
@@ -15,9 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import stimulative
 from stimulative import models
 from stimulative.analysis import CostModel, compare, evaluate
-from stimulative.analysis.comparison import plan_runs, table
+from stimulative.analysis import comparison as comparison_room
+from stimulative.analysis.comparison import differences, plan_runs, table
+from stimulative.analysis.comparison_table import caution, notes, sentences
 from stimulative.analysis.family import choose_subnets, read_family
+from stimulative.analysis.runs import Outcome
+from stimulative.analysis.significance import Difference, difference
+from stimulative.analysis.variants import Variant, variants
 from stimulative.errors import UsageError
+from stimulative.methods import METHODS
 from stimulative.training import load_recipe, measure, prepare, train
 
 TINY = {
@@ -96,7 +105,7 @@ def test_evaluation_writes_every_subnet(run):
     with (run / "subnets.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms")
+        *("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms", "temperature")
     ]
     assert [row["subnet"] for row in rows] == [f"{a}-{b}-{c}" for a in (1, 2, 3) for b in (1, 2, 3) for c in (1, 2, 3)]
     assert [int(row["blocks"]) for row in rows] == [sum(map(int, row["subnet"].split("-"))) for row in rows]
@@ -190,6 +199,8 @@ def test_the_table_is_means_over_seeds_and_ratios_to_common_training():
     assert (common["time_ratio"], common["memory_ratio"]) == (1.0, 1.0)
     assert stimulative_row["time_ratio"] == pytest.approx(15.5 / 11)
     assert stimulative_row["memory_ratio"] == pytest.approx(1.25)
+    assert (stimulative_row["n"], stimulative_row["seeds_used"]) == (2, [0, 1])
+    assert (stimulative_row["main_values"], stimulative_row["all_values"]) == ([75.0, 77.0], [73.0, 74.0])
     alone = table({("stimulative", 0): summary(75.0, 73.0, 1.0, 15.0, 110.0)})[0]
     assert alone["time_ratio"] is None and alone["main_std"] == 0.0
 
@@ -202,13 +213,83 @@ def test_methods_take_turns_and_keep_the_rest_of_the_recipe():
     assert dict(plan["common", 7].method.settings) == {} and plan["common", 7].optimizer == recipe.optimizer
 
 
+def test_all_is_every_method_in_the_order_of_the_table():
+    plan = list(plan_runs(load_recipe("digits"), ["all", "stimulative:every=2"], 2))
+    assert plan == [(method, seed) for seed in (0, 1) for method in (*METHODS, "stimulative:every=2")]
+
+
+def test_settings_of_the_recipes_method_are_not_those_of_others_even_where_they_have_the_same_name():
+    recipe = load_recipe("digits", {"method.balance": 7.0, "method.temperature": 9.0})
+    plan = plan_runs(recipe, "all", 1)
+    shared = 0
+    for name, method in METHODS.items():
+        settings = plan[name, 0].method.settings
+        for key, parameter in inspect.signature(method).parameters.items():
+            if name != "stimulative" and key in settings:
+                assert settings[key] == parameter.default, (name, key)
+                shared += key in ("balance", "temperature")
+    assert shared  # there is such a name, or nothing was tested
+    assert plan["stimulative", 0].method.settings["balance"] == 7.0
+
+
+def test_a_variant_is_its_method_with_its_settings_over_the_recipes():
+    recipe = load_recipe("digits", {"method.balance": 3.0})
+    text = "stimulative:every=2:sampler={name: unordered, keep: 0.8}"
+    plan = plan_runs(recipe, f"common,{text}, stimulative:sampler.name=interstage", 1)
+    assert list(plan) == [("common", 0), (text, 0), ("stimulative:sampler.name=interstage", 0)]
+    settings = plan[text, 0].method.settings
+    assert (settings["balance"], settings["every"]) == (3.0, 2)
+    assert settings["sampler"] == {"name": "unordered", "keep": 0.8}
+    assert plan["stimulative:sampler.name=interstage", 0].method.settings["sampler"] == {"name": "interstage"}
+    common = load_recipe("digits", {"method.name": "common"})
+    assert plan_runs(common, ["stimulative:every=2"], 1)["stimulative:every=2", 0].method.settings["balance"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "directory"),
+    [
+        ("common", "common"),
+        ("stimulative:every=2:subnets_per_step=2", "stimulative-every=2-subnets_per_step=2"),
+        ("stimulative:balance=1e-3", "stimulative-balance=1e-3"),
+    ],
+)
+def test_plain_variants_have_plain_directories(text, directory):
+    (variant,) = variants(text)
+    assert (str(variant), variant.directory) == (text, directory)
+
+
+def test_directories_of_other_variants_are_safe_distinct_and_hang_on_the_variant_alone():
+    texts = ["stimulative:sampler={name: late}", "stimulative:sampler={name: lat/e}", "stimulative:x='a b'"]
+    found = [variant.directory for variant in variants(texts)]
+    assert len(set(found)) == 3 and all(not set(name) & set(" /:{}'\"<>|?*") for name in found)
+    assert [variants([text])[0].directory for text in reversed(texts)] == found[::-1]
+    assert len(Variant("stimulative", (("key", "v" * 1000),)).directory) < 120
+
+
 @pytest.mark.parametrize(
     ("methods", "seeds", "message"),
     [
-        (["comon"], 1, "unknown method 'comon', known: common, stimulative"),
+        (["comon"], 1, "unknown method 'comon', known: common, .*did you mean 'common'"),
         (["common", "common"], 1, "each method may be named once, got common, common"),
+        ("all,common", 1, "each method may be named once"),
         ([], 1, "no method given"),
+        (" , ", 1, "no method given"),
         (["common"], 0, "the number of seeds is 1 or more, got 0"),
+        (["comon:every=2"], 1, "unknown method 'comon'"),
+        (
+            ["stimulative:evry=2"],
+            1,
+            "'stimulative:evry=2' of the recipe: method.evry: unknown setting; .*did you mean 'method.every'",
+        ),
+        (["common:every=2"], 1, "'common:every=2' of the recipe: method.every: .* a setting of the method stimulative"),
+        (["stimulative:every=no"], 1, "'stimulative:every=no' of the recipe: method.every: got 'no'"),
+        (["stimulative:every=0"], 1, "'stimulative:every=0' of the recipe: method.every: got 0"),
+        (["stimulative:every"], 1, r"NAME:key=value\[:key=value\], got 'every' in 'stimulative:every'"),
+        (["stimulative:"], 1, "NAME:key=value.*, got '' in 'stimulative:'"),
+        (["stimulative:every=2:every=3"], 1, "may be given once, got every twice in 'stimulative:every=2:every=3'"),
+        (["stimulative:name=common"], 1, "stands in front of its settings, got 'name=common'"),
+        (["stimulative:sampler={name: late"], 1, "a bracket or a quote is not closed in 'stimulative:sampler"),
+        (["stimulative", "stimulative:every=1"], 1, "'stimulative:every=1' and 'stimulative' train the same way"),
     ],
 )
 def test_an_impossible_comparison_is_refused_before_any_run(tmp_path, methods, seeds, message):
@@ -218,13 +299,178 @@ def test_an_impossible_comparison_is_refused_before_any_run(tmp_path, methods, s
 
 
 def test_a_comparison_does_not_repeat_finished_runs_nor_mix_recipes(tmp_path):
-    recipe = load_recipe("digits", {**TINY, "schedule.epochs": 1})
+    little = {"schedule.max_steps": 1, "evaluation.subnets": 2, "evaluation.calibration_images": 64}
+    recipe = load_recipe("digits", {**TINY, **little})
     done = []
     first = compare(recipe, tmp_path, seeds=1, after_run=lambda name, _: done.append(name))
     assert done == ["common-seed0", "stimulative-seed0"]
     assert json.loads((tmp_path / "comparison.json").read_text()) == first
     before = (tmp_path / "common-seed0" / "model.safetensors").stat().st_mtime_ns
     assert compare(recipe, tmp_path, seeds=1)["rows"] == first["rows"]
+    more = compare(recipe, tmp_path, methods="common,stimulative,stimulative:every=3", seeds=1)
+    assert more["rows"][:2] == first["rows"] and more["rows"][2]["method"] == "stimulative:every=3"
+    assert [run["run"] for run in more["runs"]] == [*done, "stimulative-every=3-seed0"]
+    assert load_recipe(tmp_path / "stimulative-every=3-seed0" / "recipe.yaml").method.settings["every"] == 3
     assert (tmp_path / "common-seed0" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="common-seed0 holds a run of another recipe"):
         compare(recipe.override({"optimizer.lr": 0.2}), tmp_path, seeds=1)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Comparisons whose runs are made up: accuracies by name of the run, None for one that fails."""
+
+    def make(top1: dict[str, float | None]):
+        def run_all(jobs, out, *, workers=None, after_run=None):
+            out.mkdir(parents=True, exist_ok=True)
+            done = {name: value for name, value in ((name, top1[name]) for name in jobs) if value is not None}
+            summaries = {
+                name: {
+                    "method": jobs[name].recipe.method.name,
+                    "seed": jobs[name].recipe.seed,
+                    **summary(value, value - 10, 2.0, 10.0 if name.startswith("common") else 14.0, 200.0),
+                }
+                for name, value in done.items()
+            }
+            return Outcome(summaries, {name: "killed" for name in jobs if name not in done})
+
+        monkeypatch.setattr(comparison_room, "run_all", run_all)
+
+    return make
+
+
+def test_the_files_of_a_comparison_say_the_same(tmp_path, made_up):
+    made_up(
+        {f"common-seed{seed}": 70.0 + seed for seed in range(3)}
+        | {"stimulative-every=2-seed0": 71.0, "stimulative-every=2-seed1": None, "stimulative-every=2-seed2": 75.0}
+        | {f"group_knowledge-seed{seed}": None for seed in range(3)}
+    )
+    methods = ["group_knowledge", "common", "stimulative:every=2"]
+    result = compare(load_recipe("digits", TINY), tmp_path, methods=methods)
+    assert json.loads((tmp_path / "comparison.json").read_text()) == result
+    assert result["methods"] == methods and result["reference"] == "common" and result["seeds"] == [0, 1, 2]
+    assert [row["method"] for row in result["rows"]] == ["common", "stimulative:every=2"]
+    assert [row["n"] for row in result["rows"]] == [3, 2] and result["rows"][1]["seeds_used"] == [0, 2]
+    assert [(run["variant"], run["seed"]) for run in result["runs"]] == [
+        *(("common", 0), ("stimulative:every=2", 0), ("common", 1), ("common", 2), ("stimulative:every=2", 2))
+    ]
+    assert len(result["failed"]) == 4
+    # +1 and +3 with seeds 0 and 2: mean 2, deviation sqrt(2), and t(97.5 %, 1) = 12.706
+    said = (
+        "+2.00 ± 1.41 points over 2 seeds, 95 % interval -10.71 to +14.71: not distinguishable from 0 with these seeds "
+        "(1 left out, which one of the two lacks: seed 1)"
+    )
+    markdown = (tmp_path / "comparison.md").read_text()
+    for line in (
+        "# cifar/resnet20 on digits",
+        "2 epochs, seeds 0, 1, 2.",
+        "| method | seeds | time | memory | main net | all subnets | worst |",
+        "| `common` | 3 | 1.00× | 1.00× | 71.00 ± 1.00 | 61.00 ± 2.00 | 57.00 |",
+        "| `stimulative:every=2` | 2 of 3 | 1.40× | 1.00× | 73.00 ± 2.83 | 63.00 ± 2.00 | 59.00 |",
+        "Without a row, since none of their runs has finished: group_knowledge.",
+        f"- `stimulative:every=2`, main net: {said}.",
+        "- `stimulative-every=2-seed1`: killed",
+    ):
+        assert line in markdown.splitlines(), line
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "comparison.csv").read_text())))
+    assert [row["method"] for row in rows] == ["common", "stimulative:every=2"]
+    assert (rows[1]["n"], rows[1]["seeds"], rows[1]["reference"]) == ("2", "0 2", "common")
+    assert float(rows[1]["main_difference_mean"]) == 2.0
+    assert float(rows[1]["main_difference_high"]) == pytest.approx(14.706, abs=1e-3)
+    assert rows[0]["main_difference_mean"] == rows[0]["reference"] == ""
+
+
+def test_a_comparison_of_which_nothing_finished_says_so(tmp_path, made_up):
+    made_up({"common-seed0": None})
+    result = compare(load_recipe("digits", TINY), tmp_path, methods=["common"], seeds=1)
+    assert (result["rows"], result["reference"], result["differences"]) == ([], None, [])
+    assert "none of their runs has finished: common" in (tmp_path / "comparison.md").read_text()
+    assert (tmp_path / "comparison.csv").read_text().count("\n") == 1
+
+
+def test_every_two_methods_are_compared_the_reference_first(tmp_path, made_up):
+    made_up({"stimulative-seed0": 72.0, "common-seed0": 70.0, "stimulative-every=2-seed0": 71.5})
+    methods = ["stimulative", "common", "stimulative:every=2"]
+    result = compare(load_recipe("digits", TINY), tmp_path, methods=methods, seeds=1)
+    main = {(d["method"], d["reference"]): d["mean"] for d in result["differences"] if d["measure"] == "main"}
+    assert main == {
+        ("stimulative", "common"): 2.0,
+        ("stimulative:every=2", "common"): 1.5,
+        ("stimulative:every=2", "stimulative"): -0.5,
+    }
+    assert len(result["differences"]) == 2 * len(main)
+    assert [method for method, _, _ in sentences(result)] == ["stimulative"] * 2 + ["stimulative:every=2"] * 2
+    assert caution(result) == ""  # one seed has no interval
+    assert notes(result)[1].startswith("Time of training and peak memory: times those of common (10.0 s, 200 MiB)")
+    without = compare(load_recipe("digits", TINY), tmp_path, methods=methods[::2], seeds=1)
+    assert without["reference"] == "stimulative" and without["rows"][0]["time_ratio"] is None
+    assert "| `stimulative` | 1 | 14 s | 200 MiB | 72.00 | 62.00 ± 2.00 | 58.00 |" in (
+        (tmp_path / "comparison.md").read_text()
+    )
+
+
+def test_a_difference_by_hand():
+    # differences 0.3, 0.6, 0.96: mean 0.62; squared deviations 0.1024 + 0.0004 + 0.1156 = 0.2184, so s = sqrt(0.1092)
+    found = difference({0: 70.3, 1: 71.6, 2: 72.96}, {0: 70.0, 1: 71.0, 2: 72.0})
+    assert found.n == 3 and found.mean == pytest.approx(0.62) and found.std == pytest.approx(0.330454, abs=1e-6)
+    half = 4.302653 * 0.330454 / math.sqrt(3)  # t(97.5 %, 2 degrees of freedom) of any table
+    assert found.interval == (pytest.approx(0.62 - half, abs=1e-5), pytest.approx(0.62 + half, abs=1e-5))
+    assert found.distinguishable is False
+    assert found.sentence == (
+        "+0.62 ± 0.33 points over 3 seeds, 95 % interval -0.20 to +1.44: not distinguishable from 0 with these seeds"
+    )
+    assert found.to_mapping()["seeds"] == [0, 1, 2] and found.to_mapping()["level"] == 0.95
+
+
+def test_an_interval_is_that_of_scipys_paired_test():
+    from scipy.stats import ttest_rel
+
+    generator = torch.Generator().manual_seed(0)
+    of, reference = (50 + 10 * torch.rand(2, 6, generator=generator, dtype=torch.float64)).tolist()
+    found = difference(dict(enumerate(of)), dict(enumerate(reference)))
+    expected = ttest_rel(of, reference).confidence_interval(0.95)
+    assert found.interval == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+@pytest.mark.parametrize(
+    ("of", "reference", "said"),
+    [
+        ({0: 71.0}, {0: 70.38}, "+0.62 points with one seed, which says nothing about spread"),
+        (
+            {0: 71.0, 1: 72.0},
+            {0: 70.38, 2: 70.0},
+            "+0.62 points with one seed, which says nothing about spread "
+            "(2 left out, which one of the two lacks: seeds 1, 2)",
+        ),
+        (
+            {0: 71.0},
+            {1: 70.0},
+            "no seed that both have finished, so no difference (2 left out, which one of the two lacks: seeds 0, 1)",
+        ),
+        (
+            {0: 70.3, 1: 80.3},
+            {0: 70.0, 1: 80.0},
+            "+0.30 points with each of 2 seeds, too few to show a spread: no interval",
+        ),
+        (
+            {0: 69.0, 1: 69.2, 2: 69.1},
+            {0: 80.0, 1: 80.1, 2: 80.2},
+            "-11.00 ± 0.10 points over 3 seeds, 95 % interval -11.25 to -10.75: distinguishable from 0 with these "
+            "seeds",
+        ),
+    ],
+)
+def test_what_is_said_about_few_seeds(of, reference, said):
+    found = difference(of, reference)
+    assert found.sentence == said
+    assert (found.interval is None) == ("interval " not in said)
+    assert found.distinguishable == (None if found.interval is None else True)
+
+
+def test_a_difference_of_nothing_has_no_minus():
+    assert Difference({0: -0.001}).sentence.startswith("+0.00 points")
+
+
+def test_seeds_that_failed_for_both_are_left_out_too():
+    rows = table({(method, 0): summary(70.0, 60.0, 1.0, 1.0, 1.0) for method in ("common", "stimulative")})
+    assert [one["left_out"] for one in differences(rows, [0, 1, 2])] == [[1, 2], [1, 2]]

@@ -18,6 +18,7 @@ from stimulative.training.metrics import read_metrics
 
 ADOPT = ["evaluate", "--model", "cifar/resnet20", "--data", "digits"]
 TINY = ["--model.arguments", "{width: 4}", "--schedule.epochs", "2", "--training.threads", "1"]
+LITTLE = ["--schedule.max_steps", "1", "--evaluation.subnets", "2", "--evaluation.calibration_images", "64"]
 
 
 def test_help_has_examples_everywhere(capsys):
@@ -72,9 +73,29 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, capsys, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_train_tries_a_recipe_on_made_up_images_and_stops(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--data.images", "16", "--data.batch_size", "4", "--data.workers", "0", *TINY]
+    assert main(["train", "cifar100-resnet20", "--data", "fake", "--max-steps", "2", *quick]) == 0
+    out = tmp_path / "runs" / "cifar100-resnet20-fake-stimulative-seed0"  # apart from a run on the recipe's own images
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["data"], summary["steps"]) == ("fake", 2)
+    assert str(out.relative_to(tmp_path)) in capsys.readouterr().out
+    recipe = (out / "recipe.yaml").read_text()
+    assert "  name: fake\n" in recipe and "  classes: 100\n" in recipe and "  max_steps: 2\n" in recipe
+
+
+def test_a_dry_run_names_the_images_and_the_steps_asked_for(capsys):
+    command = ["train", "cifar100-resnet20", "--data", "fake", "--max-steps", "7", "--dry-run"]
+    assert main([*command, "--data.image_size", "16", "--data.classes", "12", "--data.workers", "0"]) == 0
+    text = capsys.readouterr().out
+    assert "1,920 training, 500 validation images of 12 classes" in text
+    assert "# 200 epochs of 15 batches, 7 steps at most, would be trained into runs/cifar100-resnet20-fake-" in text
+
+
 def test_compare_prints_the_table_and_draws_the_picture(tmp_path, capsys):
     out = tmp_path / "comparison"
-    assert main(["compare", "digits", "--out", str(out), "--seeds", "1", *TINY]) == 0
+    assert main(["compare", "digits", "--out", str(out), "--seeds", "1", *TINY, *LITTLE]) == 0
     text = capsys.readouterr().out
     assert "common" in text and "stimulative" in text and "1.00×" in text
     comparison = json.loads((out / "comparison.json").read_text())
@@ -84,6 +105,25 @@ def test_compare_prints_the_table_and_draws_the_picture(tmp_path, capsys):
         *("train_seconds", "time_ratio", "memory_ratio"),
     }
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "stimulative, main net: " in text and "with one seed, which says nothing about spread" in text
+
+
+def test_compare_tells_of_variants_and_of_those_that_failed(tmp_path, capsys):
+    out = tmp_path / "comparison"
+    broken = "stimulative:sampler={name: interstage, ranges: [[1, 2]]}"  # for a net of one stage, which this is not
+    words = ["compare", "digits", "--methods", f"common,stimulative:every=2,{broken}", "--out", str(out)]
+    assert main([*words, "--seeds", "1", "--jobs", "3", *TINY, *LITTLE]) == 1
+    text, errors = capsys.readouterr()
+    assert "3 runs of cifar/resnet20 on digits, 2 epochs each, 1 steps at most" in text
+    assert "3 runs at once share this machine: their times say little" in text
+    (row,) = (line for line in text.splitlines() if "│ 1.00× │" in line and "common" in line)
+    assert len(row) < 100
+    assert "stimulative:every=2-seed0" not in text and "stimulative-every=2-seed0: main " in text
+    assert f"none of their runs has finished: {broken}." in text
+    assert "failed: " in errors and "the same command tries again what failed" in errors and "Traceback" not in errors
+    table = (out / "comparison.md").read_text()
+    assert "| `stimulative:every=2` | 1 | " in table and "## Runs that failed" in table
+    assert {path.suffix for path in out.glob("comparison.*")} == {".json", ".md", ".csv", ".png", ".svg"}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +143,11 @@ def test_compare_prints_the_table_and_draws_the_picture(tmp_path, capsys):
         (["train", "digits", "--method.blance", "3"], "did you mean 'method.balance'?"),
         (["train", "digits", "--method.balance", "-3"], "balance"),
         (["train", "digits", "--data.name", "cifar9"], "cifar9"),
+        (["train", "digits", "--data", "cifar9"], "unknown data set 'cifar9'"),
+        (["train", "digits", "--data", "fake", "--data.name", "cifar10"], "got both --data and --data.name"),
+        (["train", "digits", "--max-steps", "0"], "max_steps: must be at least 1, or null for the whole run, got 0"),
+        (["train", "digits", "--max-steps", "few"], "schedule.max_steps: got 'few' (command line), allowed: a whole"),
+        (["train", "digits", "--data.color_jitter", "0.4"], "data.color_jitter: only images of folder:PATH and fake"),
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["evaluate", "nowhere", "--subnets", "x"], "--subnets is 'auto', 'all' or a number of 1 or more, got 'x'"),
         (["evaluate", "nowhere", "--seed", "-1"], "--seed is at least 0 and below 2**32, got -1"),
@@ -122,6 +167,10 @@ def test_compare_prints_the_table_and_draws_the_picture(tmp_path, capsys):
         (["compare", "digits"], "--out"),
         (["compare", "digits", "--out", "x", "--methods", "magic"], "unknown method 'magic'"),
         (["compare", "digits", "--out", "x", "--seeds", "0"], "the number of seeds is 1 or more"),
+        (["compare", "digits", "--out", "x", "--methods", "stimulative:evry=2"], "did you mean 'method.every'?"),
+        (["compare", "digits", "--out", "x", "--methods", "all,common"], "each method may be named once"),
+        (["compare", "digits", "--out", "x", "--data", "fake", "--data.name", "digits"], "both --data and --data.name"),
+        (["compare", "digits", "--out", "x", "--jobs", "0"], "jobs at once is 1 or more, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_message_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):

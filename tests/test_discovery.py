@@ -338,3 +338,27 @@ def test_the_plan_is_in_the_representation():
     network = unravel(SequentialNet(), images(dtype=torch.float32))
     assert "stages=['stage1: 3', 'stage2: 4'], subnets=12" in repr(network)
     assert network.full == Subnet.parse("3-4")
+
+
+class TwiceNamedBlock(nn.Module):
+    """A block whose layer has two names, and whose second layer shares the first one's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.again = nn.Linear(6, 6)
+        self.tied = nn.Linear(6, 6)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x):
+        return x + self.tied(torch.relu(self.again(x)))
+
+
+def test_shared_parameters_are_as_they_were_after_unraveling():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(*[TwiceNamedBlock() for _ in range(3)]), nn.Linear(6, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    network = unravel(model, torch.randn(2, 4))
+    assert network.space.lengths == (3,)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for block in model[1]:
+        assert block.first is block.again and block.tied.weight is block.first.weight

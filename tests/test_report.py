@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import statistics
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from stimulative.cli import main
 from stimulative.errors import UsageError
+from stimulative.methods import METHODS
 from stimulative.report import (
     draw_comparison,
     draw_destruction,
@@ -22,10 +24,12 @@ from stimulative.report import (
     draw_sweep,
     write_report,
 )
+from stimulative.report.comparison import comparison_figures
 from stimulative.report.family import family_figures, frontier, scatter_figure
 from stimulative.report.matrix import colour, ink_on, luminance
 from stimulative.report.page import cell
 from stimulative.report.reading import read_run, read_source
+from stimulative.report.sections import studies_in
 from stimulative.report.study import studies_of
 from stimulative.report.style import COLOURS, Palette
 from stimulative.report.sweep import value_axis
@@ -35,6 +39,10 @@ from stimulative.report.trajectories import trajectory_figures
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def texts_of(picture: Path) -> list[str]:
+    return [text for text in ET.parse(picture).getroot().itertext() if text.strip()]
 
 
 def study_of(*directories: Path):
@@ -84,7 +92,8 @@ def test_every_picture_is_a_png_an_svg_and_its_numbers(everything):
     _, page, _ = everything
     figures = sorted(path.stem for path in (page.parent / "figures").glob("*.png"))
     assert figures == [
-        *("depth", "destruction-delete", "destruction-single", "destruction-swap", "family", "family-latency"),
+        *("comparison", "depth", "destruction-delete", "destruction-single", "destruction-swap"),
+        *("differences-all", "differences-main", "family", "family-latency"),
         *("histogram", "loafing", "loafing-gap", "matrix", "stages", "sweep", "trajectory-loss"),
         "trajectory-validation",
     ]
@@ -220,11 +229,72 @@ def test_runs_that_failed_are_mentioned(tmp_path):
 
 def test_the_comparison_has_both_halves_and_keeps_its_name(tmp_path):
     paths = draw_comparison(made.comparison(tmp_path / "demo"))
-    assert [path.name for path in paths] == ["comparison.png", "comparison.svg", "comparison.csv"]
+    assert [path.name for path in paths] == ["comparison.png", "comparison.svg", "comparison-subnets.csv"]
     rows = table(paths[2])
     assert len(rows) == 2 * 27 and {row["method"] for row in rows} == {"common", "stimulative"}
-    text = paths[1].read_text()
-    assert "common: all 75.2 ± 3.0, main 90.5" in text and "blocks that run" in text
+    texts = texts_of(paths[1])
+    assert texts.count("all 75.2 ± 3.0, main 90.5") == 2 and "blocks that run" in texts
+    assert not (tmp_path / "demo" / "comparison.csv").exists()  # that is the table's
+
+
+def test_a_comparison_of_many_names_all_of_them_and_gives_each_its_own_looks(tmp_path):
+    long = "stimulative:objective=directional:normalise_main=true:smaller_inputs=0.43"
+    methods = (*METHODS, "stimulative:every=2", "stimulative:every=3", long)
+    directory = made.comparison(tmp_path / "many", methods)
+    _, picture, _ = draw_comparison(directory)
+    texts = " ".join(texts_of(picture))
+    for method in methods[:-1]:
+        assert method in texts
+    assert long in texts.replace(": ", ":")  # on three lines
+    with Image.open(directory / "comparison.png") as image:
+        assert image.height > 1200  # rows of four lines find place
+    figures = {figure.name: figure for figure in comparison_figures(directory)}
+    assert list(figures) == ["comparison", "differences-main", "differences-all"]
+    assert [row["method"] for row in figures["comparison"].rows] == list(methods)
+    assert [row["method"] for row in figures["differences-main"].rows] == list(methods[1:])
+    (study,) = studies_in([read_source(directory)])
+    assert {name: len(runs) for name, runs in study.series.items()} == dict.fromkeys(methods, 2)
+    assert list(study.series) == list(methods)
+    palette = study.palette
+    assert palette.colour_of("stimulative") == "#0072B2"
+    marks = palette.shape.to_dict()["scale"]["range"]
+    assert len({(palette.colour_of(name), mark) for name, mark in zip(palette.names, marks, strict=True)}) == 10
+
+
+def test_a_distribution_is_of_the_subnets_of_all_seeds(tmp_path):
+    directory = made.comparison(tmp_path / "demo")
+    figure = comparison_figures(directory)[0]
+    top1 = [float(row["top1"]) for seed in (0, 1) for row in table(directory / f"common-seed{seed}" / "subnets.csv")]
+    row = figure.rows[0]
+    assert (row["min"], row["max"], row["median"]) == (min(top1), max(top1), pytest.approx(statistics.median(top1)))
+    layers = figure.spec()["layer"]
+    outline = [one["top1"] for one in layers[0]["data"]["values"] if one["method"] == "common"]
+    assert (min(outline), max(outline)) == (pytest.approx(min(top1)), pytest.approx(max(top1)))
+    widths = {one["method"]: one["high"] - one["low"] for one in layers[0]["data"]["values"]}
+    assert widths and all(0 < width < 1 for width in widths.values())  # rows stay apart
+
+
+def test_an_older_comparison_is_drawn_without_differences(tmp_path):
+    directory = made.comparison(tmp_path / "old", old=True)
+    assert [figure.name for figure in comparison_figures(directory)] == ["comparison"]
+    assert draw_comparison(directory)[0].exists()
+    assert "Comparison: cifar/resnet20 on digits" in write_report([directory]).read_text()
+
+
+def test_a_comparison_with_one_seed_has_marks_without_intervals(tmp_path):
+    directory = made.comparison(tmp_path / "one")
+    study = json.loads((directory / "comparison.json").read_text())
+    study["differences"][0] |= {"n": 1, "std": None, "low": None, "high": None}
+    study["differences"][1] |= {"n": 0, "mean": None, "std": None, "low": None, "high": None}
+    (directory / "comparison.json").write_text(json.dumps(study))
+    names = [figure.name for figure in comparison_figures(directory)]
+    assert names == ["comparison", "differences-main"]  # without a seed in common there is nothing to draw
+    (figure,) = (figure for figure in comparison_figures(directory) if figure.name == "differences-main")
+    assert "+1.50" in " ".join(ET.fromstring(figure.svg()).itertext())
+    del study["differences"][0]["low"]
+    (directory / "comparison.json").write_text(json.dumps(study))
+    with pytest.raises(UsageError, match=r"comparison\.json is not as stimulative writes it: 'low' is missing"):
+        comparison_figures(directory)
 
 
 def test_a_run_draws_its_family_beside_itself(tmp_path):
@@ -361,11 +431,11 @@ def test_the_page_says_what_was_measured_and_how_it_was_made(everything):
 def test_a_table_stands_behind_each_picture(everything):
     _, path, text = everything
     figures = re.findall(r'<figure id="(.*?)">(.*?)</figure>', text, re.DOTALL)
-    assert len(figures) == 14
+    assert len(figures) == 17
     for name, content in figures:
         rows = len(table(path.parent / "figures" / f"{name}.csv"))
         assert f"Numbers ({rows:,} row" in content
-        assert content.count("<tr>") - 1 == min(rows, 142)
+        assert content.count("<tr>") - 1 == min(rows, 117)
 
 
 def test_the_same_files_give_the_same_page(everything, tmp_path):
@@ -381,7 +451,12 @@ def test_what_files_say_cannot_become_a_part_of_the_page(tmp_path):
     folder = tmp_path / "<img src=x onerror=alert(3)>"
     run = made.run(folder, "<b>method</b>", model=bad, weights={"file": bad, "sha256": bad}, device=bad)
     (run / "recipe.yaml").write_text(f"# {bad}\nmodel:\n  name: x\n")
+    compared = made.comparison(tmp_path / "c")
+    (compared / "comparison.json").write_text(
+        (compared / "comparison.json").read_text().replace('"stimulative"', json.dumps(bad))
+    )
     sources = [run, made.sweep(tmp_path / "s", [bad, "b"], key=bad), made.destruction(tmp_path / "d", (bad, "b"))]
+    sources.append(compared)
     text = write_report(sources, tmp_path / "report", bad).read_text()
     page = Page(text)
     tags = {tag for tag, _ in page.tags}
@@ -391,6 +466,7 @@ def test_what_files_say_cannot_become_a_part_of_the_page(tmp_path):
     charts = json.loads(next(data for tag, data in page.texts if tag == "script" and data.startswith("{")))
     assert any(row["value"] == bad for row in charts["sweep"]["data"]["values"])
     ET.parse(tmp_path / "report" / "figures" / "sweep.svg")
+    assert "alert(1)" in " ".join(texts_of(tmp_path / "report" / "figures" / "comparison.svg"))
 
 
 def test_studies_of_several_models_have_sections_and_names_of_their_own(tmp_path):

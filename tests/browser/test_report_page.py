@@ -23,7 +23,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update"),
 )
 BAD = "<img src=x onerror='window.broken=1'>"
-FIGURES = 15
+FIGURES = 18
 MARKS = "svg .mark-symbol.role-mark path, svg .mark-rect.role-mark path"
 
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -159,18 +160,24 @@ def measured(directory: Path) -> dict[str, float]:
     return {str(member.subnet): member.score.top1 for member in read_family(directory / files.SUBNETS)}
 
 
-def check_methods(methods: Sequence[str]) -> None:
+def check_methods(methods: Sequence[str], *, once: bool = True) -> None:
     """Check the methods that runs are to be trained by.
+
+    Args:
+        methods: Their names.
+        once: Whether each may be named once only.
 
     Raises:
         UsageError: If there is none, one is unknown, or one is named twice.
     """
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown or not methods:
-        raise UsageError(
-            f"unknown method {unknown[0]!r}, known: {', '.join(METHODS)}" if unknown else "no method given"
-        )
-    if len(set(methods)) < len(methods):
+    if not methods:
+        raise UsageError("no method given")
+    for method in methods:
+        if method not in METHODS:
+            near = get_close_matches(method, METHODS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"unknown method {method!r}, known: {', '.join(METHODS)}{hint}")
+    if once and len(set(methods)) < len(methods):
         raise UsageError(f"each method may be named once, got {', '.join(methods)}")
 
 

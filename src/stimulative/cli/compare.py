@@ -6,13 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import run_study, tell_failures
+from stimulative.cli.data import add_data, data_settings
+from stimulative.cli.running import add_study, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
   stimulative compare digits --out runs/demo
-  stimulative compare cifar100-resnet20 --methods common,stimulative --seeds 3 --out runs/c100
-  stimulative compare digits --seeds 1 --out runs/quick --schedule.epochs 5"""
+  stimulative compare cifar100-resnet20 --methods all --seeds 5 --out runs/table1
+  stimulative compare digits --methods common,stimulative,stimulative:every=2:balance=2 --out runs/variants
+  stimulative compare digits --seeds 1 --out runs/quick --schedule.epochs 5
+  stimulative compare cifar100-resnet50 --methods all --seeds 1 --data fake --schedule.max_steps 2 --out runs/try"""
 
 
 def add(commands: Any) -> None:
@@ -20,72 +23,71 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="train methods side by side and compare them",
-        description="Train and evaluate each method with several seeds on the same recipe. Runs that have finished "
-        "in the directory are not repeated. Writes comparison.json and comparison.png.",
-        usage="stimulative compare RECIPE --out DIR [--methods A,B] [--seeds N] [--section.key VALUE ...]",
+        description="Train and evaluate each method with several seeds on the same recipe, and compare time, memory,\n"
+        "main net and all subnets, with differences paired by seed. The recipe's settings of its method hold for that\n"
+        "method and its variants; other methods have their defaults. Runs that have finished in the directory are\n"
+        "not repeated. Writes comparison.json, .md, .csv, .png and .svg.",
+        usage="stimulative compare RECIPE --out DIR [--methods all|A,B:key=value] [--seeds N] [--data NAME] [--jobs N] "
+        "[--section.key VALUE ...]",
         examples=_EXAMPLES,
         settings=True,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, or path of a YAML file")
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the comparison")
     parser.add_argument(
-        "--methods", default="common,stimulative", metavar="A,B", help="methods (default: common,stimulative)"
+        "--methods",
+        default="common,stimulative",
+        metavar="A,B",
+        help="methods, or all of them; with settings as NAME:key=value[:key=value] (default: common,stimulative)",
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds for each method (default: 3)")
+    add_data(parser)
+    add_study(parser, seeds=3)
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Compare."""
-    from stimulative.analysis.comparison import COMPARISON, compare, plan_runs
+    from stimulative.analysis.comparison import COMPARISON, MARKDOWN, Plan, compare
     from stimulative.report.comparison import draw_comparison
     from stimulative.training.recipe import load_recipe
 
-    recipe = load_recipe(options.recipe, rest)
-    out = Path(options.out)
-    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    runs = len(plan_runs(recipe, methods, options.seeds))
-    print(f"{runs} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
+    recipe = load_recipe(options.recipe, [*data_settings(options.recipe, options.data, rest), *rest])
+    out, workers = Path(options.out), workers_of(options)
+    plan = Plan(recipe, options.methods, seeds=options.seeds)
+    stop = recipe.schedule.max_steps
+    each = f"{recipe.schedule.epochs} epochs each" + ("" if stop is None else f", {stop} steps at most")
+    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {each}")
+    if workers.jobs > 1 and workers.cluster is None:
+        print(f"{workers.jobs} runs at once share this machine: their times say little about the methods")
 
-    comparison = run_study(
-        out, lambda after_run: compare(recipe, out, methods=methods, seeds=options.seeds, after_run=after_run)
-    )
+    comparison = run_study(out, lambda after_run: compare(plan, out, workers=workers, after_run=after_run))
     if isinstance(comparison, int):
         return comparison
     if not comparison["rows"]:
         return tell_failures(out, comparison["failed"])
+    _show(comparison)
     picture, *_ = draw_comparison(out)
-    _show(comparison["rows"])
-    print(f"numbers: {out / COMPARISON}   picture: {picture}")
+    print(f"numbers: {out / COMPARISON}   table: {out / MARKDOWN}   picture: {picture}")
     return tell_failures(out, comparison["failed"])
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
+def _show(comparison: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title="top-1 accuracy in %, means over seeds", title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for column in ("seeds", "time", "memory", "main net", "all subnets", "worst"):
+    from stimulative.analysis.comparison_table import HEADINGS, caution, cells, notes, sentences
+    from stimulative.cli.running import print_table
+
+    table = Table(title=f"{comparison['model']} on {comparison['data']}: top-1 accuracy in %", title_justify="left")
+    table.add_column(HEADINGS[0], overflow="fold", min_width=max(map(len, HEADINGS)))
+    for column in HEADINGS[1:]:
         table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["method"],
-            str(row["seeds"]),
-            _ratio(row["time_ratio"]) or f"{row['train_seconds']:.0f} s",
-            _ratio(row["memory_ratio"]) or f"{row['peak_memory_mib']:.0f} MiB",
-            f"{row['main_mean']:.2f} ± {row['main_std']:.2f}",
-            f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
-            f"{row['all_min']:.2f}",
-        )
-    Console().print(table)
-    print("main net: ± standard deviation over seeds; all subnets: ± that over subnets, mean over seeds")
-    reference = next((row for row in rows if row["time_ratio"] == 1.0), None)
-    if reference is not None:
-        print(
-            f"time and memory: times those of {reference['method']} "
-            f"({reference['train_seconds']:.1f} s, {reference['peak_memory_mib']:.0f} MiB)"
-        )
-
-
-def _ratio(ratio: float | None) -> str | None:
-    return None if ratio is None else f"{ratio:.2f}×"
+    for row in comparison["rows"]:
+        table.add_row(*cells(row, len(comparison["seeds"])))
+    print_table(table)
+    for note in notes(comparison):
+        print(note)
+    told = sentences(comparison)
+    if not told:
+        return
+    print(f"\ndifferences from {comparison['reference']}, seed by seed:")
+    for method, measure, sentence in told:
+        print(f"  {method}, {measure}: {sentence}")
+    if caution(comparison):
+        print(caution(comparison))

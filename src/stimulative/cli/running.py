@@ -83,6 +83,16 @@ def run_study(out: Path, study: Callable[[Callable[[str, dict[str, Any]], None]]
         return 130
 
 
+def print_table(table: Any) -> None:
+    """Print a table of rich; as wide as it is where nobody watches, since a file has no width to keep to."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
+    console.print(table)
+
+
 def tell_failures(out: Path, failed: Sequence[Mapping[str, str]]) -> int:
     """Tell which runs failed and how to try them again; the exit status."""
     from stimulative.analysis.runs import FAILURE

@@ -1,80 +1,184 @@
-"""The picture of a comparison: every subnet of every method, by its number of blocks and as a distribution."""
+"""Pictures of a comparison: every subnet of every method, and the methods' differences with their intervals."""
 
 from __future__ import annotations
 
-import math
+import json
+import re
 import statistics
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from stimulative.errors import UsageError
-from stimulative.report.figure import Figure, Row, data, save_all
-from stimulative.report.reading import read_run, read_study
-from stimulative.report.study import grouped
+from stimulative.report.figure import Figure, Row, data, save, tooltip
+from stimulative.report.reading import read_run, read_study, understanding
+from stimulative.report.study import failures, grouped, span
 from stimulative.report.style import HEIGHT, Palette
 
-_LEFT, _RIGHT = 480, 300
+SUBNETS = "comparison-subnets"
+"""The name of the file with the numbers of the picture; ``comparison.csv`` is the table of methods."""
+
+_LEFT, _RIGHT = 480, 420
+_LINE, _GAP, _LETTERS = 15, 14, 36
+"""The height of a line of a row's label and the space between rows in pixels; the letters of a line."""
+_HALF = 0.36
+"""Half the height of a distribution where it is highest, as a share of a row."""
+_TICK = 8
+"""Half the height of a median in pixels."""
+_POINTS = 64
+"""A density is drawn with so many."""
+_MEASURES = {"main": "main net", "all": "mean of all subnets"}
 
 
 def draw_comparison(directory: str | Path) -> list[Path]:
-    """Draw ``comparison.png`` from the ``comparison.json`` and the runs of a comparison's directory.
+    """Draw the picture of ``comparison.json`` and its runs into their directory.
 
     Returns:
-        The paths of the files, the PNG first.
+        The paths of the files: ``comparison.png``, ``comparison.svg``, ``comparison-subnets.csv``.
+
+    Raises:
+        UsageError: If no run has its subnets measured, or a file is damaged.
     """
-    return save_all([comparison_figure(Path(directory))], Path(directory))
+    directory = Path(directory)
+    return save(comparison_figure(directory), directory, numbers=SUBNETS)
+
+
+def comparison_figures(directory: Path) -> list[Figure]:
+    """What a report shows of a comparison beside the figures of its runs; none where no run has finished."""
+    study = read_study(directory, "comparison")
+    if not study["rows"]:
+        return []
+    compared = _Compared.read(directory, study)
+    return [_distribution_figure(compared), *_difference_figures(directory, compared)]
 
 
 def comparison_figure(directory: Path) -> Figure:
     """Two charts side by side; for a file, since it is too wide for a page on a phone."""
-    study = read_study(directory, "comparison")
-    labels = {
-        row["method"]: f"{row['method']}: all {row['all_mean']:.1f} ± {row['all_std']:.1f}, main {row['main_mean']:.1f}"
-        for row in study["rows"]
-    }
-    family = [
-        {"method": run["method"], "seed": run["seed"], **row}
-        for run in study["runs"]
-        for row in read_run(directory / f"{run['method']}-seed{run['seed']}").family
-    ]
-    run, seeds = study["runs"][0], study["rows"][0]["seeds"]
-    methods = list(labels)
-    subnets = grouped(family, lambda row: (row["method"], row["subnet"]))
-    rows = [
-        {
-            "method": method,
-            "subnet": subnet,
-            "blocks": measured[0]["blocks"],
-            "top1": statistics.fmean(row["top1"] for row in measured),
-            "seeds": len(measured),
-        }
-        for (method, subnet), measured in subnets.items()
-    ]
-    if not rows:
+    compared = _Compared.read(directory, read_study(directory, "comparison"))
+    if not compared.family:
         raise UsageError(f"no run of {directory} has its subnets measured; run the same stimulative compare again")
-    palette = Palette({labels[method]: method for method in methods})
-    top1 = [row["top1"] for row in family]
-    accuracies = alt.Scale(domain=[math.floor(min(top1)), math.ceil(max(top1))], nice=True)
-    shift = {method: (number - (len(methods) - 1) / 2) * 0.16 for number, method in enumerate(methods)}
-    drawn = [row | {"series": labels[row["method"]], "place": row["blocks"] + shift[row["method"]]} for row in rows]
-    every = [{"method": row["method"], "series": labels[row["method"]], "top1": row["top1"]} for row in family]
+    charts = alt.hconcat(_by_blocks(compared), _distributions(compared, width=_RIGHT), spacing=30)
     return Figure(
         "comparison",
-        f"Every subnet of {run['model']} on {run['data']}",
-        f"{seeds} seeds, {run['epochs']} epochs; top-1 accuracy on the test split, statistics of each subnet "
-        "recalibrated. Left: a mark is a subnet, its mean over seeds. Right: all subnets of all seeds, their "
-        "density and quartiles.",
-        rows,
-        alt.hconcat(_by_blocks(drawn, palette, accuracies), _spread(every, methods, palette, accuracies), spacing=30),
-        width=_LEFT + _RIGHT,
+        f"Every subnet of {compared.subject}",
+        f"{compared.conditions} Left: a mark is a subnet, its mean over seeds; lines are means. Right: {_READ}",
+        compared.subnets(),
+        charts.resolve_scale(color="shared", shape="shared"),
+        width=_LEFT + _RIGHT + 200,
     )
 
 
-def _by_blocks(rows: list[Row], palette: Palette, accuracies: alt.Scale) -> Any:
-    base = alt.Chart(data(rows)).encode(palette.colour)
-    marks = base.mark_point(opacity=0.55, size=28).encode(
+_READ = (
+    "all subnets of all seeds, their density, quartiles (bar) and median (tick), and the mean of the main nets (mark). "
+    "In numbers: all subnets, mean ± standard deviation over subnets; main net, mean over seeds."
+)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What the pictures of a comparison are made of.
+
+    Args:
+        study: The file.
+        rows: Its rows, by what they are called.
+        methods: The method of each row.
+        family: Every measured subnet of every run.
+    """
+
+    study: dict[str, Any]
+    rows: dict[str, Row]
+    methods: dict[str, str]
+    family: list[Row]
+
+    @classmethod
+    def read(cls, directory: Path, study: dict[str, Any]) -> _Compared:
+        names = names_of(directory, study)
+        family = [
+            {"method": name, "seed": run.summary["seed"], **row}
+            for place, name in names.items()
+            for run in [read_run(place)]
+            for row in run.family
+        ]
+        methods = {run.get("variant", run["method"]): run["method"] for run in study["runs"]}
+        return cls(study, {row["method"]: row for row in study["rows"]}, methods, family)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.rows)
+
+    @property
+    def palette(self) -> Palette:
+        return Palette({name: self.methods.get(name, name) for name in self.rows}, "method")
+
+    @property
+    def subject(self) -> str:
+        run = self.study["runs"][0]
+        return f"{run['model']} on {run['data']}"
+
+    @property
+    def conditions(self) -> str:
+        epochs = span(run["epochs"] for run in self.study["runs"])
+        seeds = [row["seeds"] for row in self.rows.values()]
+        each = " each" if len(set(seeds)) > 1 else ""
+        return (
+            f"{span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'}{each}, {epochs} epochs; top-1 accuracy on the "
+            f"test split, statistics of each subnet recalibrated.{failures(self.study)}"
+        )
+
+    @property
+    def labels(self) -> list[list[str]]:
+        return [
+            [*_lines(row["method"]), f"all {row['all_mean']:.1f} ± {row['all_std']:.1f}, main {row['main_mean']:.1f}"]
+            for row in self.rows.values()
+        ]
+
+    @property
+    def height(self) -> int:
+        return max(HEIGHT, len(self.rows) * _least_row(self.labels))
+
+    @property
+    def accuracies(self) -> alt.Scale:
+        shown = [row["top1"] for row in self.family] + [row["main_mean"] for row in self.rows.values()]
+        return alt.Scale(domain=[float(np.floor(min(shown))), float(np.ceil(max(shown)))], nice=True)
+
+    def subnets(self) -> list[Row]:
+        """Each subnet of each method: its mean over seeds."""
+        groups = grouped(self.family, lambda row: (row["method"], row["subnet"]))
+        return [
+            {
+                "method": method,
+                "subnet": subnet,
+                "blocks": measured[0]["blocks"],
+                "top1": statistics.fmean(row["top1"] for row in measured),
+                "seeds": len(measured),
+            }
+            for (method, subnet), measured in groups.items()
+        ]
+
+
+def names_of(directory: Path, study: dict[str, Any]) -> dict[Path, str]:
+    """What the runs of a comparison are called in it, by their directories."""
+    return {
+        directory / run.get("run", f"{run['method']}-seed{run['seed']}"): run.get("variant", run["method"])
+        for run in study["runs"]
+    }
+
+
+def _by_blocks(compared: _Compared) -> Any:
+    names, palette = compared.names, compared.palette
+    # marks of several methods stand beside each other, all of them within the place of their number of blocks
+    step = min(0.16, 0.5 / max(1, len(names) - 1))
+    shift = {name: (place - (len(names) - 1) / 2) * step for place, name in enumerate(names)}
+    rows = [row | {"place": row["blocks"] + shift[row["method"]]} for row in compared.subnets()]
+    # the rows beside this chart, which have the same marks, are its legend
+    base = alt.Chart(data(rows)).encode(palette.colour.legend(None))
+    y = {"type": "quantitative", "scale": compared.accuracies, "title": "top-1 (%)"}
+    marks = base.mark_point(opacity=0.5, size=28 if len(names) <= 4 else 18).encode(
         alt.X(
             "place",
             type="quantitative",
@@ -82,31 +186,160 @@ def _by_blocks(rows: list[Row], palette: Palette, accuracies: alt.Scale) -> Any:
             scale=alt.Scale(zero=False, nice=False, padding=12),
             axis=alt.Axis(tickMinStep=1, format="d"),
         ),
-        alt.Y("top1", type="quantitative", scale=accuracies, title="top-1 (%)"),
-        palette.shape,
+        alt.Y("top1", **y),
+        palette.shape.legend(None),
     )
-    means = base.mark_line().encode(
-        alt.X("blocks", type="quantitative"),
-        alt.Y("mean(top1)", type="quantitative", scale=accuracies, title="top-1 (%)"),
-        palette.dash,
-    )
-    return (means + marks).properties(width=_LEFT, height=HEIGHT)
+    means = base.mark_line().encode(alt.X("blocks", type="quantitative"), alt.Y("mean(top1)", **y), palette.dash)
+    return (marks + means).properties(width=_LEFT, height=compared.height)
 
 
-def _spread(rows: list[Row], methods: list[str], palette: Palette, accuracies: alt.Scale) -> Any:
-    width = max(60, _RIGHT // len(methods))
-    y = alt.Y("top1", type="quantitative", scale=accuracies, title=None)
-    base = alt.Chart().encode(palette.colour)
-    violins = (
-        base.transform_density("top1", as_=["top1", "density"], groupby=["method", "series"])
-        .mark_area(orient="horizontal", opacity=0.35)
-        .encode(y, alt.X("density", type="quantitative", stack="center", impute=None, title=None, axis=None))
+def _distribution_figure(compared: _Compared) -> Figure:
+    by_method = grouped(compared.family, lambda row: row["method"])
+    rows = []
+    for name, row in compared.rows.items():
+        top1 = [member["top1"] for member in by_method.get(name, [])]
+        rows.append(
+            {"method": name, "seeds": row["seeds"], "main_mean": row["main_mean"], "all_mean": row["all_mean"]}
+            | {"all_std": row["all_std"], "min": min(top1, default=None), "max": max(top1, default=None)}
+            | _quartiles(top1)
+        )
+    return Figure(
+        "comparison",
+        "All subnets of each method",
+        f"{compared.subject}. {compared.conditions} A row is a method: {_READ}",
+        rows,
+        _distributions(compared),
+        least_width=_least_width(compared.labels),
     )
-    boxes = base.mark_boxplot(size=12, outliers=False).encode(y, x=alt.value(width / 2))
-    names = alt.Column("method", type="nominal", sort=methods, title=None, header=alt.Header(labelOrient="bottom"))
-    return (
-        alt.layer(violins, boxes, data=data(rows))
-        .properties(width=width, height=HEIGHT)
-        .facet(column=names, spacing=8)
-        .resolve_scale(x="independent")
+
+
+def _distributions(compared: _Compared, width: int | None = None) -> Any:
+    """A row a method; all in one chart of two numbers, whose width can follow that of a page."""
+    colour, shape = compared.palette.colour.legend(None), compared.palette.shape.legend(None)
+    x = {"type": "quantitative", "scale": compared.accuracies, "title": "top-1 (%)"}
+    y = alt.Y("low", type="quantitative", **_rows_axis(compared.labels, compared.height))
+    by_method = grouped(compared.family, lambda row: row["method"])
+    tick = _TICK * len(compared.rows) / compared.height
+    outlines, summaries = [], []
+    for place, (name, row) in enumerate(compared.rows.items()):
+        top1 = np.array([member["top1"] for member in by_method.get(name, [])])
+        if len(top1):
+            outlines += [
+                {"method": name, "top1": at, "low": place - _HALF * density, "high": place + _HALF * density}
+                for at, density in _density(top1)
+            ]
+        summaries.append(
+            {"method": name, "place": place, "main": row["main_mean"], "all": row["all_mean"], "std": row["all_std"]}
+            | {"seeds": row["seeds"], "top": place - tick, "bottom": place + tick}
+            | _quartiles(top1)
+        )
+    shown = tooltip(method="method", seeds="seeds:d", main="main net (%):.2f", all="all subnets (%):.2f", std="±:.2f")
+    shapes = alt.Chart(data(outlines)).mark_area(opacity=0.35, orient="vertical")
+    base = alt.Chart(data(summaries))
+    at_row = alt.Y("place", type="quantitative")
+    bars = base.mark_rule(strokeWidth=5).encode(alt.X("low_quartile", **x), alt.X2("high_quartile"), at_row, colour)
+    medians = base.mark_rule(strokeWidth=2).encode(
+        alt.X("median", **x), alt.Y("top", type="quantitative"), alt.Y2("bottom")
     )
+    mains = base.mark_point(size=95, stroke="currentColor", strokeWidth=1).encode(
+        alt.X("main", **x), at_row, colour, shape, tooltip=shown
+    )
+    layers = shapes.encode(alt.X("top1", **x), y, alt.Y2("high"), colour) + bars + medians + mains
+    return layers.properties(height=compared.height, **({} if width is None else {"width": width}))
+
+
+def _quartiles(values: Any) -> dict[str, float | None]:
+    """The quartiles of some numbers; of none, None."""
+    found = map(float, np.quantile(values, (0.25, 0.5, 0.75))) if len(values) else (None,) * 3
+    return dict(zip(("low_quartile", "median", "high_quartile"), found, strict=True))
+
+
+def _density(values: Any) -> list[tuple[float, float]]:
+    """A density with normal kernels of Silverman's width, from the least value to the greatest; 1 where highest."""
+    low, high = float(values.min()), float(values.max())
+    spread = min(float(values.std()), float(np.subtract(*np.quantile(values, (0.75, 0.25)))) / 1.34)
+    width = max(1.06 * spread * len(values) ** -0.2, (high - low) / 50, 0.02)
+    least = max(0.0, 0.05 - (high - low))  # values that are all the same are to be seen
+    at = np.linspace(low - least, high + least, _POINTS)
+    density = np.exp(-0.5 * ((at[:, None] - values[None, :]) / width) ** 2).sum(1)
+    return list(zip(at.tolist(), (density / density.max()).tolist(), strict=True))
+
+
+def _difference_figures(directory: Path, compared: _Compared) -> list[Figure]:
+    """The differences from the reference, a picture each for main nets and subnets; none in files without them."""
+    figures = []
+    for measure, net in _MEASURES.items():
+        with understanding(directory / "comparison.json"):
+            rows = [
+                {key: one[key] for key in ("method", "reference", "n", "mean", "std", "low", "high", "sentence")}
+                for one in compared.study.get("differences") or []
+                if one["reference"] == compared.study["reference"]
+                and one["measure"] == measure
+                and one["mean"] is not None
+            ]
+        if rows:
+            figures.append(
+                Figure(
+                    f"differences-{measure}",
+                    f"Differences from {rows[0]['reference']}: {net}",
+                    f"{compared.subject}; a method's accuracy less that of {rows[0]['reference']} with the same seed, "
+                    "in points: mean, and its 95 % interval (Student's) where there are two seeds or more. Where the "
+                    "interval holds 0, these seeds do not tell the two apart. Each interval stands alone: of "
+                    "differences that are 0 in truth, one in twenty leaves 0 out by chance.",
+                    rows,
+                    _intervals(rows, compared.palette),
+                    least_width=_least_width([_lines(row["method"]) for row in rows]),
+                )
+            )
+    return figures
+
+
+def _intervals(rows: Sequence[Row], palette: Palette) -> Any:
+    labels = [_lines(row["method"]) for row in rows]
+    height = len(rows) * max(44, _least_row(labels))
+    drawn = [row | {"place": place, "text": f"{row['mean']:+.2f}"} for place, row in enumerate(rows)]
+    x: dict[str, Any] = {"type": "quantitative", "title": "difference (points)"}
+    y = alt.Y("place", type="quantitative", **_rows_axis(labels, height))
+    base, colour = alt.Chart(data(drawn)).encode(y), palette.colour.legend(None)
+    zero = alt.Chart(data([{"mean": 0}])).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(alt.X("mean", **x))
+    known = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5)
+    shown = tooltip(method="method", n="seeds:d", sentence="difference")
+    marks = base.mark_point(size=80).encode(alt.X("mean", **x), colour, palette.shape.legend(None), tooltip=shown)
+    texts = base.mark_text(dy=-13).encode(alt.X("mean", **x), alt.Text("text", type="nominal"))
+    intervals = known.encode(alt.X("low", **x), alt.X2("high"), colour)
+    return (zero + intervals + marks + texts).properties(height=height)
+
+
+def _rows_axis(labels: Sequence[Sequence[str]], height: int) -> dict[str, Any]:
+    """Rows from above, each with a text of several lines, the middle of which is at the middle of the row."""
+    up = _LINE * len(labels) / height / 2  # a label's first line stands where its tick is: less than half a row higher
+    axis = alt.Axis(
+        values=[round(place - up * (len(lines) - 1), 4) for place, lines in enumerate(labels)],
+        labelExpr=f"{json.dumps([list(lines) for lines in labels])}[round(datum.value)]",
+        labelLineHeight=_LINE,
+        labelLimit=0,
+        labelOverlap=False,
+        ticks=False,
+        grid=False,
+        domain=False,
+        title=None,
+    )
+    return {"scale": alt.Scale(domain=[-0.5, len(labels) - 0.5], nice=False, zero=False, reverse=True), "axis": axis}
+
+
+def _least_row(labels: Sequence[Sequence[str]]) -> int:
+    return max(map(len, labels)) * _LINE + _GAP
+
+
+def _least_width(labels: Sequence[Sequence[str]]) -> int:
+    return round(6.5 * max(len(line) for lines in labels for line in lines)) + 200
+
+
+def _lines(name: str) -> list[str]:
+    """A name on several lines, broken after colons, or anywhere where these are too far from each other."""
+    lines = [""]
+    for part in re.findall(r"[^:]+:?|:", name):
+        if lines[-1] and len(lines[-1]) + len(part) > _LETTERS:
+            lines.append("")
+        lines[-1] += part
+    return [piece for line in lines for piece in textwrap.wrap(line, _LETTERS) or [line]]

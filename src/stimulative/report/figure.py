@@ -75,8 +75,13 @@ class Figure:
         return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
 
 
-def save(figure: Figure, directory: Path) -> list[Path]:
+def save(figure: Figure, directory: Path, *, numbers: str | None = None) -> list[Path]:
     """Write NAME.png, NAME.svg and NAME.csv.
+
+    Args:
+        figure: The picture.
+        directory: Where to.
+        numbers: The name of the CSV file, without its ending, where it is not that of the picture.
 
     Returns:
         Their paths.
@@ -84,7 +89,9 @@ def save(figure: Figure, directory: Path) -> list[Path]:
     import vl_convert
 
     svg = figure.svg()
-    png, paths = vl_convert.svg_to_png(svg, scale=2), [directory / f"{figure.name}.{kind}" for kind in _KINDS]
+    names = (figure.name, figure.name, numbers or figure.name)
+    paths = [directory / f"{name}.{kind}" for name, kind in zip(names, _KINDS, strict=True)]
+    png = vl_convert.svg_to_png(svg, scale=2)
     for path, content in zip(paths, (png, svg.encode(), figure.csv().encode()), strict=True):
         with files.replacing(path) as temporary:
             temporary.write_bytes(content)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stimulative.report.comparison import comparison_figures, names_of
 from stimulative.report.destruction import destruction_figures
 from stimulative.report.family import family_figures
 from stimulative.report.figure import Figure
@@ -21,7 +22,7 @@ _POINTS = 1500
 """So many points each chart of runs draws at most, shared by the studies of a page."""
 
 _KINDS = {
-    "comparison": ("Comparison", lambda directory: []),  # its figures are those of its runs
+    "comparison": ("Comparison", comparison_figures),
     "loafing": ("Loafing", loafing_figures),
     "matrix": ("Subnets inside main nets", matrix_figures),
     "sweep": ("Sweep of {key}", sweep_figures),
@@ -45,7 +46,8 @@ def studies_in(sources: Sequence[Source]) -> list[Study]:
     for source in sources:
         if source.studies and not _ONLY_TOGETHER & source.studies.keys():
             (kind, content), *_ = source.studies.items()
-            studies += studies_of(source.runs, _named(kind, content))
+            names = names_of(source.directory, content) if kind == "comparison" else None
+            studies += studies_of(source.runs, _named(kind, content), names)
     return studies
 
 

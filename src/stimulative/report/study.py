@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stimulative.report.reading import Run
@@ -78,12 +79,19 @@ class Study:
         return seeds_in_words({run.summary["seed"] for run in self.runs})
 
 
-def studies_of(runs: Sequence[Run], made_by: str = "") -> list[Study]:
-    """Sort runs into studies, in the order in which they come."""
+def studies_of(runs: Sequence[Run], made_by: str = "", names: Mapping[Path, str] | None = None) -> list[Study]:
+    """Sort runs into studies, in the order in which they come.
+
+    Args:
+        runs: The runs.
+        made_by: What they were trained for.
+        names: What runs are called, by directory; those with the same name differ in their seed alone. The others are
+            called by their method and what sets them apart from others of it.
+    """
     by_task: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in {run.directory.resolve(): run for run in runs}.values():
         by_task[str(run.summary["model"]), str(run.summary["data"])].append(run)
-    return [Study(model, data, _series(of_task), made_by) for (model, data), of_task in by_task.items()]
+    return [Study(model, data, _series(of_task, names or {}), made_by) for (model, data), of_task in by_task.items()]
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -119,19 +127,24 @@ def grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
     return groups
 
 
-def _series(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by what sets them apart from the others of their method."""
+def _series(runs: Sequence[Run], names: Mapping[Path, str]) -> dict[str, list[Run]]:
+    """Runs by what they are called, or else by what sets them apart from the others of their method."""
     settings = {run.directory: run.settings for run in runs}
-    series: dict[str, list[Run]] = defaultdict(list)
+    series: dict[str, list[Run]] = {
+        name: [] for directory, name in names.items() if any(run.directory == directory for run in runs)
+    }
     for run in runs:
+        if run.directory in names:
+            series[names[run.directory]].append(run)
+            continue
         method = run.summary["method"]
         if method is None:  # weights that somebody else has trained are not another seed of anything
             name = run.directory.resolve().name
-            series[name if name not in series else str(run.directory)].append(run)
+            series.setdefault(name if name not in series else str(run.directory), []).append(run)
             continue
         own = settings[run.directory]
         others = [settings[other.directory] for other in runs if other.summary["method"] == method]
         differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
         shown = [f"{key.rpartition('.')[2]} {own[key]}" for key in differing if not key.startswith(_BESIDE)]
-        series[", ".join([method, *shown])].append(run)
-    return dict(series)
+        series.setdefault(", ".join([method, *shown]), []).append(run)
+    return series

@@ -28,8 +28,8 @@ class Palette:
     other combinations.
 
     Args:
-        names: What is told apart, in order, and the method of each; a method that several of them have gives none
-            of them its own looks.
+        names: What is told apart, in order, and the method of each; of several that have the same method, only one that
+            is called like the method itself has its looks.
         field: The column of the data that holds the name.
     """
 
@@ -38,7 +38,11 @@ class Palette:
         self.names = list(methods)
         self.field = field
         given = list(methods.values())
-        fixed = {name: _METHODS[m] for name, m in methods.items() if m in _METHODS and given.count(m) == 1}
+        fixed = {
+            name: _METHODS[method]
+            for name, method in methods.items()
+            if method in _METHODS and (given.count(method) == 1 or name == method)
+        }
         free = [number for number in range(len(COLOURS)) if number not in _METHODS.values()]
         others = [name for name in self.names if name not in fixed]
         self._colours = fixed | {name: free[place % len(free)] for place, name in enumerate(others)}

@@ -314,7 +314,13 @@ class Finder:
         """Which inputs the module returns when its parameters are zero, or None where it does not."""
         module = self.modules[name]
         calls = self.calls.get(name, [])
-        parameters = dict(module.named_parameters())
+        # every module once, though it may have several names: a parameter that is set under two of them is not restored
+        parameters = {
+            f"{inside}.{key}" if inside else key: value
+            for inside, submodule in module.named_modules()
+            for key, value in submodule._parameters.items()
+            if value is not None
+        }
         if (
             not calls
             or not parameters
@@ -328,7 +334,7 @@ class Finder:
         args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, call.kwargs))
         try:
             with evaluating(module), torch.inference_mode(False), torch.no_grad():
-                output = functional_call(module, zeros, args, kwargs)
+                output = functional_call(module, zeros, args, kwargs, tie_weights=False)
         except Exception:  # a module that cannot run with zeros (a solver, say) is no block that we know of
             return None
         return pass_through(call, same_values=output)
