@@ -1,0 +1,133 @@
+"""The table of a comparison in words: the same cells and sentences in the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+HEADINGS = ("method", "seeds", "time", "memory", "main net", "all subnets", "worst")
+"""The columns, in the order of the paper's Table 1; all but the first are numbers."""
+MEASURES = {"main": "main net", "all": "all subnets"}
+
+_ROW = ("train_seconds", "time_ratio", "peak_memory_mib", "memory_ratio")
+_ACCURACIES = ("main_mean", "main_std", "all_mean", "all_std", "all_mean_spread", "all_min")
+_DIFFERENCE = ("n", "mean", "std", "low", "high")
+
+
+def cells(row: dict[str, Any], seeds: int) -> list[str]:
+    """A row as texts.
+
+    Args:
+        row: The row of a method.
+        seeds: How many seeds were asked for.
+    """
+    spread = f" ± {row['main_std']:.2f}" if row["n"] > 1 else ""
+    return [
+        row["method"],
+        str(seeds) if row["n"] == seeds else f"{row['n']} of {seeds}",
+        f"{row['train_seconds']:.0f} s" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}×",
+        f"{row['peak_memory_mib']:.0f} MiB" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}×",
+        f"{row['main_mean']:.2f}{spread}",
+        f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
+        f"{row['all_min']:.2f}",
+    ]
+
+
+def notes(comparison: dict[str, Any]) -> list[str]:
+    """What is to be said below the table."""
+    rows = {row["method"]: row for row in comparison["rows"]}
+    said = [
+        "Top-1 accuracy in %, means over seeds. Main net: ± standard deviation over seeds. All subnets: ± that over "
+        "subnets, mean over seeds. Worst: of all subnets, mean over seeds."
+    ]
+    of = rows.get("common")
+    if of is not None and of["time_ratio"] is not None:
+        said.append(
+            f"Time of training and peak memory: times those of common "
+            f"({of['train_seconds']:.1f} s, {of['peak_memory_mib']:.0f} MiB)."
+        )
+    missing = [method for method in comparison["methods"] if method not in rows]
+    if missing:
+        said.append(f"Without a row, since none of their runs has finished: {', '.join(missing)}.")
+    return said
+
+
+def sentences(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What each method has more than the reference: the method, what was measured, and a sentence."""
+    return [
+        (one["method"], MEASURES[one["measure"]], one["sentence"])
+        for one in comparison["differences"]
+        if one["reference"] == comparison["reference"]
+    ]
+
+
+def caution(comparison: dict[str, Any]) -> str:
+    """How to read several intervals at once; empty where there is at most one."""
+    known = sum(one["low"] is not None for one in comparison["differences"] if _from_reference(one, comparison))
+    if known < 2:
+        return ""
+    return (
+        f"Each of the {known} intervals stands alone: of differences that are 0 in truth, one in twenty is called "
+        "distinguishable by chance."
+    )
+
+
+def markdown(comparison: dict[str, Any]) -> str:
+    """The table and the differences from the reference as Markdown."""
+    seeds = len(comparison["seeds"])
+    rows = [[_code(row["method"]), *cells(row, seeds)[1:]] for row in comparison["rows"]]
+    parts = [
+        f"# {comparison['model']} on {comparison['data']}",
+        f"{_count(comparison['epochs'], 'epoch')}, {'seed' if seeds == 1 else 'seeds'} "
+        f"{', '.join(map(str, comparison['seeds']))}.",
+        _table(HEADINGS, rows),
+        *notes(comparison),
+    ]
+    told = sentences(comparison)
+    if told:
+        lines = [f"- {_code(method)}, {measure}: {sentence}." for method, measure, sentence in told]
+        parts += [f"## Differences from {_code(comparison['reference'])}, seed by seed", "\n".join(lines)]
+        parts += [text for text in [caution(comparison)] if text]
+    if comparison["failed"]:
+        lines = [f"- {_code(failure['run'])}: {' '.join(failure['error'].split())}" for failure in comparison["failed"]]
+        parts += ["## Runs that failed", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(comparison: dict[str, Any]) -> str:
+    """A row a method, with its differences from the reference, as the text of a CSV file."""
+    of = {(one["method"], one["measure"]): one for one in comparison["differences"] if _from_reference(one, comparison)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["method", "n", "seeds", *_ROW, *_ACCURACIES, "reference"]
+        + [f"{measure}_difference_{key}" for measure in MEASURES for key in _DIFFERENCE]
+    )
+    for row in comparison["rows"]:
+        ones = [of.get((row["method"], measure)) for measure in MEASURES]
+        writer.writerow(
+            [row["method"], row["n"], " ".join(map(str, row["seeds_used"])), *(row[key] for key in _ROW + _ACCURACIES)]
+            + [comparison["reference"] if any(ones) else None]
+            + [None if one is None else one[key] for one in ones for key in _DIFFERENCE]
+        )
+    return text.getvalue()
+
+
+def _from_reference(one: dict[str, Any], comparison: dict[str, Any]) -> bool:
+    return one["reference"] == comparison["reference"]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """A method as code; a bar would end the cell of a table."""
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
