@@ -281,11 +281,12 @@ def test_a_recipe_can_be_overridden_again(file: Path) -> None:
 # Another method
 
 
-def test_another_method_drops_what_only_the_files_method_has() -> None:
+def test_another_method_drops_what_the_file_says_about_its_own() -> None:
     base = {"method": {"name": "loud", "volume": 2.0, "tone": "high", "mixer": {"name": "odd"}}, "seed": 4}
     assert load(base, {"method.name": "plain"}).method.settings == {}
     echo = load(base, ["--method.name=echo", "--method.delay=2"])
-    assert echo.method.settings == {"volume": 2.0, "delay": 2.0}  # volume is a setting of both, and stays
+    default = load({"method": {"name": "echo"}}).method.settings["volume"]
+    assert echo.method.settings == {"volume": default, "delay": 2.0} and default != 2.0  # both have a volume
     assert echo.seed == 4
     assert load(base, {"method.name": "loud"}).method.settings["tone"] == "high"
     assert load(load(base), {"method.name": "echo"}) == load(base, {"method.name": "echo"})

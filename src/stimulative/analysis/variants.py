@@ -48,11 +48,9 @@ class Variant:
         Raises:
             UsageError: If the method has no such setting, or not such a value.
         """
-        content = recipe.to_mapping()
-        if self.method != recipe.method.name:
-            content["method"] = {"name": self.method}
+        settings = (("name", self.method), *self.settings)
         try:
-            return load_recipe(content, [f"--method.{key}={value}" for key, value in self.settings])
+            return load_recipe(recipe, [f"--method.{key}={value}" for key, value in settings])
         except UsageError as error:
             raise UsageError(f"{str(self)!r} of {error}") from error
 

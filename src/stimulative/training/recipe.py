@@ -92,8 +92,8 @@ def load_recipe(
 ) -> Recipe:
     """Reads a recipe, sets the overrides over it, and checks all of it.
 
-    When the overrides name another method, what the recipe says about its own method and the other one does
-    not have is dropped. What the overrides say themselves must fit the method they name.
+    When the overrides name another method, what the recipe says about its own method is dropped, also where both have
+    a setting of that name: it is another one. What the overrides say themselves must fit the method they name.
 
     Args:
         recipe: Name of a shipped recipe, path of a YAML file (``./digits`` where a shipped one has the same
@@ -153,7 +153,7 @@ class _Reading:
         return self._build(given, values, method)
 
     def _method(self, base: dict[str, Given], overrides: list[Given]) -> str | None:
-        """The method's name when it is a known one; takes from the base what only its own method has."""
+        """The method's name when it is a known one; takes from the base what it says about another one."""
         own = base.get("method.name")
         chosen = overrides[-1] if overrides else own
         if chosen is None:
@@ -165,9 +165,9 @@ class _Reading:
                 f"allowed: {', '.join(self.methods)}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
             return None
-        if own is not None and own.value in list(self.methods):
-            for key in schema(self.methods, own.value).keys() - schema(self.methods, chosen.value).keys():
-                base.pop(key, None)
+        if own is not None and own.value in list(self.methods) and own.value != chosen.value:
+            for key in section_settings("method", self.methods, own.value):
+                base.pop(f"method.{key}", None)
         return chosen.value
 
     def _give(self, given: dict[str, Given], known: Mapping[str, Setting], key: str, value: Given) -> None:
