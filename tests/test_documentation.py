@@ -47,5 +47,5 @@ def test_the_commands_of_the_readme_parse(capsys):
     for command in commands:
         words = command.split()
         if words[0] in ("train", "compare") and words[1] in shipped():
-            assert main(["train", words[1], "--dry-run", "--data.name", "digits", "--data.path", "null"]) == 0
+            assert main(["train", words[1], "--dry-run", "--data", "fake"]) == 0
             assert "# network:" in capsys.readouterr().out

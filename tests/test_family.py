@@ -366,7 +366,8 @@ def test_adopted_weights_have_the_family_of_their_run(run, tmp_path, nest, prefi
         save_file(weights, file)
     else:
         torch.save(weights if nest == "bare" else {nest: weights, "epoch": 2}, file)
-    recipe = recipe_for("cifar/resnet20", "digits", {"model.arguments": {"width": 4}, "training.threads": 1})
+    trained_with = {"data.crop_padding": 1, "data.flip": False}
+    recipe = recipe_for("cifar/resnet20", "digits", RECIPE | trained_with)
     out = adopt(recipe, file, tmp_path / "adopted")
     adopted, original = summary_of(out), summary_of(run)
     assert adopted["main"] == original["main"] and adopted["subnets"]["evaluated"] == 0

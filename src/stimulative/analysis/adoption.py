@@ -34,7 +34,8 @@ def recipe_for(model: str, data: str, settings: Mapping[str, Any] | Sequence[str
     Args:
         model: The model's name.
         data: The data set's name.
-        settings: Further settings, as ``load_recipe`` takes them: by dotted key, or as words of a command line.
+        settings: Further settings, as ``load_recipe`` takes them: by dotted key, or as words of a command line. Those
+            of the data are best what the weights were trained with, since subnets' statistics come from such images.
 
     Raises:
         UsageError: If one of them cannot be.

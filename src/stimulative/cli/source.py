@@ -20,7 +20,9 @@ without running code from it. Further settings of model and data: --data.path, -
 cifar10 and cifar100 normalised by the mean and deviation of their training images; folder:PATH
 resized to 256/224 of --data.image_size (224), cropped to the centre, and normalised by ImageNet's
 mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225). --data.mean, --data.std,
---data.crop_ratio and --data.interpolation prepare them as other weights want them."""
+--data.crop_ratio and --data.interpolation prepare them as other weights want them. Statistics of
+subnets come from training images augmented by --data.crop_padding (4), --data.flip (true) and the
+like: say what the weights were trained with."""
 
 
 def add_source(
