@@ -205,6 +205,13 @@ def test_the_table_is_means_over_seeds_and_ratios_to_common_training():
     assert alone["time_ratio"] is None and alone["main_std"] == 0.0
 
 
+def test_runs_that_shared_a_machine_have_no_ratio_of_times():
+    shared = summary(75.0, 73.0, 1.0, 15.0, 110.0) | {"runs_at_once": 2}
+    rows = table({("common", 0): summary(70.0, 50.0, 10.0, 10.0, 100.0), ("stimulative", 0): shared})
+    assert [row["runs_at_once"] for row in rows] == [1, 2]
+    assert (rows[0]["time_ratio"], rows[1]["time_ratio"], rows[1]["memory_ratio"]) == (1.0, None, 1.1)
+
+
 def test_methods_take_turns_and_keep_the_rest_of_the_recipe():
     recipe = load_recipe("digits", {"method.balance": 3.0, "seed": 7})
     plan = plan_runs(recipe, ["common", "stimulative"], 2)
@@ -312,6 +319,15 @@ def test_a_comparison_does_not_repeat_finished_runs_nor_mix_recipes(tmp_path):
     assert [run["run"] for run in more["runs"]] == [*done, "stimulative-every=3-seed0"]
     assert load_recipe(tmp_path / "stimulative-every=3-seed0" / "recipe.yaml").method.settings["every"] == 3
     assert (tmp_path / "common-seed0" / "model.safetensors").stat().st_mtime_ns == before
+    fewer = compare(recipe, tmp_path, methods="common", seeds=1)
+    assert fewer["left_out"] == ["stimulative-every=3-seed0", "stimulative-seed0"] and more["left_out"] == []
+    told = "not asked for this time: stimulative-every=3-seed0, stimulative-seed0"
+    assert told in (tmp_path / "comparison.md").read_text()
+    (tmp_path / "common-seed0" / "summary.json").write_text('{"main": {"top1": "x"}, "subnets": {}}')
+    damaged = compare(recipe, tmp_path, seeds=1)
+    assert [row["method"] for row in damaged["rows"]] == ["stimulative"]
+    assert "is not the summary of a run" in damaged["failed"][0]["error"]
+    (tmp_path / "common-seed0" / "summary.json").unlink()
     with pytest.raises(UsageError, match="common-seed0 holds a run of another recipe"):
         compare(recipe.override({"optimizer.lr": 0.2}), tmp_path, seeds=1)
 

@@ -2,7 +2,12 @@
 
 from stimulative.errors import UsageError as UsageError
 from stimulative.methods import CommonTraining as CommonTraining
+from stimulative.methods import GroupKnowledge as GroupKnowledge
+from stimulative.methods import LayerSupervision as LayerSupervision
+from stimulative.methods import SelfDistillation as SelfDistillation
+from stimulative.methods import StageSupervision as StageSupervision
 from stimulative.methods import StimulativeTraining as StimulativeTraining
+from stimulative.methods import StochasticDepth as StochasticDepth
 from stimulative.methods import Terms as Terms
 from stimulative.unravel import ResidualNetwork as ResidualNetwork
 from stimulative.unravel import Stage as Stage

@@ -77,8 +77,9 @@ def compare(
         after_run: Called with the name and the summary of each run when it is done.
 
     Returns:
-        ``{"rows", "runs", "failed", "model", "data", "epochs", "seeds", "methods", "reference", "differences"}``: a
-        row a method that has a finished run, a difference for each two of them and for main net and all subnets.
+        ``{"rows", "runs", "failed", "left_out", "model", "data", "epochs", "seeds", "methods", "reference",
+        "differences"}``: a row a method that has a finished run, a difference for each two of them and for main net
+        and all subnets.
 
     Raises:
         UsageError: If a method or a setting of it is unknown, two are the same, the number of seeds is below 1, or
@@ -92,12 +93,14 @@ def compare(
     named = [str(variant) for variant in plan.recipes]
     summaries = {(str(variant), seed): outcome.summaries[name] for name, (variant, seed) in done.items()}
     rows = sorted(table(summaries), key=lambda row: named.index(row["method"]))
+    others = sorted(path.parent.name for path in out.glob(f"*/{files.SUMMARY}") if path.parent.name not in plan.jobs)
     comparison = {
         "rows": rows,
         "runs": [
             {**outcome.summaries[name], "run": name, "variant": str(variant)} for name, (variant, _) in done.items()
         ],
         "failed": outcome.failures,
+        "left_out": others,
         "model": plan.recipe.model.name,
         "data": plan.recipe.data.name,
         "epochs": plan.recipe.schedule.epochs,
@@ -127,9 +130,14 @@ def table(summaries: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, An
     def mean(method: str, key: str) -> float:
         return statistics.fmean(summary[key] for summary in by_method[method].values())
 
+    def at_once(method: str) -> int:
+        return max(summary.get("runs_at_once", 1) for summary in by_method[method].values())
+
     def ratio(method: str, key: str) -> float | None:
         if _REFERENCE not in by_method or not mean(_REFERENCE, key):
             return None
+        if key == "train_seconds" and max(at_once(method), at_once(_REFERENCE)) > 1:
+            return None  # of runs that shared a machine
         return mean(method, key) / mean(_REFERENCE, key)
 
     return [
@@ -144,6 +152,7 @@ def table(summaries: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, An
             "peak_memory_mib": mean(method, "peak_memory_mib"),
             "time_ratio": ratio(method, "train_seconds"),
             "memory_ratio": ratio(method, "peak_memory_mib"),
+            "runs_at_once": at_once(method),
         }
         for method, of_method in by_method.items()
     ]

@@ -48,6 +48,17 @@ def notes(comparison: dict[str, Any]) -> list[str]:
             f"Time of training and peak memory: times those of common "
             f"({of['train_seconds']:.1f} s, {of['peak_memory_mib']:.0f} MiB)."
         )
+    shared = [f"{row['method']} ({row['runs_at_once']})" for row in comparison["rows"] if row["runs_at_once"] > 1]
+    if shared:
+        said.append(
+            f"Without a ratio of times, since several runs shared the machine, which says little about the methods: "
+            f"{', '.join(shared)}."
+        )
+    if comparison["left_out"]:
+        said.append(
+            f"In the directory, but not asked for this time: {', '.join(comparison['left_out'])}. Name their methods "
+            "and seeds again to have them in the table; nothing is trained anew."
+        )
     missing = [method for method in comparison["methods"] if method not in rows]
     if missing:
         said.append(f"Without a row, since none of their runs has finished: {', '.join(missing)}.")

@@ -195,9 +195,15 @@ def summary_of(directory: Path) -> dict[str, Any]:
     if not (directory / files.SUMMARY).exists():
         raise UsageError(f"the run in {directory} has not finished: continue it with stimulative train ... --resume")
     summary = files.read_json(directory / files.SUMMARY)
-    if not isinstance(summary, dict) or not {"main", "subnets"} <= summary.keys():
+    main, subnets = (summary.get("main"), summary.get("subnets")) if isinstance(summary, dict) else (None, None)
+    measured = isinstance(main, dict) and _are_numbers(main.get("top1"), main.get("loss"))
+    if not measured or not isinstance(subnets, dict) or "evaluated" not in subnets:
         raise UsageError(f"{directory / files.SUMMARY} is not the summary of a run; remove it and resume the run")
     return summary
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def weights_of(directory: Path) -> Path:

@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from stimulative.analysis.family import evaluate, read_family
+from stimulative.analysis.family import evaluate, read_family, summary_of
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 from stimulative.training import Recipe, files, load_recipe, train
@@ -147,7 +147,7 @@ def finished(directory: Path, job: Job) -> dict[str, Any] | None:
     """The summary of a run that is trained and measured as a job asks; None for any other."""
     if not (directory / files.SUMMARY).exists():
         return None
-    summary = files.read_json(directory / files.SUMMARY)
+    summary = summary_of(directory)
     if job.subnets is None:
         return summary if summary["subnets"]["evaluated"] else None
     return summary if measured(directory).keys() >= set(job.subnets) else None
@@ -218,7 +218,9 @@ class _Failure:
     details: str
 
 
-def _work(recipe: str, directory: str, subnets: tuple[str, ...] | None, threads: int | None, quiet: bool) -> Any:
+def _work(
+    recipe: str, directory: str, subnets: tuple[str, ...] | None, threads: int | None, quiet: bool, at_once: int
+) -> Any:
     """Train and measure one run; in a process of its own."""
     import torch
     import yaml
@@ -227,7 +229,11 @@ def _work(recipe: str, directory: str, subnets: tuple[str, ...] | None, threads:
         if threads is not None:
             torch.set_num_threads(threads)
         summary = train(load_recipe(yaml.safe_load(recipe)), directory, resume=True, progress=not quiet)
-        return summary if subnets == () else evaluate(directory, subnets=subnets, latency=False)
+        if subnets != ():
+            summary = evaluate(directory, subnets=subnets, latency=False)
+        summary["runs_at_once"] = at_once
+        files.write_json(Path(directory) / files.SUMMARY, summary)
+        return summary
     except Exception as error:
         return _Failure(_described(error), traceback.format_exc())
 
@@ -255,7 +261,14 @@ def _on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> It
             while waiting and len(running) < workers.jobs:
                 name, job = waiting.pop()
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (job.recipe.to_yaml(), str(out / name), job.subnets, threads, workers.jobs > 1)
+                arguments = (
+                    job.recipe.to_yaml(),
+                    str(out / name),
+                    job.subnets,
+                    threads,
+                    workers.jobs > 1,
+                    workers.jobs,
+                )
                 process = context.Process(target=_send, args=(sender, *arguments), name=name)
                 process.start()
                 sender.close()
@@ -311,7 +324,7 @@ def _on_cluster(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Iterato
             note = out / "cluster" / f"{name}.json"
             known = _known_job(executor, note)
             if known is None:
-                known = executor.submit(_work, job.recipe.to_yaml(), str(out / name), job.subnets, None, True)
+                known = executor.submit(_work, job.recipe.to_yaml(), str(out / name), job.subnets, None, True, 1)
                 files.write_json(note, {"job": known.job_id})
             sent[name] = known
         for name in [name for name, job in sent.items() if job.done()]:

@@ -53,7 +53,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     plan = Plan(recipe, options.methods, seeds=options.seeds)
     stop = recipe.schedule.max_steps
     each = f"{recipe.schedule.epochs} epochs each" + ("" if stop is None else f", {stop} steps at most")
-    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {each}")
+    runs = "1 run" if len(plan.jobs) == 1 else f"{len(plan.jobs)} runs"
+    print(f"{runs} of {recipe.model.name} on {recipe.data.name}, {each}")
     if workers.jobs > 1 and workers.cluster is None:
         print(f"{workers.jobs} runs at once share this machine: their times say little about the methods")
 

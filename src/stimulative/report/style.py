@@ -7,10 +7,17 @@ from typing import Any
 
 import altair as alt
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; grey for black, which a dark page hides
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 2, 1, 2], [1, 3])
+# Okabe and Ito's colours, which people with any colour vision can tell apart, with grey for black, which a dark page
+# hides; after them three more, for comparisons of many methods
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7A4FBF", "#A65628", "#66A61E")
+SHAPES = (
+    *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right"),
+    *("triangle-left", "arrow", "wedge"),
+)
+DASHES = (
+    *([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 2, 1, 2], [1, 3]),
+    *([10, 2, 2, 2, 2, 2], [3, 6], [14, 3, 4, 3]),
+)
 _METHODS = {"common": 0, "stimulative": 1}
 
 _INK, _PAPER = "#1b1f24", "#ffffff"

@@ -237,7 +237,7 @@ class _Loop:
             files.write_text(self.out / files.RECIPE, self.recipe.to_yaml())
             files.write_json(self.out / files.ENVIRONMENT, describe(self.fabric.device, self.recipe.seed))
             self.metrics = MetricsFile(self.out / files.METRICS, self.epoch)
-        title = f"{self.recipe.method.name}, seed {self.recipe.seed}"
+        title = self.out.name  # of a comparison's runs, all that tells a method from its variants
         with TrainingProgress(
             title, self.epochs, len(self.data.train), start=self.epoch, visible=self.visible
         ) as self.progress:
@@ -279,7 +279,7 @@ class _Loop:
             "images_per_second": images / seconds,
             "train_seconds": self.seconds,
         }
-        self._check_learning(trained["main_ce"])
+        self._check_learning(trained["main_ce"], score.top1)
         self._check_parameters()
         best = score.top1 >= self.best
         self.best = max(self.best, score.top1)
@@ -451,16 +451,22 @@ class _Loop:
                 "before. Try a lower optimizer.lr, optimizer.clip_norm 1.0, or a lower method.balance"
             )
 
-    def _check_learning(self, main_ce: float) -> None:
+    def _check_learning(self, main_ce: float, top1: float) -> None:
         chance = math.log(self.data.classes)
         late = self.epoch > max(1.0, self.recipe.schedule.warmup_epochs)
-        if late and not self.warned and main_ce >= 0.98 * chance:
+        if late and not self.warned and main_ce >= 0.98 * chance and top1 < 150 / self.data.classes:
             self.warned = True
+            balanced = "balance" in self.recipe.method.settings
             warnings.warn(
                 f"after epoch {self.epoch} the training loss is still {main_ce:.3f}, about ln({self.data.classes}) = "
-                f"{chance:.3f}: the net does no better than chance. Try another optimizer.lr (ten times lower, or "
-                "higher if it is tiny), a lower method.balance or a longer method.balance_ramp: a large balance early "
-                "on makes main net and subnets agree on nothing",
+                f"{chance:.3f}, and the validation accuracy {top1:.1f} %: the net does no better than chance. Try "
+                "another optimizer.lr (ten times lower, or higher if it is tiny)"
+                + (
+                    ", a lower method.balance or a longer method.balance_ramp: a large balance early on makes main net "
+                    "and subnets agree on nothing"
+                    if balanced
+                    else ""
+                ),
                 stacklevel=2,
             )
 
