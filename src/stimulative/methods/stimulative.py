@@ -74,8 +74,8 @@ class StimulativeTraining(Method):
             pixels from there to the full side is equally likely (0.43 in ST++). Null is the full side always.
         subnet_share: Share of the batch that subnets run on, above 0 to 1: its first samples. The prefix that they
             share with the main net is computed once, on the whole batch.
-        efficient: One switch for cheaper settings that were measured beside the plain ones (docs/methods.md); sets subnet_share,
-            sampler and every.
+        efficient: One switch for cheaper settings that were measured beside the plain ones (docs/methods.md); sets
+            subnet_share, sampler and every.
         schedule: ``joint`` is one backward pass over everything. ``lean`` runs the main net backward before the subnet
             runs forward, which takes the memory of common training; it is used by ``backward``.
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
