@@ -70,7 +70,7 @@ def sentences(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (one["method"], MEASURES[one["measure"]], one["sentence"])
         for one in comparison["differences"]
-        if one["reference"] == comparison["reference"]
+        if _from_reference(one, comparison)
     ]
 
 

@@ -163,6 +163,31 @@ class Method(nn.Module):
             self.step += 1
 
 
+def impossible(settings: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]]) -> list[str]:
+    """Settings that break their rule, a sentence each.
+
+    Args:
+        settings: Values by name; a setting that is not there breaks nothing.
+        rules: By name what a value has to pass, and what it is in words.
+    """
+    return [
+        f"{key}: got {settings[key]!r}, but it is {text}"
+        for key, (allowed, text) in rules.items()
+        if key in settings and not allowed(settings[key])
+    ]
+
+
+def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:
+    """Raise if subnets were given to a method that trains none."""
+    if subnets:
+        raise UsageError(f"{title} trains no subnets, got {len(subnets)}; use StimulativeTraining")
+
+
+def run_main(network: ResidualNetwork, x: Any) -> Any:
+    """The main net's output, of the model itself where nothing has to be known of its blocks."""
+    return network.model(x) if isinstance(x, Tensor) else network(x)
+
+
 def check_settings(method: type[Method], settings: Mapping[str, Any]) -> None:
     """Raise one error that names everything impossible about the settings of a method."""
     found = method.problems(settings)

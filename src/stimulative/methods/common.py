@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stimulative.errors import UsageError
-from stimulative.methods.base import Method, Terms
+from stimulative.methods.base import Method, Terms, refuse_subnets, run_main
 from stimulative.objectives import cross_entropy
 from stimulative.unravel import SubnetLike
 
@@ -18,9 +17,8 @@ class CommonTraining(Method):
 
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
-        if subnets:
-            raise UsageError(f"common training trains no subnets, got {len(subnets)}; use StimulativeTraining")
-        logits = self.network.model(x) if isinstance(x, Tensor) else self.network(x)
+        refuse_subnets("common training", subnets)
+        logits = run_main(self.network, x)
         loss = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._count()
         return Terms(loss=loss, main_ce=loss, logits=logits)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ramped
-from stimulative.methods.base import Method, Terms, check_settings
+from stimulative.methods.base import Method, Terms, check_settings, impossible
 from stimulative.objectives import cross_entropy, group_divergence
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.sampling import nested_inside
@@ -111,11 +111,7 @@ class GroupKnowledge(Method):
             "momentum": (lambda v: 0 <= v < 1, "a share that the average keeps, from 0 to below 1"),
             "decay": (lambda v: 0 < v <= 1, "a factor above 0 and at most 1"),
         }
-        return [
-            f"{key}: got {settings[key]!r}, but it is {text}"
-            for key, (allowed, text) in rules.items()
-            if key in settings and not allowed(settings[key])
-        ]
+        return impossible(settings, rules)
 
     @property
     def current_balance(self) -> float:

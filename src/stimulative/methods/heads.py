@@ -33,6 +33,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.methods.base import run_main
 from stimulative.unravel import ResidualNetwork
 from stimulative.unravel.discovery import arguments_of, quietly, tensors_in
 from stimulative.unravel.interception import call_slot, intercepted
@@ -118,11 +119,6 @@ def stage_points(network: ResidualNetwork) -> list[Point]:
     return [Point(stage.name if stage.concatenates else stage.block_names[-1]) for stage in stages]
 
 
-def run(network: ResidualNetwork, x: Any) -> Any:
-    """The model's own output, as common training computes it."""
-    return network.model(x) if isinstance(x, Tensor) else network(x)
-
-
 def reading(
     network: ResidualNetwork, points: Sequence[Point], layouts: Sequence[Layout], reader: Reader
 ) -> AbstractContextManager[None]:
@@ -172,7 +168,7 @@ def layouts_of(network: ResidualNetwork, points: Sequence[Point]) -> tuple[list[
 
     with quietly(network.model):
         with _watching(network, points, seen):
-            logits = run(network, pytree.tree_map_only(Tensor, torch.Tensor.clone, example))
+            logits = run_main(network, pytree.tree_map_only(Tensor, torch.Tensor.clone, example))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != batch:
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise UsageError(

@@ -32,9 +32,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.methods.base import Method, Terms, check_settings
-from stimulative.methods.heads import Layout, initialising, layouts_of, reading, run, stage_points
-from stimulative.methods.supervision import inner_points, refuse_subnets, sum_of
+from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets, run_main
+from stimulative.methods.heads import Layout, initialising, layouts_of, reading, stage_points
+from stimulative.methods.supervision import inner_points, sum_of
 from stimulative.objectives import cross_entropy, hint_loss, shallow_loss
 from stimulative.unravel import ResidualNetwork, SubnetLike
 
@@ -98,11 +98,7 @@ class SelfDistillation(Method):
             "hint_weight": (lambda v: v >= 0, "0 or more"),
             "weight": (lambda v: v >= 0, "0 or more"),
         }
-        return [
-            f"{key}: got {settings[key]!r}, but it is {text}"
-            for key, (allowed, text) in rules.items()
-            if key in settings and not allowed(settings[key])
-        ]
+        return impossible(settings, rules)
 
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
@@ -118,7 +114,7 @@ class SelfDistillation(Method):
                     deepest[:] = [self.layouts[-1].pool(features)]
 
         with reading(self.network, self.points, self.layouts, head):
-            logits = run(self.network, x)
+            logits = run_main(self.network, x)
         main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._count()
         if not shallow:

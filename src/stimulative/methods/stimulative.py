@@ -42,7 +42,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ramped
-from stimulative.methods.base import Backward, Method, Terms, check_settings
+from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
 from stimulative.objectives import cross_entropy, directional_divergence, kl_divergence, normalised
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
@@ -152,7 +152,6 @@ class StimulativeTraining(Method):
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
         """What is impossible about settings of this method, a sentence each."""
-        found = []
         rules = {
             "balance": (lambda v: v >= 0, "0 or more (the paper's lambda is 1 to 10)"),
             "balance_ramp": (lambda v: 0 <= v <= 1, "a share of training, 0 to 1"),
@@ -165,9 +164,7 @@ class StimulativeTraining(Method):
             "subnet_share": (lambda v: 0 < v <= 1, "a share of the batch, above 0 to 1"),
             "schedule": (lambda v: v in ("joint", "lean"), "joint or lean"),
         }
-        for key, (allowed, text) in rules.items():
-            if key in settings and not allowed(settings[key]):
-                found.append(f"{key}: got {settings[key]!r}, but it is {text}")
+        found = impossible(settings, rules)
         problem = sampler_problem(settings.get("sampler", "ordered"))
         found += [problem] if problem else []
         if settings.get("efficient"):

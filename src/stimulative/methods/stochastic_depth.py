@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import Method, Terms, check_settings
+from stimulative.methods.base import Method, Terms, check_settings, impossible
 from stimulative.objectives import cross_entropy
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.branches import branch_ends
@@ -102,10 +102,8 @@ class StochasticDepth(Method):
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
         """What is impossible about settings of this method, a sentence each."""
-        survival = settings.get("survival", 0.5)
-        if 0 < survival <= 1:
-            return []
-        return [f"survival: got {survival!r}, but it is a probability above 0, at most 1 (the paper's is 0.5)"]
+        words = "a probability above 0, at most 1 (the paper's is 0.5)"
+        return impossible(settings, {"survival": (lambda v: 0 < v <= 1, words)})
 
     def as_deployed(self) -> AbstractContextManager[None]:
         """A context in which each branch is scaled by its survival probability; afterwards all is as it was."""

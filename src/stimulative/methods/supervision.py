@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import Method, Terms, check_settings
-from stimulative.methods.heads import Layout, LinearHead, Point, initialising, layouts_of, reading, run
+from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets, run_main
+from stimulative.methods.heads import Layout, LinearHead, Point, initialising, layouts_of, reading
 from stimulative.objectives import cross_entropy
 from stimulative.unravel import ResidualNetwork, SubnetLike
 
@@ -59,8 +59,7 @@ class Supervision(Method):
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
         """What is impossible about settings of this method, a sentence each."""
-        weight = settings.get("weight", 0.0)
-        return [] if weight >= 0 else [f"weight: got {weight!r}, but it is 0 or more"]
+        return impossible(settings, {"weight": (lambda v: v >= 0, "0 or more")})
 
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
@@ -71,7 +70,7 @@ class Supervision(Method):
             read[number] = self.heads[number](features)
 
         with reading(self.network, self.points, self.layouts, head):
-            logits = run(self.network, x)
+            logits = run_main(self.network, x)
         main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._count()
         if not read:
@@ -93,12 +92,6 @@ def inner_points(title: str, points: Sequence[Point]) -> list[Point]:
             "CommonTraining (method common)"
         )
     return list(points[:-1])
-
-
-def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:
-    """Raise if subnets were given to a method that trains none."""
-    if subnets:
-        raise UsageError(f"{title} trains no subnets, got {len(subnets)}; use StimulativeTraining")
 
 
 def sum_of(losses: Sequence[Tensor]) -> Tensor:
