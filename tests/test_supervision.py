@@ -418,7 +418,6 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("change", "got"),
     [
-        (lambda z: {"logits": z}, "returns dict for a batch of 4"),
         (lambda z: z[:, :, None], r"returns shape \(4, 4, 1\) for a batch of 4"),
         (lambda z: z.sum(0, keepdim=True), r"returns shape \(1, 4\) for a batch of 4"),
     ],
@@ -427,6 +426,12 @@ def test_a_model_that_returns_no_logits_is_refused(change, got):
     network = unravel(Wrapped(change), images(dtype=torch.float32))
     with pytest.raises(UsageError, match=rf"logits of shape \(batch, classes\); this one {got}"):
         LayerSupervision(network)
+
+
+def test_a_model_without_logits_is_refused_and_one_that_names_them_is_not():
+    with pytest.raises(UsageError, match="returns dict of scores, in which there are no logits"):
+        LayerSupervision(unravel(Wrapped(lambda z: {"scores": z}), images(dtype=torch.float32)))
+    LayerSupervision(unravel(Wrapped(lambda z: {"scores": z, "logits": z}), images(dtype=torch.float32)))
 
 
 class SequenceFirst(nn.Module):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
+from stimulative.objectives import logits_of
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
+from stimulative.unravel.discovery import arguments_of
 
 
 class Terms:
@@ -24,7 +26,8 @@ class Terms:
         main_ce: Cross-entropy of the main net, a scalar without graph.
         subnet_kl: Mean divergence of the subnets from what they learn from, a scalar without graph; 0 without subnets.
         auxiliary: Mean loss of auxiliary heads, a scalar without graph; 0 without heads.
-        logits: The main net's logits, shape ``(B, classes)``, without graph.
+        logits: The main net's logits, shape ``(B, classes)`` or, of sequences, ``(B, positions, classes)``, without
+            graph.
         subnets: The subnets that were trained besides the main net.
     """
 
@@ -120,8 +123,10 @@ class Method(nn.Module):
         """The terms of one step.
 
         Args:
-            x: A batch, as the network takes it; images of shape ``(B, C, H, W)``.
-            y: Targets: class indices of shape ``(B,)`` or probabilities of shape ``(B, classes)``.
+            x: A batch, as the network takes it: images of shape ``(B, C, H, W)``, or a mapping of a model's keyword
+                arguments such as ``input_ids`` and ``attention_mask`` of shape ``(B, positions)``.
+            y: Targets: class indices of shape ``(B,)`` or probabilities of shape ``(B, classes)``. Of a language model
+                the token that follows each position, shape ``(B, positions)``, -100 where none counts.
             subnets: The subnets to train besides the main net, instead of those that the method would draw.
         """
         raise NotImplementedError
@@ -183,9 +188,10 @@ def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:
         raise UsageError(f"{title} trains no subnets, got {len(subnets)}; use StimulativeTraining")
 
 
-def run_main(network: ResidualNetwork, x: Any) -> Any:
-    """The main net's output, of the model itself where nothing has to be known of its blocks."""
-    return network.model(x) if isinstance(x, Tensor) else network(x)
+def run_main(network: ResidualNetwork, x: Any) -> Tensor:
+    """The main net's logits, by the model itself: nothing has to be known of its blocks."""
+    args, kwargs = arguments_of(x)
+    return logits_of(network.model(*args, **kwargs))
 
 
 def check_settings(method: type[Method], settings: Mapping[str, Any]) -> None:

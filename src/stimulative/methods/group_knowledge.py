@@ -32,7 +32,7 @@ from torch import Tensor
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ramped
 from stimulative.methods.base import Method, Terms, check_settings, impossible
-from stimulative.objectives import cross_entropy, group_divergence
+from stimulative.objectives import counted, cross_entropy, group_divergence, logits_of
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.sampling import nested_inside
 
@@ -140,7 +140,9 @@ class GroupKnowledge(Method):
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
         loops = [others[start : start + self.levels] for start in range(0, len(others), self.levels)]
-        subnet_kl = group_divergence(main, loops, momentum=self.momentum, temperature=self.temperature)
+        subnet_kl = group_divergence(
+            main, loops, momentum=self.momentum, temperature=self.temperature, counted=counted(y)
+        )
         loss = main_ce + balance * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
@@ -171,11 +173,11 @@ class GroupKnowledge(Method):
                 )
         return chosen
 
-    def _run(self, x: Any, subnets: Sequence[Subnet]) -> list[Any]:
+    def _run(self, x: Any, subnets: Sequence[Subnet]) -> list[Tensor]:
         def before_pass(position: int) -> AbstractContextManager[None] | None:
             return self.network.frozen_statistics() if position and self.freeze_subnet_statistics else None
 
         outputs: list[Any] = [None] * (1 + len(subnets))
-        for position, logits, _ in self.network.passes(x, [self.network.full, *subnets], before_pass=before_pass):
-            outputs[position] = logits
+        for position, output, _ in self.network.passes(x, [self.network.full, *subnets], before_pass=before_pass):
+            outputs[position] = logits_of(output)
         return outputs

@@ -34,6 +34,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.methods.base import run_main
+from stimulative.objectives import logits_of
 from stimulative.unravel import ResidualNetwork
 from stimulative.unravel.discovery import arguments_of, quietly, tensors_in
 from stimulative.unravel.interception import call_slot, intercepted
@@ -169,11 +170,11 @@ def layouts_of(network: ResidualNetwork, points: Sequence[Point]) -> tuple[list[
     with quietly(network.model):
         with _watching(network, points, seen):
             logits = run_main(network, pytree.tree_map_only(Tensor, torch.Tensor.clone, example))
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != batch:
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        if logits.dim() != 2 or len(logits) != batch:
             raise UsageError(
                 f"auxiliary classifiers need a model that returns logits of shape (batch, classes); this one returns "
-                f"{got} for a batch of {batch}. Wrap it in a module that returns its logits alone"
+                f"shape {tuple(logits.shape)} for a batch of {batch}. Language models have none yet: train them with "
+                "another method"
             )
         layouts = [_layout(network.model, point, calls[n], batch) for n, point in enumerate(points)]
         # dropout writes in training only
@@ -311,7 +312,7 @@ def _tokens_read(network: ResidualNetwork) -> tuple[int, slice | None]:
     }
     args, kwargs = arguments_of(pytree.tree_map_only(Tensor, torch.Tensor.clone, network.example_input))
     with quietly(model), _watching(network, [last], seen), torch.enable_grad():
-        logits = functional_call(model, awake, args, kwargs)
+        logits = logits_of(functional_call(model, awake, args, kwargs))
         weights = torch.randn(logits.shape, generator=generator).to(logits)
         (gradient,) = torch.autograd.grad((logits * weights).sum(), read, allow_unused=True)
     if gradient is None or gradient.dim() != 3:

@@ -44,7 +44,7 @@ from stimulative.errors import UsageError
 from stimulative.methods.balance import ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
-from stimulative.objectives import cross_entropy, directional_divergence, kl_divergence, normalised
+from stimulative.objectives import counted, cross_entropy, directional_divergence, kl_divergence, logits_of, normalised
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.execution import Pass
 from stimulative.unravel.sampling import Sampler, resolve_sampler, sampler_problem
@@ -203,7 +203,7 @@ class StimulativeTraining(Method):
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        divergences = [self._divergence(logits, main) for logits in others]
+        divergences = [self._divergence(logits, main, y) for logits in others]
         subnet_kl = torch.stack(divergences).mean()
         loss = main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
@@ -231,7 +231,7 @@ class StimulativeTraining(Method):
             else:
                 if main is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = self._divergence(logits, main)
+                term = self._divergence(logits, main, y)
                 divergences.append(term.detach())
                 factor = scale * weight / len(chosen)
             with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
@@ -257,12 +257,14 @@ class StimulativeTraining(Method):
         logits = normalised(logits, amplitude=self.amplitude) if self.normalise_main else logits
         return cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
-    def _divergence(self, logits: Tensor, main: Tensor) -> Tensor:
+    def _divergence(self, logits: Tensor, main: Tensor, y: Tensor) -> Tensor:
         """How far a subnet is from the main net, on the samples that it ran on."""
-        target = main[: len(logits)]
+        target, count = main[: len(logits)], counted(y[: len(logits)])
         if self.objective == "directional":
-            return directional_divergence(logits, target, temperature=self.temperature, amplitude=self.amplitude)
-        return kl_divergence(logits, target, temperature=self.temperature)
+            return directional_divergence(
+                logits, target, temperature=self.temperature, amplitude=self.amplitude, counted=count
+            )
+        return kl_divergence(logits, target, temperature=self.temperature, counted=count)
 
     def _passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
         """The main net's pass, position 0, and then the subnets', those on images of one size after the other."""
@@ -281,9 +283,9 @@ class StimulativeTraining(Method):
                 before_pass=partial(self._before_pass, numbers),
                 samples=part,
             )
-            for position, logits, retain_graph in passes:
-                yield Pass(numbers[position], logits, retain_graph)
-                del logits
+            for position, output, retain_graph in passes:
+                yield Pass(numbers[position], logits_of(output), retain_graph)
+                del output
 
     def _draw_sides(self, x: Any, count: int) -> list[int | None]:
         """The side of each subnet's images in pixels, or None for images as they are."""

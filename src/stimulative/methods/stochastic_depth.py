@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import Method, Terms, check_settings, impossible
+from stimulative.methods.base import Method, Terms, check_settings, impossible, run_main
 from stimulative.objectives import cross_entropy
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.branches import branch_ends
-from stimulative.unravel.discovery import arguments_of, tensors_in
+from stimulative.unravel.discovery import tensors_in
 from stimulative.unravel.execution import Place
 
 _DROP_PATH = ("droppath", "stochasticdepth")
@@ -126,7 +126,7 @@ class StochasticDepth(Method):
                 "use StimulativeTraining"
             )
         if not self.training or self.survival == 1:
-            drawn, logits = (), self._run(x)
+            drawn, logits = (), run_main(self.network, x)
         elif self.deployed:
             raise UsageError(
                 "the network has been deployed: its branches are scaled by their survival probabilities, and further "
@@ -138,7 +138,7 @@ class StochasticDepth(Method):
             subnet = self._draw()
             drawn = (subnet,)
             with self.network.only(subnet) if subnet != self.network.full else nullcontext():
-                logits = self._run(x)
+                logits = run_main(self.network, x)
         main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self._count()
         loss = main_ce
@@ -155,10 +155,6 @@ class StochasticDepth(Method):
         super().set_extra_state(state)
         self.deployed = state["deployed"]
 
-    def _run(self, x: Any) -> Any:
-        args, kwargs = arguments_of(x)
-        return self.network.model(*args, **kwargs)
-
     def _draw(self) -> Subnet:
         """Which blocks run in this step."""
         survives = torch.rand(len(self.probabilities), generator=self.generator, dtype=torch.float64)
@@ -169,8 +165,8 @@ class StochasticDepth(Method):
                 stages[place.stage].append(place.index)
         return Subnet(tuple(tuple(sorted(stage)) for stage in stages))
 
-    def _run_per_sample(self, x: Any) -> Any:
-        first = tensors_in(arguments_of(x))[0]
+    def _run_per_sample(self, x: Any) -> Tensor:
+        first = tensors_in(x)[0]
         size = len(first)
         names = [place.name for place in self.network.wiring.places]
         drawn = torch.rand(len(self.probabilities), size, generator=self.generator, dtype=torch.float64)
@@ -194,7 +190,7 @@ class StochasticDepth(Method):
             return pytree.tree_map(chosen, output, skipped())
 
         with self.network.after_blocks(choose):
-            return self._run(x)
+            return run_main(self.network, x)
 
     def _nothing(self, subnet: Subnet) -> Tensor:
         """Zero, with a gradient of zero for every parameter of the blocks that a subnet skips."""

@@ -4,7 +4,9 @@ from stimulative.objectives.directional import directional_divergence as directi
 from stimulative.objectives.directional import normalised as normalised
 from stimulative.objectives.groups import group_divergence as group_divergence
 from stimulative.objectives.groups import running_averages as running_averages
+from stimulative.objectives.kl import counted as counted
 from stimulative.objectives.kl import cross_entropy as cross_entropy
 from stimulative.objectives.kl import kl_divergence as kl_divergence
+from stimulative.objectives.logits import logits_of as logits_of
 from stimulative.objectives.self_distillation import hint_loss as hint_loss
 from stimulative.objectives.self_distillation import shallow_loss as shallow_loss

@@ -48,7 +48,12 @@ def normalised(logits: Tensor, *, amplitude: float = 1.0) -> Tensor:
 
 
 def directional_divergence(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, amplitude: float = 1.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    amplitude: float = 1.0,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """How far the direction of the student's logits is from that of the teacher's (KL−).
 
@@ -59,6 +64,7 @@ def directional_divergence(
         teacher_logits: Logits to learn from, same shape.
         temperature: ``T``; above 1 it softens both distributions, and the divergence is multiplied by its square.
         amplitude: ``A``, the standard deviation that both nets' logits are brought to.
+        counted: Which samples count, booleans of the leading dimensions' shape; all of them by default.
 
     Returns:
         The mean over all leading dimensions, a scalar in nats, float32 or, when either input is float64, float64.
@@ -70,4 +76,5 @@ def directional_divergence(
         normalised(student_logits, amplitude=amplitude),
         normalised(teacher_logits.detach(), amplitude=amplitude),
         temperature=temperature,
+        counted=counted,
     )

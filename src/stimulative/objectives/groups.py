@@ -51,15 +51,17 @@ def group_divergence(
     *,
     momentum: float = 0.5,
     temperature: float = 1.0,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """How far subnets are from what the group above them knows.
 
     Args:
-        main_logits: The main net's logits, shape ``(batch, classes)``; a fixed target.
+        main_logits: The main net's logits, shape ``(batch, ..., classes)``; a fixed target.
         subnet_logits: For each loop the logits of its subnets, from the largest level to the smallest, each of the
             same shape. They learn, and what they add to their group's average is a fixed target.
         momentum: What a group's average keeps of itself from loop to loop, from 0 to below 1.
         temperature: ``T``; above 1 it softens both distributions.
+        counted: Which samples count, booleans of the leading dimensions' shape; all of them by default.
 
     Returns:
         A scalar in nats: the mean over loops, levels and the batch.
@@ -77,7 +79,7 @@ def group_divergence(
     divergences = []
     for group in zip(*subnet_logits, strict=True):
         divergences += [
-            kl_divergence(logits, teacher, temperature=temperature)
+            kl_divergence(logits, teacher, temperature=temperature, counted=counted)
             for logits, teacher in zip(group, above, strict=True)
         ]
         above = running_averages(group, momentum=momentum)

@@ -12,6 +12,9 @@ Network", 2015, arXiv 1503.02531, section 2: without the factor the gradient wou
 
 Logits of half precision are raised to float32 first: with the 8 significant bits of bfloat16, rounding over
 many classes can exceed the difference of the two nets.
+
+Of a language model every position of a sequence is a sample with logits of its own. Positions whose target is -100 (as
+PyTorch and Transformers mark padding) count in neither term.
 """
 
 import math
@@ -22,8 +25,25 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 
+IGNORED = -100
+"""The target of a position that does not count."""
 
-def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+
+def counted(targets: Tensor) -> Tensor | None:
+    """Which samples count: those of sequences whose target is not -100. None where there are no sequences.
+
+    Args:
+        targets: Class indices of shape ``(B,)`` or ``(B, ..., positions)``, or probabilities.
+
+    Returns:
+        Booleans in the shape of the targets, or None for all.
+    """
+    return None if targets.is_floating_point() or targets.dim() < 2 else targets != IGNORED
+
+
+def kl_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, counted: Tensor | None = None
+) -> Tensor:
     """How far the student's class probabilities are from the teacher's.
 
     ``KL(softmax(teacher / T) || softmax(student / T)) * T^2``, the mean over all leading dimensions. The
@@ -33,9 +53,10 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature
         student_logits: Logits that learn, shape ``(..., classes)``.
         teacher_logits: Logits to learn from, same shape.
         temperature: ``T``; above 1 it softens both distributions.
+        counted: Which samples count, booleans of the leading dimensions' shape; all of them by default.
 
     Returns:
-        A scalar in nats, float32 or, when either input is float64, float64.
+        A scalar in nats, float32 or, when either input is float64, float64; 0 where no sample counts.
 
     Raises:
         UsageError: The shapes differ, there is no class dimension or nothing to average, the logits are not
@@ -55,6 +76,13 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature
     dtype = torch.promote_types(torch.float32, torch.promote_types(student_logits.dtype, teacher_logits.dtype))
     student = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
+    if counted is not None:
+        if counted.shape != student.shape[:-1]:
+            raise UsageError(
+                f"which samples count is said for each of {tuple(student.shape[:-1])}; got {tuple(counted.shape)}"
+            )
+        each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+        return torch.where(counted, each, 0).sum() * temperature**2 / counted.sum().clamp(min=1)
     total = F.kl_div(student, teacher, reduction="sum", log_target=True)
     samples = student.numel() // student.shape[-1]
     return total * (temperature**2 / samples)
@@ -64,29 +92,31 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
     """Cross-entropy in at least float32, against class indices or against probabilities (as mixup gives).
 
     Args:
-        logits: Shape ``(batch, classes)``.
-        targets: Class indices of any integer type, shape ``(batch,)``, or probabilities, shape
-            ``(batch, classes)``.
+        logits: Shape ``(batch, classes)``, or ``(batch, positions, classes)`` of sequences.
+        targets: Class indices of any integer type, of the shape of the logits without the classes, -100 where a
+            position does not count; or probabilities, of the shape of the logits.
         label_smoothing: Share of the probability that is spread evenly over all classes, from 0 to 1.
 
     Returns:
-        The mean over the batch, a scalar in nats, float32 or, when the logits are float64, float64.
+        The mean over all that counts, a scalar in nats, float32 or, when the logits are float64, float64.
 
     Raises:
         UsageError: The shapes or types are none of these.
     """
     _check_logits("logits", logits)
-    as_indices = logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
-    as_probabilities = logits.dim() == 2 and targets.shape == logits.shape and targets.is_floating_point()
+    as_indices = logits.dim() >= 2 and targets.shape == logits.shape[:-1] and not targets.is_floating_point()
+    as_probabilities = logits.dim() >= 2 and targets.shape == logits.shape and targets.is_floating_point()
     if not (as_indices or as_probabilities):
         raise UsageError(
             "cross-entropy takes logits of shape (batch, classes) with integer targets of shape (batch,) or "
-            f"floating point targets of shape (batch, classes); got logits {tuple(logits.shape)} and "
-            f"{targets.dtype} targets {tuple(targets.shape)}"
+            "floating point targets of shape (batch, classes), or both with positions between batch and classes; got "
+            f"logits {tuple(logits.shape)} and {targets.dtype} targets {tuple(targets.shape)}"
         )
     dtype = torch.promote_types(torch.float32, logits.dtype)
     targets = targets.long() if as_indices else targets.to(dtype)
-    return F.cross_entropy(logits.to(dtype), targets, label_smoothing=label_smoothing)
+    if logits.dim() > 2:
+        logits, targets = logits.flatten(0, -2), targets.flatten() if as_indices else targets.flatten(0, -2)
+    return F.cross_entropy(logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED)
 
 
 def _check_logits(name: str, logits: Tensor) -> None:
