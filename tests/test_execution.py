@@ -31,6 +31,7 @@ from nets import (
 from reference import Removed, run_one_by_one
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stimulative import unravel
 from stimulative.errors import UsageError
@@ -975,3 +976,35 @@ def test_the_example_input_follows_the_model():
     numbers.double()
     (moved,) = numbers.example_input
     assert moved.dtype == torch.float64 and len(moved) == 2
+
+
+class CheckpointingNet(LoopedNet):
+    """Checkpoints its blocks by itself, when it is trained."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.flatten(1))
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant) if self.training else block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_model_that_checkpoints_its_blocks_itself_is_refused_where_it_would_go_wrong(reentrant):
+    network = unravel(CheckpointingNet(reentrant).double(), images())
+    network.eval()
+    assert network(images(), "2").shape == (4, 4)
+    network.train()
+    for _ in range(2):  # not only in the first pass
+        with pytest.raises(UsageError, match=r"block 'blocks.0' is called by torch.utils.checkpoint"):
+            network(images(), "2")
+        with (
+            pytest.raises(UsageError, match=r"block 'blocks.2' is called by torch.utils.checkpoint"),
+            network.only("2") as model,
+        ):
+            model(images())
+    with torch.no_grad():
+        assert network(images(), "2").shape == (4, 4)

@@ -53,6 +53,9 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
                 head = nn.Linear(width * 36, num_classes)
                 return nn.Sequential(nn.Conv2d(in_chans, width, 3), nn.Flatten(), head)
 
+            def language(vocab_size, width=4):
+                return nn.Sequential(nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size))
+
             def anything(**options):
                 assert options == {"num_classes": 5, "in_chans": 1, "extra": "yes"}, options
                 return nn.Identity()
@@ -385,6 +388,13 @@ class TestOwnFactory:
         model = models.build(f"{own_module}:anything", classes=5, channels=1, arguments={"extra": "yes"})
         assert isinstance(model, nn.Identity)
 
+    def test_text_gives_the_size_of_the_vocabulary_and_no_channels(self, own_module: str) -> None:
+        model = models.build(f"{own_module}:language", classes=9, task="text", arguments={"width": 6})
+        assert model(torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 9)
+        assert models.build(f"{own_module}:Net", classes=9, task="text").num_classes == 9
+        with pytest.raises(UsageError, match="missing 1 required positional argument: 'in_chans'"):
+            models.build(f"{own_module}:small", classes=9, task="text")
+
     def test_factory_without_parameters_is_called_without(self, own_module: str) -> None:
         assert isinstance(models.build(f"{own_module}:fixed", classes=5), nn.Linear)
 
@@ -467,7 +477,7 @@ class TestNamesAndSettings:
             models.build(name, classes=10)
         message = str(caught.value)
         assert message.startswith(f"unknown model '{name}'; known: cifar/resnet20, cifar/resnet32, ")
-        assert "timm/NAME, torchvision/NAME, package.module:factory" in message
+        assert "timm/NAME, torchvision/NAME, transformers/MODEL_TYPE, package.module:factory" in message
         assert message.endswith(f"did you mean '{suggestion}'?")
 
     @pytest.mark.parametrize(("word", "sizes"), [("classes", (0, 3)), ("channels", (10, 0))])

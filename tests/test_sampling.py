@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 from stimulative.errors import UsageError
 from stimulative.unravel import SAMPLERS, Subnet, SubnetSpace
 from stimulative.unravel.sampling import (
+    every_other,
     interstage,
     nested,
     nested_inside,
     ordered,
     resolve_sampler,
     sampler_problem,
+    suffix,
+    uniform,
     unordered,
 )
+from stimulative.unravel.subnet import KEPT
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile
@@ -50,7 +54,7 @@ def test_ordered_depths_are_uniform_and_independent():
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
 def test_unordered_keeps_each_skippable_block_with_its_probability(keep):
     # ranges that exclude nothing, so that no condition changes the probability
-    space = SubnetSpace((4, 5), (True, False), ranges=((1, 4), (0, 5)), ordered=False)
+    space = SubnetSpace((4, 5), (True, False), ranges=((1, 4), (0, 5)), kept="unordered")
     rng, draws = generator(1), 2000
     subnets = [unordered(space, rng, keep=keep) for _ in range(draws)]
     assert all(subnet in space for subnet in subnets)
@@ -62,7 +66,7 @@ def test_unordered_keeps_each_skippable_block_with_its_probability(keep):
 
 
 def test_unordered_within_a_range_is_the_conditional_distribution():
-    space = SubnetSpace((3,), (False,), ranges=((1, 2),), ordered=False)
+    space = SubnetSpace((3,), (False,), ranges=((1, 2),), kept="unordered")
     rng, draws, keep = generator(2), 6000, 0.7
     counts = Counter(unordered(space, rng, keep=keep) for _ in range(draws))
     weights = {subnet: keep**subnet.blocks * (1 - keep) ** (3 - subnet.blocks) for subnet in space}
@@ -73,7 +77,7 @@ def test_unordered_within_a_range_is_the_conditional_distribution():
 
 @pytest.mark.parametrize("keep", [1e-6, 1 - 1e-6])
 def test_an_extreme_probability_still_draws(keep):
-    space = SubnetSpace((2500,), (False,), ranges=((1200, 1200),), ordered=False)
+    space = SubnetSpace((2500,), (False,), ranges=((1200, 1200),), kept="unordered")
     assert unordered(space, generator(), keep=keep).blocks == 1200
 
 
@@ -81,12 +85,71 @@ def test_an_extreme_probability_still_draws(keep):
 def test_what_is_drawn_is_in_the_space(seed, name):
     space = SubnetSpace((4, 6, 5, 2), (True, False, True, False), ranges=((2, 3), (1, 4), (5, 5), (0, 2)))
     subnet = SAMPLERS[name](space, generator(seed))
-    assert subnet in (space.unordered() if name == "unordered" else space)
+    assert subnet in (space.keeping(name) if name in KEPT else space)
 
 
-def test_unordered_ignores_that_the_space_is_ordered():
-    drawn = {unordered(SPACE, generator(seed)) for seed in range(20)}
-    assert not all(subnet.ordered for subnet in drawn)
+def test_samplers_ignore_what_the_space_keeps():
+    for name in SAMPLERS:
+        expected = [SAMPLERS[name](SPACE, generator(seed)) for seed in range(20)]
+        assert all(subnet.ordered for subnet in expected) is (name not in ("suffix", "every_other", "unordered"))
+        for kept in KEPT:
+            assert [SAMPLERS[name](SPACE.keeping(kept), generator(seed)) for seed in range(20)] == expected
+
+
+@pytest.mark.parametrize("name", ["suffix", "every_other"])
+def test_depths_are_uniform_whichever_blocks_are_kept(name):
+    rng, draws = generator(6), 3000
+    subnets = [SAMPLERS[name](SPACE, rng) for _ in range(draws)]
+    for stage, length in enumerate(SPACE.lengths):
+        counts = Counter(subnet.depths[stage] for subnet in subnets)
+        expected = {depth: draws / length for depth in range(1, length + 1)}
+        assert chi_square(counts, expected) < CHI_SQUARE_999[length - 1]
+    pairs = Counter((subnet.depths[0], subnet.depths[3]) for subnet in subnets)
+    assert chi_square(pairs, {(a, b): draws / 9 for a in range(1, 4) for b in range(1, 4)}) < 26.1
+
+
+def test_the_blocks_of_suffix_and_every_other_by_hand():
+    one = SubnetSpace((5,), (True,), ranges=((2, 3),))
+    rng = generator(7)
+    assert {str(suffix(one, rng)) for _ in range(50)} == {"[0.4]", "[0.3.4]"}
+    assert {str(every_other(one, rng)) for _ in range(50)} == {"[0.2]", "[0.1.3]"}
+    free = SubnetSpace((4,), (False,))
+    assert {str(suffix(free, rng)) for _ in range(100)} == {"[3]", "[2.3]", "[1.2.3]", "4"}
+    assert {str(every_other(free, rng)) for _ in range(100)} == {"1", "[0.2]", "3", "4"}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_ranges_are_the_depths_that_are_drawn(name):
+    space, ranges = SubnetSpace((4, 3), (True, False)), [[2, 3], [0, 1]]
+    draw = resolve_sampler({"name": name, "ranges": ranges}, space)
+    rng = generator(8)
+    drawn = {draw(space, rng) for _ in range(400)}
+    assert drawn == set(space.keeping(name).restrict(ranges))
+    plain = resolve_sampler(name, space)
+    assert [plain(space, generator(seed)) for seed in range(5)] == [
+        SAMPLERS[name](space, generator(seed), ranges=None) for seed in range(5)
+    ]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_all_subnets_of_a_space_are_equally_likely(name):
+    space = SubnetSpace((3, 3), (True, False), ranges=((1, 3), (1, 2)), kept=name)
+    rng, draws = generator(9), 4800
+    counts = Counter(uniform(space, rng) for _ in range(draws))
+    assert chi_square(counts, dict.fromkeys(space, draws / len(space))) < (49.7 if name == "unordered" else 20.5)
+
+
+@given(st.data(), st.integers(0, 2**31))
+def test_what_is_drawn_is_the_exact_set_at_its_depth(data, seed):
+    space = data.draw(spaces())
+    for name in KEPT:
+        subnet = SAMPLERS[name](space, generator(seed))
+        assert subnet in space.keeping(name)
+        if name != "unordered":
+            assert subnet == space.keeping(name).at(subnet.depths)
+            assert subnet.depths == ordered(space, generator(seed)).depths, "all three draw the same depths"
+        assert all(not fixed or 0 in kept for fixed, kept in zip(space.fixed, subnet.stages, strict=True))
+        assert uniform(space.keeping(name), generator(seed)) == subnet
 
 
 def test_interstage_draws_within_its_ranges():
@@ -164,10 +227,13 @@ def test_there_is_no_problem_with_a_good_sampler(sampler):
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        ("orderd", r"no sampler 'orderd', known: ordered, unordered, interstage, late.*; did you mean 'ordered'\?"),
+        (
+            "orderd",
+            r"no sampler 'orderd', known: ordered, unordered, interstage, late.*every_other; did you mean 'ordered'\?",
+        ),
         ("zzz", r"no sampler 'zzz', known: ordered, unordered, interstage, late"),
-        ({"name": "ordered", "keep": 0.5}, r"'ordered' has no setting 'keep', it has none"),
-        ({"name": "unordered", "kep": 0.5}, r"'unordered' has no setting 'kep', it has: keep"),
+        ({"name": "ordered", "keep": 0.5}, r"'ordered' has no setting 'keep', it has: ranges"),
+        ({"name": "unordered", "kep": 0.5}, r"'unordered' has no setting 'kep', it has: keep, ranges"),
         ({"keep": 0.5}, r"got \{'keep': 0.5\}, but it is a name or a mapping with 'name'"),
         (3, r"got 3, but it is a name or a mapping"),
         ({"name": ["ordered"]}, r"no sampler \['ordered'\], known: ordered"),
@@ -180,6 +246,11 @@ def test_there_is_no_problem_with_a_good_sampler(sampler):
         ({"name": "interstage", "ranges": 3}, r"'ranges'.*got 3"),
         ({"name": "interstage", "ranges": [[3], [3, 4]]}, r"'ranges'.*got \[\[3\], \[3, 4\]\]"),
         ({"name": "interstage", "ranges": [["a", "b"]]}, r"'ranges'.*got \[\['a', 'b'\]\]"),
+        ({"name": "suffix", "ranges": "1-3"}, r"'ranges' holds the least and the greatest depth .*got '1-3'"),
+        ({"name": "every_other", "ranges": [[3, 1]]}, r"'ranges' holds depths from 0 on, .*got \[3, 1\]"),
+        ({"name": "unordered", "ranges": [[-1, 1]]}, r"'ranges' holds depths from 0 on, .*got \[-1, 1\]"),
+        ({"name": "ordered", "ranges": [[1, 2.5]]}, r"'ranges' holds the least .*got \[\[1, 2\.5\]\]"),
+        ({"name": "suffix", "keep": 0.5}, r"'suffix' has no setting 'keep', it has: ranges"),
     ],
 )
 def test_a_bad_sampler_is_refused_by_message(sampler, message):
@@ -194,6 +265,8 @@ def test_ranges_that_do_not_fit_the_network_fail_before_the_first_step():
         resolve_sampler({"name": "interstage", "ranges": [[1, 2]]}, SPACE)
     with pytest.raises(UsageError, match=r"depth range 1\.\.9 of stage 3 does not fit.*within 1\.\.3"):
         resolve_sampler({"name": "interstage", "ranges": [[1, 2], [1, 2], [1, 2], [1, 9]]}, SPACE)
+    with pytest.raises(UsageError, match=r"depth range 0\.\.3 of stage 0 does not fit.*within 1\.\.3"):
+        resolve_sampler({"name": "suffix", "ranges": [[0, 3], [1, 2], [1, 2], [1, 2]]}, SPACE)
 
 
 @st.composite

@@ -1,20 +1,23 @@
-"""Stimulative training beyond its paper: KL−, smaller inputs, part of the batch, late subnets, the efficient switch."""
+"""Stimulative training beyond its paper: KL−, labels, smaller inputs, part of the batch, late subnets, `efficient`."""
 
 import copy
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
+import yaml
 from nets import CLASSES, LoopedNet, SequentialNet, StatefulNet, images, randomised
 from torch import Tensor, nn
 
 import stimulative
 from stimulative.errors import UsageError
-from stimulative.methods import CommonTraining, StimulativeTraining
+from stimulative.methods import METHODS, CommonTraining, StimulativeTraining
 from stimulative.methods.inputs import resized, samples_of, sides_of
 from stimulative.methods.stimulative import EFFICIENT
 from stimulative.objectives import directional_divergence, kl_divergence, normalised
@@ -30,6 +33,7 @@ WAYS = {
     "ST++ on part of the batch": {**PLUS, "subnet_share": 0.5},
     "efficient": {"efficient": True},
     "efficient and directional": {"efficient": True, "objective": "directional"},
+    "labels on part of the batch": {"objective": "labels", "subnet_share": 0.5, "subnets_per_step": 3},
 }
 
 
@@ -101,10 +105,120 @@ def test_how_sure_the_nets_are_has_no_part_in_the_directional_objective(network,
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [({}, False), ({"objective": "directional"}, True), ({"normalise_main": True}, True), ({"efficient": True}, False)],
+    [
+        ({}, False),
+        ({"objective": "directional"}, True),
+        ({"objective": "labels"}, False),
+        ({"normalise_main": True}, True),
+        ({"efficient": True}, False),
+    ],
 )
 def test_a_method_whose_loss_does_not_see_the_scale_of_logits_calibrates(network, settings, expected):
     assert StimulativeTraining(network, **settings).calibrates is expected
+
+
+# Labels
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_subnets_that_learn_from_labels_are_cross_entropies_of_nets_run_one_by_one(network, batch, schedule, share):
+    x, y = batch
+    twin = copy.deepcopy(network.eval())
+    method = StimulativeTraining(
+        network,
+        objective="labels",
+        balance=2.0,
+        label_smoothing=0.1,
+        subnet_share=share,
+        schedule=schedule,
+        temperature=3.0,  # which labels have no use for
+    )
+    terms = method.backward(x, y, ["[0.2]-[0.3]", "2-1"])
+    part = round(6 * share)
+    main = F.cross_entropy(twin(x), y, label_smoothing=0.1)
+    subnets = [
+        F.cross_entropy(twin(x[:part], subnet), y[:part], label_smoothing=0.1) for subnet in ("[0.2]-[0.3]", "2-1")
+    ]
+    expected = main + 2 * (subnets[0] + subnets[1]) / 2
+    expected.backward()
+    assert torch.allclose(terms.loss, expected, rtol=1e-10)
+    assert torch.allclose(terms.main_ce, main, rtol=1e-10)
+    assert torch.allclose(terms.subnet_kl, (subnets[0] + subnets[1]) / 2, rtol=1e-10), "their loss is reported there"
+    for (name, wanted), actual in zip(gradients(twin).items(), gradients(network).values(), strict=True):
+        assert (actual - wanted).abs().max() <= 1e-10 * max(1e-3, float(wanted.abs().max())), name
+
+
+def test_labels_teach_a_subnet_what_the_main_net_does_not_know(network, batch):
+    """A main net that gives every image the same logits has nothing to teach; labels still do."""
+    x, y = batch
+    with torch.no_grad():
+        network.model.head.weight.zero_()
+        network.model.head.bias.zero_()
+    found = {}
+    for objective in ("kl", "labels"):
+        method = StimulativeTraining(network.eval(), objective=objective)
+        found[objective] = method(x, y, ["2-1"]).subnet_kl
+    assert found["kl"].item() == pytest.approx(0, abs=1e-12)
+    assert found["labels"].item() == pytest.approx(math.log(CLASSES))
+
+
+class Tokens(nn.Module):
+    """A language model of residual blocks: logits for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(CLASSES, 6)
+        self.blocks = nn.ModuleList(Residual() for _ in range(3))
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.linear(x))
+
+
+@pytest.fixture
+def language() -> tuple[ResidualNetwork, Tensor, Tensor]:
+    torch.manual_seed(0)
+    tokens = torch.randint(CLASSES, (4, 5))
+    y = torch.randint(CLASSES, (4, 5))
+    return stimulative.unravel(randomised(Tokens()), tokens), tokens, y
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+def test_positions_without_a_label_do_not_count(language, schedule):
+    network, tokens, y = language
+    y[0, 2:], y[1, 0], y[2] = -100, -100, -100
+    method = StimulativeTraining(network, objective="labels", subnet_share=0.5, schedule=schedule)
+    terms = method.backward(tokens, y, ["2"])
+    counts = y[:2] != -100
+    expected = F.cross_entropy(network(tokens[:2], "2")[counts], y[:2][counts])
+    assert int(counts.sum()) == 6 and torch.allclose(terms.subnet_kl, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_part_of_the_batch_that_is_padding_alone_teaches_nothing(language, schedule, smoothing):
+    network, tokens, y = language
+    y[:2] = -100
+    twin = copy.deepcopy(network)
+    settings = {"subnet_share": 0.5, "schedule": schedule, "label_smoothing": smoothing}
+    terms = StimulativeTraining(network, objective="labels", **settings).backward(tokens, y, ["2"])
+    CommonTraining(twin, label_smoothing=smoothing).backward(tokens, y)
+    assert terms.subnet_kl == 0 and terms.loss.isfinite()
+    for (name, wanted), actual in zip(gradients(twin).items(), gradients(network).values(), strict=True):
+        assert torch.allclose(actual, wanted, rtol=1e-10), name
 
 
 # Smaller inputs
@@ -406,6 +520,26 @@ def test_a_recipe_keeps_the_switch_and_not_what_it_sets_now():
     assert settings["efficient"] is True and settings["subnet_share"] == 1.0 and settings["sampler"] == "ordered"
 
 
+# The card
+
+
+@pytest.mark.parametrize("method", ["stimulative", "stochastic_depth"])
+def test_the_settings_of_a_card_are_those_of_recipes(method):
+    card = (Path(stimulative.methods.__file__).parent / f"{method}.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
+    assert len(examples) == 2, "LayerDrop-style and LayerSkip-style"
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=CLASSES, img_size=16, patch_size=8, depth=12, embed_dim=12, num_heads=1
+    )
+    network = stimulative.unravel(vit, torch.randn(2, 3, 16, 16))
+    for example in examples:
+        recipe = load_recipe("digits", yaml.safe_load(example))
+        assert recipe.method.name == method
+        trained = METHODS[method](network, **recipe.method.settings)
+        assert trained.backward(torch.randn(2, 3, 16, 16), torch.tensor([0, 1])).loss.isfinite()
+
+
 # What holds for all of it
 
 
@@ -468,7 +602,7 @@ def test_a_restored_method_goes_on_with_the_same_subnets_and_sides(network, batc
 
 
 @pytest.mark.parametrize("schedule", ["joint", "lean"])
-@pytest.mark.parametrize("way", ["ST++ on part of the batch", "efficient"])
+@pytest.mark.parametrize("way", ["ST++ on part of the batch", "efficient", "labels on part of the batch"])
 def test_half_precision_and_soft_targets(network, batch, way, schedule):
     x, y = batch
     network.float()
@@ -483,7 +617,7 @@ def test_half_precision_and_soft_targets(network, batch, way, schedule):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "cosine"}, "objective: got 'cosine', but it is kl or directional"),
+        ({"objective": "cosine"}, "objective: got 'cosine', but it is kl, directional or labels"),
         ({"amplitude": 0.0}, "amplitude: got 0.0, but it is above 0"),
         (
             {"smaller_inputs": 0.0},

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, StochasticDepth, stochastic_depth
+from stimulative.methods.stochastic_depth import survival_of
 from stimulative.training import load_recipe, train
 from stimulative.unravel import ResidualNetwork, branches, unravel
 from stimulative.unravel.branches import branch_ends
@@ -78,8 +80,36 @@ def test_survival_falls_linearly_over_all_blocks_and_fixed_ones_always_run():
     assert method.probabilities[-1] == pytest.approx(0.3)
 
 
-def test_blocks_run_as_often_as_they_should():
-    method = StochasticDepth(made(SequentialNet), survival=0.4, seed=1)
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("linear", [0.85, 0.7, 0.55, 0.4]),
+        ("uniform", [0.4, 0.4, 0.4, 0.4]),
+        ("exponential", [1.0, 0.844047, 0.647559, 0.4]),  # 1 - 0.6 (2^(0, 1/3, 2/3, 1) - 1)
+    ],
+)
+def test_survival_by_hand(decay, expected):
+    assert StochasticDepth(linear(), survival=0.4, decay=decay).probabilities.tolist() == pytest.approx(expected)
+
+
+def test_exponential_survival_is_the_formula_of_layerskip():
+    layers, most = 32, 0.2
+    for layer in range(layers):
+        rate = (math.exp(layer * math.log(2) / (layers - 1)) - 1) * most
+        assert survival_of(layer + 1, layers, 1 - most, "exponential") == pytest.approx(1 - rate)
+    assert survival_of(1, 1, 0.3, "exponential") == 0.3, "of one block that is the last one"
+
+
+def test_fixed_blocks_always_run_and_count_whatever_the_decay():
+    network = made(SequentialNet)
+    assert StochasticDepth(network, survival=0.3, decay="uniform").probabilities.tolist() == [0.3] * 3 + [1] + [0.3] * 3
+    exponential = StochasticDepth(network, survival=0.3, decay="exponential").probabilities.tolist()
+    assert exponential == pytest.approx([1 - 0.7 * (2 ** (l / 6) - 1) if l != 3 else 1 for l in range(7)])  # noqa: E741
+
+
+@pytest.mark.parametrize("decay", ["linear", "uniform", "exponential"])
+def test_blocks_run_as_often_as_they_should(decay):
+    method = StochasticDepth(made(SequentialNet), survival=0.4, decay=decay, seed=1)
     draws = 1500
     subnets = [method._draw() for _ in range(draws)]
     assert all(method.network.resolve(subnet) == subnet for subnet in subnets)
@@ -223,6 +253,90 @@ def test_a_deployed_linear_net_is_the_mean_of_what_training_runs():
     for sampled in (logits, batches):
         error = (sampled.mean(0) - expected).abs() / (sampled.std(0) / len(sampled) ** 0.5)
         assert float(error.max()) < 4
+
+
+# Without scaling
+
+
+@pytest.mark.parametrize("decay", ["linear", "uniform", "exponential"])
+def test_without_rescaling_the_model_stays_as_it_was_trained(decay, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("branches are looked for in vain")
+
+    network, x = linear(), images()
+    scaled = copy.deepcopy(network)
+    monkeypatch.setattr(stochastic_depth, "branch_ends", refuse)
+    method = StochasticDepth(network, survival=0.4, decay=decay, rescale=False)
+    before, plain = state(network.model), network.model(x)
+    monkeypatch.undo()
+    with method.as_deployed():
+        assert torch.equal(network.model(x), plain)
+    method.deploy()
+    assert all(torch.equal(before[name], value) for name, value in state(network.model).items())
+    StochasticDepth(scaled, survival=0.4, decay=decay).deploy()
+    embedded = network.model.embed(x.flatten(1))
+    expected = embedded
+    for block, p in zip(network.model.blocks, method.probabilities.tolist(), strict=True):
+        expected = expected + p * block.linear(expected)
+    torch.testing.assert_close(scaled.model(x), network.model.head(expected), rtol=1e-10, atol=0)
+    assert not torch.allclose(scaled.model(x), plain, rtol=1e-3)
+    method.train()(x, LABELS)  # nothing was scaled, so training may go on
+    assert method.get_extra_state()["deployed"] is False
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_rescaling_has_no_part_in_training(per_sample):
+    found = []
+    for rescale in (True, False):
+        network = made(SequentialNet)
+        method = StochasticDepth(network, decay="uniform", rescale=rescale, per_sample=per_sample, seed=5)
+        terms = [method.backward(images(), LABELS).loss for _ in range(3)]
+        found.append((torch.stack(terms), gradients(network.model)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(found[1][1][name], value) for name, value in found[0][1].items())
+
+
+def test_branches_that_cannot_be_scaled_can_be_dropped():
+    torch.manual_seed(0)
+    network = network_of(Stem(Gated(), Gated()).double())
+    with pytest.raises(UsageError, match="Use rescale false, another method or another model"):
+        StochasticDepth(network)
+    terms = StochasticDepth(network, survival=1e-9, decay="uniform", rescale=False).backward(images(), LABELS)
+    assert terms.subnets[0].blocks == 0
+    assert torch.allclose(terms.logits, network(images(), "0")) and terms.loss.isfinite()
+
+
+def test_a_densenet_can_be_trained_without_rescaling():
+    model = timm.create_model("densenet121", num_classes=CLASSES, block_config=(2, 2), growth_rate=4).double()
+    network = unravel(model, images(2, 32))
+    method = StochasticDepth(network, survival=0.3, decay="uniform", rescale=False, seed=1)
+    seen = set()
+    for _ in range(12):
+        twin = copy.deepcopy(network)
+        network.zero_grad()
+        terms = method.backward(images(4, 32), LABELS)
+        (subnet,) = terms.subnets
+        seen.add(subnet.depths)
+        torch.testing.assert_close(terms.logits, twin(images(4, 32), subnet), rtol=1e-9, atol=1e-12)
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    assert len(seen) > 3 and min(map(sum, seen)) == 0
+    with pytest.raises(UsageError, match=r"per_sample: the layers of .* are concatenated .*use per_sample false"):
+        StochasticDepth(network, rescale=False, per_sample=True)
+
+
+def test_a_run_without_rescaling_saves_what_was_trained(tmp_path):
+    settings = {
+        "model.arguments": {"width": 4},
+        "method": {"name": "stochastic_depth", "survival": 0.8, "decay": "uniform", "rescale": False},
+        "schedule.max_steps": 2,
+        "training.threads": 1,
+        "training.loggers": [],
+    }
+    train(load_recipe("digits", settings), tmp_path, progress=False)
+    trained = torch.load(tmp_path / "checkpoint-last.ckpt", weights_only=True)["method"]
+    weights = {k: v for k, v in load_file(tmp_path / "model.safetensors").items() if "running" not in k}
+    weights = {k: v for k, v in weights.items() if "num_batches" not in k}
+    assert len(weights) > 50 and all(torch.equal(v, trained[f"network.model.{k}"]) for k, v in weights.items())
 
 
 def relu_after(f):
@@ -560,6 +674,13 @@ def test_drop_path_of_the_model_is_told_about():
 def test_impossible_survival_is_refused(survival):
     with pytest.raises(UsageError, match=f"survival: got {survival}, but it is a probability above 0, at most 1"):
         StochasticDepth(linear(), survival=survival)
+
+
+def test_impossible_decay_is_refused():
+    with pytest.raises(UsageError, match="decay: got 'cosine', but it is one of linear, uniform, exponential"):
+        StochasticDepth(linear(), decay="cosine")
+    with pytest.raises(UsageError, match=r"method\.decay: got 'cosine'.*one of linear, uniform, exponential"):
+        load_recipe("digits", {"method.name": "stochastic_depth", "method.decay": "cosine"})
 
 
 def test_a_recipe_names_a_wrong_setting():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pickle
 import time
 from dataclasses import FrozenInstanceError
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
 from stimulative.unravel import Subnet, SubnetSpace
+from stimulative.unravel.subnet import KEPT, Kept
 
 RESNET50 = SubnetSpace((3, 4, 6, 3), (True,) * 4)
 RESNET152 = SubnetSpace((3, 8, 36, 3), (True,) * 4)
@@ -24,22 +26,35 @@ a_stage = st.integers(0, 6).flatmap(
 any_subnet = st.lists(a_stage, min_size=1, max_size=5).map(lambda stages: Subnet(tuple(stages)))
 
 
-def any_space(ordered: st.SearchStrategy[bool]) -> st.SearchStrategy[SubnetSpace]:
+def any_space(kept: st.SearchStrategy[Kept]) -> st.SearchStrategy[SubnetSpace]:
     def stage(fixed: bool) -> st.SearchStrategy[tuple[bool, int, int, int]]:
         return st.lists(st.integers(int(fixed), 4), min_size=3, max_size=3).map(
             lambda numbers: (fixed, *sorted(numbers))
         )
 
     return st.builds(
-        lambda stages, ordered: SubnetSpace(
+        lambda stages, kept: SubnetSpace(
             lengths=tuple(length for _, _, _, length in stages),
             fixed=tuple(fixed for fixed, *_ in stages),
             ranges=tuple((low, high) for _, low, high, _ in stages),
-            ordered=ordered,
+            kept=kept,
         ),
         st.lists(st.booleans().flatmap(stage), min_size=1, max_size=3),
-        ordered,
+        kept,
     )
+
+
+def obeys(kept: Kept, blocks: tuple[int, ...], length: int, fixed: bool) -> bool:
+    """Whether a set of blocks is what the rule keeps, said in another way than the space says it."""
+    free = [block for block in blocks if block or not fixed]
+    left_out = [block for block in range(length) if block not in blocks]
+    if kept == "ordered":
+        return not blocks or max(blocks) < len(blocks)
+    if kept == "suffix":
+        return not free or not left_out or min(free) > max(left_out)
+    if kept == "every_other":  # of as many parts of equal length, each holds the start of one block more
+        return all(block <= place * length / len(blocks) < block + 1 for place, block in enumerate(blocks))
+    return True
 
 
 def by_brute_force(space: SubnetSpace) -> list[Subnet]:
@@ -50,7 +65,7 @@ def by_brute_force(space: SubnetSpace) -> list[Subnet]:
             blocks
             for depth in range(low, high + 1)
             for blocks in itertools.combinations(range(length), depth)
-            if (not fixed or 0 in blocks) and (not space.ordered or blocks == tuple(range(depth)))
+            if (not fixed or 0 in blocks) and obeys(space.kept, blocks, length, fixed)
         ]
         choices.append(kept)
     return [Subnet(stages) for stages in itertools.product(*choices)]
@@ -143,7 +158,7 @@ def test_the_number_of_subnets_of_known_networks():
 
 
 @settings(deadline=None)
-@given(any_space(st.booleans()))
+@given(any_space(st.sampled_from(KEPT)))
 def test_a_space_is_what_brute_force_finds(space):
     expected = by_brute_force(space)
     assert list(space) == sorted(expected)
@@ -155,10 +170,81 @@ def test_a_space_is_what_brute_force_finds(space):
 
 
 @settings(deadline=None)
-@given(any_space(st.just(True)), any_subnet)
+@given(any_space(st.just("ordered")), any_subnet)
 def test_membership_agrees_with_enumeration(space, subnet):
-    for candidate in (space, space.unordered()):
+    for candidate in map(space.keeping, KEPT):
         assert (subnet in candidate) == (subnet in set(candidate))
+
+
+@settings(deadline=None)
+@given(any_space(st.sampled_from(KEPT)))
+def test_whatever_is_kept_has_a_text_and_json_and_one_subnet_a_depth_unless_unordered(space):
+    for subnet in space:
+        assert Subnet.parse(str(subnet)) == Subnet.from_json(subnet.to_json()) == space.check(subnet)
+        assert space.kept == "unordered" or space.at(subnet.depths) == subnet
+    depths = math.prod(high - low + 1 for low, high in space.ranges)
+    assert len(space) == depths if space.kept != "unordered" else len(space) >= depths
+    assert {subnet.depths for subnet in space} == {subnet.depths for subnet in space.keeping("ordered")}
+
+
+@pytest.mark.parametrize(
+    ("kept", "fixed", "expected"),
+    [
+        # a stage of six blocks, at depths 1 to 6
+        ("ordered", False, ["1", "2", "3", "4", "5", "6"]),
+        ("suffix", False, ["[5]", "[4.5]", "[3.4.5]", "[2.3.4.5]", "[1.2.3.4.5]", "6"]),
+        ("suffix", True, ["1", "[0.5]", "[0.4.5]", "[0.3.4.5]", "[0.2.3.4.5]", "6"]),
+        ("every_other", False, ["1", "[0.3]", "[0.2.4]", "[0.1.3.4]", "5", "6"]),
+        ("every_other", True, ["1", "[0.3]", "[0.2.4]", "[0.1.3.4]", "5", "6"]),
+    ],
+)
+def test_what_a_stage_keeps_by_hand(kept, fixed, expected):
+    space = SubnetSpace((6,), (fixed,), kept=kept)
+    assert [str(space.at([depth])) for depth in range(1, 7)] == expected
+    assert sorted(map(Subnet.parse, expected)) == list(space) and len(space) == 6
+    assert str(space.full) == "6" and str(space.smallest) == expected[0]
+
+
+def test_half_of_sixteen_layers_is_every_other_one():
+    space = SubnetSpace((16,), (False,), kept="every_other")
+    assert str(space.at([8])) == "[0.2.4.6.8.10.12.14]"
+
+
+def test_rules_hold_for_each_stage_by_itself():
+    space = SubnetSpace((3, 4), (False, True), kept="suffix")
+    assert [str(subnet) for subnet in space] == [
+        *("3-1", "3-4", "3-[0.2.3]", "3-[0.3]", "[1.2]-1", "[1.2]-4", "[1.2]-[0.2.3]", "[1.2]-[0.3]"),
+        *("[2]-1", "[2]-4", "[2]-[0.2.3]", "[2]-[0.3]"),
+    ]
+    assert (str(space.smallest), str(space.full)) == ("[2]-1", "3-4")
+    narrow = space.restrict([(0, 1), (2, 3)])
+    assert [str(subnet) for subnet in narrow] == ["0-[0.2.3]", "0-[0.3]", "[2]-[0.2.3]", "[2]-[0.3]"]
+    assert narrow.kept == "suffix"
+
+
+def test_a_space_says_what_it_keeps():
+    space = SubnetSpace((3, 4), (False, True))
+    said = {kept: str(space.keeping(kept)).partition("), ")[2] for kept in KEPT}
+    assert said == {
+        "ordered": "the first blocks of each stage",
+        "suffix": "the last blocks of each stage, behind its fixed first one where it has one",
+        "every_other": "the evenly spread blocks of each stage",
+        "unordered": "any blocks of each stage",
+    }
+    assert str(SubnetSpace((3,), (False,), kept="suffix")) == "depths (1..3), the last blocks of each stage"
+    assert space.ordered and not space.unordered().ordered and space.unordered() == space.keeping("unordered")
+
+
+def test_a_rule_that_does_not_exist_is_refused():
+    with pytest.raises(UsageError, match="one of ordered, suffix, every_other, unordered; got 'last'"):
+        RESNET50.keeping("last")
+
+
+def test_depths_outside_of_a_space_are_refused():
+    with pytest.raises(UsageError, match=r"the depth of stage 1 is within 1\.\.4, got 5\. Allowed: depths"):
+        RESNET50.keeping("suffix").at([1, 5, 1, 1])
+    with pytest.raises(UsageError, match=r"4 stages need as many depths, got 2: \(1, 5\)"):
+        RESNET50.at([1, 5])
 
 
 def test_a_space_too_large_to_count_in_a_word_is_walked_lazily():
@@ -207,6 +293,12 @@ def test_a_subnet_outside_is_refused_with_the_legal_range():
         RESNET50.check(Subnet.parse("1-1-1"))
     with pytest.raises(UsageError, match=r"stage 1 keeps \[0, 2\], which are not its first blocks"):
         RESNET50.check(Subnet.parse("1-[0.2]-1-1"))
+    with pytest.raises(
+        UsageError, match=r"stage 1 keeps \[0, 1\], .* not its last blocks in order: at depth 2 those are \[0, 3\]"
+    ):
+        RESNET50.keeping("suffix").check(Subnet.parse("1-2-1-1"))
+    with pytest.raises(UsageError, match=r"stage 2 keeps \[0, 2\], .* evenly spread .*\[0, 3\]\. Allowed: .* evenly"):
+        RESNET50.keeping("every_other").check(Subnet.parse("1-1-[0.2]-1"))
     with pytest.raises(UsageError, match=r"stage 0 lacks its first block, which changes stride or width"):
         RESNET50.unordered().check(Subnet.parse("[1.2]-1-1-1"))
     with pytest.raises(UsageError, match=r"stage 1 has blocks 0\.\.3, not 4"):

@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stimulative.unravel import ResidualNetwork, Subnet, evaluating
-from stimulative.unravel.channels import Slice, is_norm
-from stimulative.unravel.discovery import arguments_of
+from stimulative.unravel.channels import Slice, size_of
 from stimulative.unravel.execution import Node, replay
+from stimulative.unravel.recording import arguments_of
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,13 @@ class _Reader:
         self.flops = 0
         sizes = {key: parameter.numel() for key, parameter in module.named_parameters()}
         self.parameters = sum(sizes.values())
-        norm = is_norm(module)
-        self.outputs, self.inputs = (1, module.num_features) if norm else module.weight.shape[:2]
-        self.by_input = self.parameters if norm else sizes["weight"]
+        size = size_of(module)
+        if size is None:
+            self.outputs, self.inputs = module.weight.shape[:2]
+        else:
+            (channels,) = {value[0] if isinstance(value, tuple) else value for value in size.values()}
+            self.outputs, self.inputs = 1, channels
+        self.by_input = sizes["weight"] if size is None else self.parameters
 
     @contextmanager
     def counting(self, counter: FlopCounterMode) -> Iterator[None]:

@@ -94,11 +94,12 @@ def skippable(stages: Sequence[Stage]) -> list[Place]:
 def swappable(stages: Sequence[Stage]) -> list[list[Place]]:
     """The blocks that may run in each other's place, by stage; stages with no two of them are left out.
 
-    Blocks whose outputs are concatenated (DenseNet's) each have a width of their own, so none can take another's place.
+    Blocks whose outputs are concatenated (DenseNet's) or wider than their inputs have a width of their own each, so
+    that none can take another's place.
     """
     by_stage: dict[int, list[Place]] = {}
     for number, block in skippable(stages):
-        if not stages[number].concatenates:
+        if not stages[number].in_own_order:
             by_stage.setdefault(number, []).append((number, block))
     return [places for places in by_stage.values() if len(places) > 1]
 

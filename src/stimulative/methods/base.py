@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
-from stimulative.unravel.discovery import arguments_of
+from stimulative.unravel.recording import arguments_of
 
 
 class Terms:
@@ -25,6 +25,7 @@ class Terms:
         loss: What to call backward on, a scalar.
         main_ce: Cross-entropy of the main net, a scalar without graph.
         subnet_kl: Mean divergence of the subnets from what they learn from, a scalar without graph; 0 without subnets.
+            Of subnets that learn from the labels (``objective: labels``) it is their mean cross-entropy.
         auxiliary: Mean loss of auxiliary heads, a scalar without graph; 0 without heads.
         logits: The main net's logits, shape ``(B, classes)`` or, of sequences, ``(B, positions, classes)``, without
             graph.

@@ -27,6 +27,10 @@ inputs for subnets (``smaller_inputs``), several subnets a step and inter-stage 
   them, so evaluation fits a temperature (``calibrates``).
 
 Ours, for a cheaper step: ``every``, ``subnet_share``, the sampler ``late``, and ``efficient`` for the best of them.
+
+With ``objective: labels`` a subnet learns from the labels instead of from the main net, ``CE(z_s, y)`` in place of the
+divergence. This is how LayerDrop (Fan et al., ICLR 2020, arXiv 1909.11556) and the early exits of LayerSkip (Elhoushi
+et al., ACL 2024, arXiv 2404.16710) train what they skip layers of; the card says which settings come how close.
 """
 
 from __future__ import annotations
@@ -58,18 +62,20 @@ class StimulativeTraining(Method):
 
     Args:
         network: The network to train.
-        balance: Weight of the subnet's divergence (the papers' lambda). 0 is common training, at its cost.
+        balance: Weight of the subnet's term (the papers' lambda). 0 is common training, at its cost.
         balance_ramp: Share of training over which the balance rises linearly from 0, from 0 to 1. Needs to know
             ``total_steps``; without it the balance is constant.
-        temperature: Temperature of both distributions; the divergence is multiplied by its square.
-        objective: What a subnet learns from the main net: ``kl`` is its class probabilities; ``directional`` is the
-            direction of its logits alone (ST++'s KL-), both nets' logits normalised over the classes first.
+        temperature: Temperature of both distributions; the divergence is multiplied by its square. Not for ``labels``.
+        objective: What a subnet learns from: ``kl`` is the main net's class probabilities; ``directional`` is the
+            direction of its logits alone (ST++'s KL-), both nets' logits normalised over the classes first; ``labels``
+            is the targets, by the cross-entropy that the main net has.
         amplitude: Standard deviation that ``directional`` brings logits to.
         normalise_main: Whether the main net's cross-entropy is of normalised logits, too, as in ST++'s code.
         subnets_per_step: The number of subnets sampled each step.
         every: Train subnets only each so many steps, with as many times the weight.
-        sampler: How subnets are drawn: ``ordered``, ``unordered``, ``interstage``, ``late``, ``nested``; with settings
-            as a mapping such as ``{name: unordered, keep: 0.8}``; or a function of a subnet space and a generator.
+        sampler: How subnets are drawn: ``ordered``, ``suffix``, ``every_other``, ``unordered``, ``interstage``,
+            ``late``, ``nested``; with settings as a mapping such as ``{name: unordered, keep: 0.8}``; or a function of
+            a subnet space and a generator.
         smaller_inputs: Least share of the images' side that a subnet's images are resized to; every whole number of
             pixels from there to the full side is equally likely (0.43 in ST++). Null is the full side always.
         subnet_share: Share of the batch that subnets run on, above 0 to 1: its first samples. The prefix that they
@@ -79,7 +85,8 @@ class StimulativeTraining(Method):
         schedule: ``joint`` is one backward pass over everything. ``lean`` runs the main net backward before the subnet
             runs forward, which takes the memory of common training; it is used by ``backward``.
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
-        label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1.
+        label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1; of the subnets' as well with
+            ``labels``.
         total_steps: The number of steps that training will take.
         seed: Seed of the sampler's generator.
 
@@ -95,7 +102,7 @@ class StimulativeTraining(Method):
         balance: float = 1.0,
         balance_ramp: float = 1.0,
         temperature: float = 1.0,
-        objective: Literal["kl", "directional"] = "kl",
+        objective: Literal["kl", "directional", "labels"] = "kl",
         amplitude: float = 1.0,
         normalise_main: bool = False,
         subnets_per_step: int = 1,
@@ -133,7 +140,7 @@ class StimulativeTraining(Method):
         self.balance: float = settings["balance"]
         self.balance_ramp: float = settings["balance_ramp"]
         self.temperature: float = settings["temperature"]
-        self.objective: Literal["kl", "directional"] = settings["objective"]
+        self.objective: Literal["kl", "directional", "labels"] = settings["objective"]
         self.amplitude: float = settings["amplitude"]
         self.normalise_main: bool = settings["normalise_main"]
         self.subnets_per_step: int = settings["subnets_per_step"]
@@ -156,7 +163,7 @@ class StimulativeTraining(Method):
             "balance": (lambda v: v >= 0, "0 or more (the paper's lambda is 1 to 10)"),
             "balance_ramp": (lambda v: 0 <= v <= 1, "a share of training, 0 to 1"),
             "temperature": (lambda v: v > 0, "above 0"),
-            "objective": (lambda v: v in ("kl", "directional"), "kl or directional"),
+            "objective": (lambda v: v in ("kl", "directional", "labels"), "kl, directional or labels"),
             "amplitude": (lambda v: v > 0, "above 0"),
             "subnets_per_step": (lambda v: v >= 1, "1 or more"),
             "every": (lambda v: v >= 1, "1 or more"),
@@ -199,12 +206,11 @@ class StimulativeTraining(Method):
         for position, logits, _ in self._passes(x, len(y), chosen, cut=False):
             outputs[position] = logits
         main, *others = outputs
-        main_ce = self._main_ce(main, y)
+        main_ce = self._cross_entropy(main, y)
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        divergences = [self._divergence(logits, main, y) for logits in others]
-        subnet_kl = torch.stack(divergences).mean()
+        subnet_kl = torch.stack([self._subnet_term(logits, main, y) for logits in others]).mean()
         loss = main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
@@ -223,28 +229,28 @@ class StimulativeTraining(Method):
         chosen, weight = self._plan(subnets)
         main: Tensor | None = None
         main_ce: Tensor | None = None
-        divergences = []
+        terms = []
         for position, logits, retain_graph in self._passes(x, len(y), chosen, cut=bool(chosen)):
             if position == 0:
-                term = self._main_ce(logits, y)
+                term = self._cross_entropy(logits, y)
                 main, main_ce, factor = logits.detach(), term.detach(), scale
             else:
                 if main is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = self._divergence(logits, main, y)
-                divergences.append(term.detach())
+                term = self._subnet_term(logits, main, y)
+                terms.append(term.detach())
                 factor = scale * weight / len(chosen)
             with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
                 backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
             del logits, term  # their graph has to go before the next pass
         assert main is not None and main_ce is not None
         self._count()
-        subnet_kl = torch.stack(divergences).mean() if divergences else None
+        subnet_kl = torch.stack(terms).mean() if terms else None
         loss = main_ce if subnet_kl is None else main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
     def _plan(self, subnets: Sequence[SubnetLike] | None) -> tuple[list[Subnet], float]:
-        """The subnets of this step and the weight of their divergence."""
+        """The subnets of this step and the weight of their term."""
         balance = self.current_balance
         if subnets is not None:
             return [self.network.resolve(subnet) for subnet in subnets], balance
@@ -253,13 +259,18 @@ class StimulativeTraining(Method):
         drawn = [self.sampler(self.network.space, self.generator) for _ in range(self.subnets_per_step)]
         return drawn, balance * self.every
 
-    def _main_ce(self, logits: Tensor, y: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         logits = normalised(logits, amplitude=self.amplitude) if self.normalise_main else logits
         return cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
-    def _divergence(self, logits: Tensor, main: Tensor, y: Tensor) -> Tensor:
-        """How far a subnet is from the main net, on the samples that it ran on."""
-        target, count = main[: len(logits)], counted(y[: len(logits)])
+    def _subnet_term(self, logits: Tensor, main: Tensor, y: Tensor) -> Tensor:
+        """How far a subnet is from what it learns from, on the samples that it ran on."""
+        y = y[: len(logits)]
+        target, count = main[: len(logits)], counted(y)
+        if self.objective == "labels":
+            loss = self._cross_entropy(logits, y)
+            # the mean over no position at all is no number, and part of a batch may be padding alone
+            return loss if count is None else torch.where(count.any(), loss, 0)
         if self.objective == "directional":
             return directional_divergence(
                 logits, target, temperature=self.temperature, amplitude=self.amplitude, counted=count

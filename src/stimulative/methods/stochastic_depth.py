@@ -8,6 +8,15 @@ runs with its survival probability and is skipped otherwise,
 and cross-entropy trains whatever ran. At test all blocks run, each branch times its probability:
 ``x_(l+1) = relu(x_l + p_l f_l(x_l))``.
 
+Two later papers on transformers drop layers by other rules, and do not scale branches at test (``rescale: false``).
+With ``d = 1 - survival``, their p and p_max:
+
+    decay: uniform       p_l = 1 - d                              LayerDrop, Fan et al., ICLR 2020, arXiv 1909.11556
+    decay: exponential   p_l = 1 - d (2^((l-1) / (L-1)) - 1)      LayerSkip, Elhoushi et al., ACL 2024, arXiv 2404.16710
+
+The second is its D(l) = e^(l ln2 / (L-1)) - 1, where layers count from 0: the first one always runs, the last one with
+probability ``survival``.
+
 Where this differs from the paper and the authors' published code (Torch 7), and why:
 
 - A block that changes stride or width always runs: its shortcut is no identity, and it cannot be skipped. It is counted
@@ -26,7 +35,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,19 +46,42 @@ from stimulative.methods.base import Method, Terms, check_settings, impossible, 
 from stimulative.objectives import cross_entropy
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.branches import branch_ends
-from stimulative.unravel.discovery import tensors_in
 from stimulative.unravel.execution import Place
+from stimulative.unravel.recording import tensors_in
+
+Decay = Literal["linear", "uniform", "exponential"]
 
 _DROP_PATH = ("droppath", "stochasticdepth")
+
+
+def survival_of(block: int, blocks: int, survival: float, decay: Decay = "linear") -> float:
+    """The probability that a block runs.
+
+    Args:
+        block: Number of the block, from 1 for the first one to ``blocks`` for the last.
+        blocks: How many there are.
+        survival: The probability of the last one.
+        decay: How it falls from the first to the last: by equal steps (``linear``), not at all (``uniform``), or by
+            steps that grow exponentially (``exponential``).
+    """
+    if decay == "linear":
+        return 1 - block / blocks * (1 - survival)
+    if decay == "uniform" or block == blocks:
+        return survival
+    return 1 - (2 ** ((block - 1) / (blocks - 1)) - 1) * (1 - survival)
 
 
 class StochasticDepth(Method):
     """Train with blocks skipped at random, the later ones more often.
 
     Args:
-        network: The network to train; its blocks' branches have to end in parameters that scale them.
-        survival: Probability that the last block runs, above 0 and at most 1; that of block ``l`` of ``L`` is
-            ``1 - l / L * (1 - survival)``. 1 is common training.
+        network: The network to train; with ``rescale`` its blocks' branches have to end in parameters that scale them.
+        survival: Probability that the last block runs, above 0 and at most 1. 1 is common training.
+        decay: How that of block ``l`` of ``L`` falls with its depth: ``linear`` is ``1 - l / L * (1 - survival)``
+            (the paper's), ``uniform`` is ``survival`` for all (LayerDrop's), ``exponential`` is
+            ``1 - (2 ** ((l - 1) / (L - 1)) - 1) * (1 - survival)`` (LayerSkip's).
+        rescale: Whether each branch counts by its probability at test, folded into the weights when training ends.
+            LayerDrop and LayerSkip do not, and the model is left as it was trained.
         per_sample: Whether blocks are skipped for each image by itself rather than for the whole batch. All of them
             are then computed, so that no time is saved.
         label_smoothing: Label smoothing of the cross-entropy, 0 to 1.
@@ -58,7 +90,7 @@ class StochasticDepth(Method):
 
     Raises:
         UsageError: If a setting has an impossible value, or the network's branches cannot be scaled (DenseNets among
-            others).
+            others) and would have to be.
     """
 
     def __init__(
@@ -66,14 +98,18 @@ class StochasticDepth(Method):
         network: ResidualNetwork,
         *,
         survival: float = 0.5,
+        decay: Decay = "linear",
+        rescale: bool = True,
         per_sample: bool = False,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
-        check_settings(type(self), {"survival": survival})
+        check_settings(type(self), {"survival": survival, "decay": decay})
         self.survival = survival
+        self.decay: Decay = decay
+        self.rescale = rescale
         self.per_sample = per_sample
         self.deployed = False
         places = network.wiring.places
@@ -81,37 +117,49 @@ class StochasticDepth(Method):
             [
                 1.0
                 if place.index == 0 and network.stages[place.stage].fixed_entry
-                else 1 - number / len(places) * (1 - survival)
+                else survival_of(number, len(places), survival, decay)
                 for number, place in enumerate(places, start=1)
             ],
             dtype=torch.float64,
         )
         self._factors: dict[str, float] = {}
         if survival < 1:
+            _warn_of_drop_path(network.model)
+            if per_sample:
+                _check_adds(network)
+        if survival < 1 and rescale:
             by_block = {place.name: p for place, p in zip(places, self.probabilities.tolist(), strict=True)}
             try:
                 ends = branch_ends(network)
             except UsageError as error:
                 raise UsageError(
                     f"stochastic depth scales each residual branch by its survival probability at test, and here it "
-                    f"cannot: {error}. Use another method or another model; survival 1 is common training"
+                    f"cannot: {error}. Use rescale false, another method or another model; survival 1 is common "
+                    "training"
                 ) from error
             self._factors = {name: by_block[block] for block, names in ends.items() for name in names}
-            _warn_of_drop_path(network.model)
 
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
         """What is impossible about settings of this method, a sentence each."""
         words = "a probability above 0, at most 1 (the paper's is 0.5)"
-        return impossible(settings, {"survival": (lambda v: 0 < v <= 1, words)})
+        decays = get_args(Decay)
+        rules = {
+            "survival": (lambda v: 0 < v <= 1, words),
+            "decay": (lambda v: v in decays, f"one of {', '.join(decays)}"),
+        }
+        return impossible(settings, rules)
 
     def as_deployed(self) -> AbstractContextManager[None]:
-        """A context in which each branch is scaled by its survival probability; afterwards all is as it was."""
+        """A context in which each branch is scaled by its survival probability; afterwards all is as it was.
+
+        Without ``rescale`` nothing is scaled.
+        """
         return nullcontext() if self.deployed else self._scaled()
 
     def deploy(self) -> None:
-        """Scale each branch by its survival probability for good; a second time it changes nothing."""
-        if not self.deployed:
+        """Scale each branch by its survival probability for good; a second time, or without ``rescale``, do nothing."""
+        if self.rescale and not self.deployed:
             self._scale()
             self.deployed = True
 
@@ -222,6 +270,16 @@ class StochasticDepth(Method):
                 copies[name] = parameter.detach().clone()
                 parameter.mul_(factor)
         return copies
+
+
+def _check_adds(network: ResidualNetwork) -> None:
+    """Make sure that a block can be left out of some samples of a batch."""
+    dense = [stage.name for stage in network.stages if stage.concatenates]
+    if dense:
+        raise UsageError(
+            f"per_sample: the layers of {dense[0]!r} are concatenated (a DenseNet), so that a batch in which only some "
+            "samples have a layer has no shape; use per_sample false"
+        )
 
 
 class _Zero(torch.autograd.Function):

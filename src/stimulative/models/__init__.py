@@ -1,4 +1,4 @@
-"""Models by name: CIFAR nets, timm, torchvision, and factories of one's own."""
+"""Models by name: CIFAR nets, timm, torchvision, Transformers, and factories of one's own."""
 
 from stimulative.models.catalog import build as build
 from stimulative.models.catalog import names as names

@@ -18,6 +18,7 @@ from stimulative.models.factory import Factory
 from stimulative.models.libraries import NO_WEIGHTS, find_timm, find_torchvision
 from stimulative.models.own import find_own
 from stimulative.models.suggestion import did_you_mean
+from stimulative.models.transformers import Task, find_transformers
 
 _STEM_IS_FIXED = dict.fromkeys(("stem_type", "stem_width", "replace_stem_pool"), "the cifar/ stem is fixed")
 _UNTRAINED = {"pretrained": NO_WEIGHTS}
@@ -48,17 +49,33 @@ _CIFAR = {
 }
 
 
+_LANGUAGE = [f"transformers/{name}" for name in ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma3_text")]
+_FOR_TEXT = (
+    "transformers/MODEL_TYPE, such as transformers/gpt2, transformers/llama or transformers/qwen3, or "
+    "package.module:factory"
+)
+
+
 def names() -> list[str]:
     """Returns the names of this library's own models, those for small images."""
     return list(_CIFAR)
 
 
-def find(name: str) -> Factory:
+def find(name: str, task: Task = "images") -> Factory:
     """Finds the model without building it; imports the library or module it comes from.
 
     Raises:
-        UsageError: No model has that name.
+        UsageError: No model has that name, or the model is not for the task.
     """
+    if name.startswith("transformers/"):
+        return find_transformers(name, task)
+    if task == "text" and ":" not in name:
+        for_images = name.startswith(("cifar/", "timm/", "torchvision/"))
+        raise UsageError(
+            f"model {name!r} classifies images, and the data are text; take {_FOR_TEXT}"
+            if for_images
+            else f"unknown model {name!r}; for text take {_FOR_TEXT}{did_you_mean(f'transformers/{name}', _LANGUAGE)}"
+        )
     if name in _CIFAR:
         return _CIFAR[name]
     if name.startswith("timm/"):
@@ -66,33 +83,42 @@ def find(name: str) -> Factory:
     if name.startswith("torchvision/"):
         return find_torchvision(name)
     if ":" in name:
-        return find_own(name)
+        return find_own(name, task)
     bare = {known.removeprefix("cifar/"): known for known in _CIFAR}
     nearest = f"; did you mean {bare[name]!r}?" if name in bare else did_you_mean(name, _CIFAR)
     raise UsageError(
         f"unknown model {name!r}; known: {', '.join(_CIFAR)}, timm/NAME, torchvision/NAME, "
-        f"package.module:factory{nearest}"
+        f"transformers/MODEL_TYPE, package.module:factory{nearest}"
     )
 
 
-def build(name: str, *, classes: int, channels: int = 3, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int = 3,
+    arguments: Mapping[str, Any] | None = None,
+    task: Task = "images",
+) -> nn.Module:
     """Builds the model with new parameters, drawn from torch's global generator.
 
     Args:
-        name: ``cifar/NAME`` (see :func:`names`), ``timm/NAME``, ``torchvision/NAME`` or
-            ``package.module:factory``.
-        classes: Number of logits.
-        channels: Channels of the images.
-        arguments: Further keyword arguments for the model's factory.
+        name: ``cifar/NAME`` (see :func:`names`), ``timm/NAME``, ``torchvision/NAME``, ``transformers/MODEL_TYPE`` or
+            ``package.module:factory``; for text one of the last two.
+        classes: Number of logits: classes of images, or tokens of the vocabulary.
+        channels: Channels of the images; nothing to a model for text.
+        arguments: Further keyword arguments for the model's factory; of Transformers' models, fields of the config.
+        task: ``"images"`` for a classifier of images, ``"text"`` for a causal language model.
 
     Returns:
-        A model from images (N, channels, H, W) to logits (N, classes).
+        A model from images (N, channels, H, W) to logits (N, classes), or from tokens (N, T) to logits
+        (N, T, classes). Transformers' models return an output whose ``logits`` they are.
 
     Raises:
-        UsageError: The name is unknown, an argument is unknown or refused, or the model cannot take the
-            channels.
+        UsageError: The name is unknown, the model is not for the task, an argument is unknown or refused, or the model
+            cannot take the channels.
     """
     for word, count in (("classes", classes), ("channels", channels)):
         if count < 1:
             raise UsageError(f"a model needs at least 1 of its {word}; got {count}")
-    return find(name).build(classes=classes, channels=channels, arguments=arguments or {})
+    return find(name, task).build(classes=classes, channels=channels, arguments=arguments or {})

@@ -3,7 +3,7 @@
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ class Factory:
             none.
         rgb_only: The model has three input channels and no way to change that.
         reserved: Keywords of ``make`` that are not the user's to give, with the reason.
+        known: The keywords of ``make``, where its signature does not name them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Factory:
     channels_keyword: str | None = "in_chans"
     rgb_only: bool = False
     reserved: Mapping[str, str] = field(default_factory=dict)
+    known: frozenset[str] | None = None
 
     def problems(self, arguments: Mapping[str, Any]) -> list[str]:
         """Returns what is wrong with ``arguments``, as far as it shows without building the model."""
@@ -52,7 +54,7 @@ class Factory:
         for keyword in (self.classes_keyword, self.channels_keyword):
             if keyword is not None:
                 reserved[keyword] = "it follows from the data"
-        accepted = accepted_keywords(self.make)
+        accepted = accepted_keywords(self.make) if self.known is None else self.known
         found = []
         for argument in arguments:
             if argument in reserved:
@@ -86,7 +88,7 @@ class Factory:
             )
         return model
 
-    def _unknown(self, argument: str, accepted: set[str] | None) -> str:
+    def _unknown(self, argument: str, accepted: Set[str] | None) -> str:
         message = f"model {self.name!r} takes no argument {argument!r}"
         if accepted is None:
             return message

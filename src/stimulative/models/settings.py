@@ -5,6 +5,7 @@ from typing import Any
 
 from stimulative.errors import UsageError
 from stimulative.models.catalog import find
+from stimulative.models.transformers import Task
 from stimulative.unravel import Subnet
 
 
@@ -16,10 +17,12 @@ class ModelSettings:
         name: The model: cifar/resnet20, 32, 44, 56 or 110 (He et al.'s nets for small images);
             cifar/resnet18, 34, 50, 101, cifar/mobilenetv3_large or cifar/densenet121, 169, 201, 264 (timm's,
             with a stem for small images);
-            timm/NAME; torchvision/NAME; or package.module:factory for one of your own, called with
+            timm/NAME; torchvision/NAME; transformers/MODEL_TYPE, such as transformers/vit for images or
+            transformers/gpt2 for text; or package.module:factory for one of your own, called with
             num_classes and in_chans.
         arguments: Keyword arguments for the model's factory, for instance {drop_path_rate: 0.1}; He et al.'s
-            nets take {width: 32} (channels of the first stage, 16 in the paper).
+            nets take {width: 32} (channels of the first stage, 16 in the paper); Transformers' models take the
+            fields of their config, for instance {num_hidden_layers: 4, hidden_size: 64}.
         subnet: Blocks to keep: the others are removed before training, so that this subnet is trained alone. A
             depth for each stage, such as 2-1-3; null keeps all.
     """
@@ -28,11 +31,15 @@ class ModelSettings:
     arguments: dict[str, Any] = field(default_factory=dict)
     subnet: str | None = None
 
-    def problems(self) -> list[str]:
-        """Returns what is wrong with these settings, one sentence each, without building the model."""
+    def problems(self, task: Task = "images") -> list[str]:
+        """Returns what is wrong with these settings, one sentence each, without building the model.
+
+        Args:
+            task: What the recipe's data are.
+        """
         problems = []
         try:
-            problems += [f"model.arguments: {problem}" for problem in find(self.name).problems(self.arguments)]
+            problems += [f"model.arguments: {problem}" for problem in find(self.name, task).problems(self.arguments)]
         except UsageError as error:
             problems.append(f"model.name: {error}")
         try:

@@ -26,11 +26,12 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel.discovery import Call, Trace, record, tensors_in
 from stimulative.unravel.execution import Place
 from stimulative.unravel.mode import evaluating
 from stimulative.unravel.network import ResidualNetwork
+from stimulative.unravel.passing import inputs_of
 from stimulative.unravel.recalibration import layers_with_statistics
+from stimulative.unravel.recording import Call, Trace, record, tensors_in
 
 _SCALE = 0.25  # a power of two changes no digit of a product, however coarsely the device rounds
 _SAME = 1e-4  # of the largest input, as in discovery
@@ -61,7 +62,8 @@ def branch_ends(network: ResidualNetwork) -> dict[str, tuple[str, ...]]:
             f"the layers of {dense[0]!r} have no residual branch that could be scaled: what they return is "
             "concatenated, not added (a DenseNet)"
         )
-    trace = record(network.model, network.example_input)
+    places = {place.name for place in network.wiring.places}
+    trace = record(network.model, network.example_input, values_of=places)
     calls: dict[str, Call] = {}
     for call in trace.calls:
         calls.setdefault(call.name, call)
@@ -167,7 +169,7 @@ class _Block:
         self.values = _moved(module)
         self.args, self.kwargs = pytree.tree_map_only(Tensor, _precise, (call.args, call.kwargs))
         inputs = tensors_in((self.args, self.kwargs))
-        self.streams = [inputs[number] for number in pytree.tree_leaves(place.returns) if number is not None]
+        self.streams = [inputs[number] for number in inputs_of(place.returns)]
         generator = torch.Generator().manual_seed(0)
         for stream in self.streams:  # of zeros, which a ReLU before the block makes many of, nothing can be told
             added = torch.rand(stream.shape, generator=generator, dtype=torch.float32).to(stream)

@@ -84,7 +84,7 @@ class Slice:
 
     def of(self, module: nn.Module, key: str, whole: Tensor) -> Tensor:
         """The part of one of the module's parameters or buffers that is left; gradients flow through it."""
-        if is_norm(module):
+        if treats_each(module):
             return narrowed(whole, 0, self.inputs)
         part = narrowed(whole, 1, self.inputs) if key == "weight" else whole
         return part if self.outputs is None else part.narrow(0, 0, self.outputs)
@@ -156,9 +156,24 @@ def share(kept: int, inputs: int, outputs: int) -> int:
     return max(1, kept // divisor if exact else kept * outputs // inputs)
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module treats each channel by itself, with a parameter or statistic for each."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+def treats_each(module: Any) -> bool:
+    """Whether a module has a parameter or statistic for each channel and returns as many as it is given.
+
+    Batch norms, layer norms over the channels, and depthwise convolutions.
+    """
+    return size_of(module) is not None
+
+
+def size_of(module: Any) -> dict[str, Any] | None:
+    """The attributes that hold the number of channels of a module that treats each of them; None of any other."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return {"num_features": module.num_features}
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return {"normalized_shape": tuple(module.normalized_shape)}
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        depthwise = 1 < module.groups == module.in_channels == module.out_channels
+        return dict.fromkeys(("groups", "in_channels", "out_channels"), module.groups) if depthwise else None
+    return None
 
 
 def narrowed(whole: Tensor, dim: int, runs: Runs) -> Tensor:
@@ -188,11 +203,14 @@ def sliced(model: nn.Module, slices: Iterable[Slice], *, copied: bool = False) -
         slices: The slices.
         copied: Whether parameters are copied, once, so that each call finds them as those of a small net would be.
     """
-    undo: list[tuple[dict[str, Any], str, Tensor]] = []
+    undo: list[tuple[dict[str, Any], str, Any]] = []
     updated: list[tuple[nn.Module, bool, Tensor, Runs, Tensor]] = []
     try:
         for piece in slices:
             module: Any = model.get_submodule(piece.name)
+            for key, whole in (size_of(module) or {}).items():
+                undo.append((vars(module), key, whole))
+                vars(module)[key] = (piece.width,) if isinstance(whole, tuple) else piece.width
             for store in (module._parameters, module._buffers):
                 for key, whole in list(store.items()):
                     if whole is None or whole.dim() == 0:

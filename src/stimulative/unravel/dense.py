@@ -10,7 +10,7 @@ model in which anything else happens is taken to have no dense blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.unravel.channels import Channels, DenseBlock, Reader, Runs, is_norm, narrowed
-from stimulative.unravel.discovery import Finder, arguments_of, quietly, tensors_in
+from stimulative.unravel.channels import Channels, DenseBlock, Reader, Runs, Slice, narrowed, sliced, treats_each
+from stimulative.unravel.discovery import Finder
 from stimulative.unravel.interception import call_slot, intercepted
+from stimulative.unravel.recording import Call, arguments_of, quietly, record, tensors_in
 
 _TOLERANCE = 1e-4
 
@@ -53,14 +54,20 @@ def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | 
     Raises:
         NotDense: If modules concatenate, but not as dense blocks do.
     """
+    names = sorted((name for name in finder.modules if name), key=finder.first_call)
+    if not any(_concatenated(finder, finder.calls, name) for name in names):
+        return None
+    calls: dict[str, list[Call]] = {}  # with values, which are kept for nets of this kind only
+    for call in record(model, example_input, values_of=None).calls:
+        calls.setdefault(call.name, []).append(call)
     found: list[tuple[str, tuple[str, ...], DenseBlock]] = []
-    for name in sorted((name for name in finder.modules if name), key=finder.first_call):
+    for name in names:
         if any(name.startswith(f"{block}.") for block, _, _ in found):
             continue
-        layers = _concatenated(finder, name)
+        layers = _concatenated(finder, calls, name)
         if layers is not None:
-            inputs = tensors_in((finder.calls[name][0].args, finder.calls[name][0].kwargs))
-            widths = tuple(finder.calls[layer][0].output.shape[1] for layer in layers)
+            inputs = tensors_in((calls[name][0].args, calls[name][0].kwargs))
+            widths = tuple(calls[layer][0].output.shape[1] for layer in layers)
             found.append((name, layers, DenseBlock(inputs[0].shape[1], widths, len(found))))
     if sum(len(layers) for _, layers, _ in found) < 2:
         return None
@@ -68,27 +75,30 @@ def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | 
     readers: dict[str, Reader] = {}
     for first in (0, 1):
         kept = [tuple(range(first, len(block.widths), 2)) for block in widths]
-        probe = _Probe(model, finder, layers, Channels(widths, {}), kept)
+        probe = _Probe(model, finder, calls, layers, Channels(widths, {}), kept)
         probe.run(example_input)
         readers.update(probe.readers)
     return Dense(names, layers, widths, tuple(readers.values()))
 
 
-def _concatenated(finder: Finder, name: str) -> tuple[str, ...] | None:
-    """The children whose outputs a module returns after its own input, in order; None if it does something else."""
-    calls = finder.calls.get(name, [])
+def _concatenated(finder: Finder, calls: Mapping[str, Sequence[Call]], name: str) -> tuple[str, ...] | None:
+    """The children whose outputs a module returns after its own input, in order; None if it does something else.
+
+    Of calls of which only the shapes are known, those that it may return so.
+    """
+    own = calls.get(name, [])
     children = [key for key, _ in finder.children(name, finder.modules[name])]
-    if len(calls) != 1 or not children or any(len(finder.calls.get(child, [])) != 1 for child in children):
+    if len(own) != 1 or not children or any(len(calls.get(child, [])) != 1 for child in children):
         return None
-    inputs, output = tensors_in((calls[0].args, calls[0].kwargs)), calls[0].output
+    inputs, output = tensors_in((own[0].args, own[0].kwargs)), own[0].output
     children.sort(key=finder.first_call)
-    parts = [*inputs, *(finder.calls[child][0].output for child in children)]
+    parts = [*inputs, *(calls[child][0].output for child in children)]
     if len(inputs) != 1 or not all(isinstance(part, Tensor) and part.dim() > 2 for part in [output, *parts]):
         return None
     around = [(*part.shape[:1], *part.shape[2:]) for part in [output, *parts]]
     if len(set(around)) > 1 or output.shape[1] != sum(part.shape[1] for part in parts):
         return None
-    return tuple(children) if torch.equal(torch.cat(parts, 1), output) else None
+    return tuple(children) if output.is_meta or torch.equal(torch.cat(parts, 1), output) else None
 
 
 class _Probe:
@@ -96,7 +106,8 @@ class _Probe:
 
     Args:
         model: The model.
-        finder: What its modules were called with.
+        finder: Its modules.
+        known: What they were called with, with values.
         layers: The names of the layers of each dense block.
         channels: The dense blocks.
         kept: The layers that run, of each dense block.
@@ -106,12 +117,14 @@ class _Probe:
         self,
         model: nn.Module,
         finder: Finder,
+        known: Mapping[str, Sequence[Call]],
         layers: Sequence[tuple[str, ...]],
         channels: Channels,
         kept: Sequence[Sequence[int]],
     ) -> None:
         self.model = model
         self.finder = finder
+        self.known = known
         self.channels = channels
         self.kept = kept
         self.runs = channels.kept(kept)
@@ -140,13 +153,13 @@ class _Probe:
             raise
         except Exception as error:
             raise NotDense(f"without some of its layers the model fails: {type(error).__name__}: {error}") from error
-        shapes = [[tensor.shape for tensor in tensors_in(tree)] for tree in (output, self.finder.calls[""][0].output)]
+        shapes = [[tensor.shape for tensor in tensors_in(tree)] for tree in (output, self.known[""][0].output)]
         if shapes[0] != shapes[1]:
             raise NotDense("without some of its layers the model returns something of another shape")
 
     def _layer(self, name: str, at: tuple[int, int], original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.at = at
-        call = self.finder.calls[name][0]
+        call = self.known[name][0]
         given, before = ([*tensors_in(tree)] for tree in ((args, kwargs), (call.args, call.kwargs)))
         if not _same(torch.cat(given, 1), narrowed(torch.cat(before, 1), 1, self.runs[at])):
             raise NotDense(f"{name!r} does not read all that comes before it, in its order")
@@ -161,7 +174,7 @@ class _Probe:
 
     def _leaf(self, name: str, *args: Any, **kwargs: Any) -> Any:
         number = self.counts[name] = self.counts.get(name, -1) + 1
-        calls = self.finder.calls.get(name, [])
+        calls = self.known.get(name, [])
         if number >= len(calls):
             raise NotDense(f"without some of the layers {name!r} is called more often")
         given, before = (tensors_in(tree) for tree in ((args, kwargs), (calls[number].args, calls[number].kwargs)))
@@ -172,6 +185,16 @@ class _Probe:
         if len(given) != 1 or len(calls) != 1:
             raise NotDense(f"{name!r} reads several things, or is called several times")
         return self._read(name, given[0], before[0], calls[0].output)
+
+    def _takes_fewer(self, name: str, given: Tensor, inputs: Runs) -> bool:
+        """Whether a module that has parameters for each channel returns these channels when it has these alone."""
+        module = self.finder.modules[name]
+        with sliced(self.model, [Slice(name, inputs)]):
+            try:
+                output = type(module).forward(module, given.clone())
+            except (RuntimeError, ValueError):
+                return False
+        return isinstance(output, Tensor) and output.shape[:2] == given.shape[:2]
 
     def _read(self, name: str, given: Tensor, before: Tensor, output: Any) -> Tensor:
         """What a reader returns in this run; says how it reads."""
@@ -185,7 +208,7 @@ class _Probe:
             raise NotDense(f"{name!r} reads other channels than those of the layers before it, in their order")
         if any(key not in module._parameters for key, _ in module.named_parameters()) or not isinstance(output, Tensor):
             raise NotDense(f"{name!r} computes its parameters")
-        if is_norm(module) and each == 1:
+        if treats_each(module) and each == 1 and self._takes_fewer(name, given, inputs):
             self.readers[name] = Reader(name, number, seen)
             return narrowed(output, 1, runs).clone()
         convolves = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1 and each == 1

@@ -1,29 +1,29 @@
 """Finds the stages and residual blocks of a network by what its modules do, not by what they are called.
 
 A residual unit computes ``x + f(x)``, and ``f`` vanishes when its parameters do. So a module is a residual block if,
-with all its parameters set to zero, it returns its own input. The network runs once on an example input; the modules
-in its containers are then tried one by one on the inputs that they had. Runs of such modules are the stages. A module
-of the same kind in front of a run that fails the test, because it changes stride or width, is the stage's fixed entry
-block: it always runs, and counts towards the depth as in the paper.
+with all its parameters set to zero, it returns its own input (see ``identity``). Runs of such modules are the stages. A
+module of the same kind in front of a run that fails the test, because it changes stride or width, is the stage's fixed
+entry block: it always runs, and counts towards the depth as in the paper.
+
+Blocks that have none beside them, because each stands in a module with others that always run, are a stage together
+where these modules follow each other (the depthwise convolutions of a ConvMixer). Where there are no blocks at all,
+modules that are added to their own inputs by the modules around them take their place (see ``addends``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel.mode import evaluating
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_TOLERANCE = 1e-4
+from stimulative.unravel.addends import find_addends
+from stimulative.unravel.identity import CONTAINERS, NO_PARAMETERS, shapes, try_modules
+from stimulative.unravel.passing import Nothing, Template, needs_before, pass_through, widens
+from stimulative.unravel.recording import Call, Trace
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,13 @@ class Stage:
     Args:
         name: Where the stage is in the model, such as ``layer1`` or ``features.2-3``.
         block_names: The module names of its blocks, in the order in which they run.
-        fixed_entry: Whether the first block always runs because it changes stride or width.
+        fixed_entry: Whether the first block always runs because it changes stride or width, or because it makes
+            something that a later block, when it is skipped, has to return.
         min_depth: The least number of blocks that run.
         concatenates: Whether it is a dense block (DenseNet's), whose layers' outputs are concatenated: the channels of
             a skipped layer are missing in all that follows, and no layer can take another's place.
+        widens: Whether blocks return more channels than they are given, those of a skipped one being zeros; no block
+            can take another's place.
     """
 
     name: str
@@ -44,131 +47,58 @@ class Stage:
     fixed_entry: bool
     min_depth: int = 1
     concatenates: bool = False
+    widens: bool = False
 
     @property
     def blocks(self) -> int:
         """The number of blocks, a fixed entry block included."""
         return len(self.block_names)
 
+    @property
+    def in_own_order(self) -> bool:
+        """Whether its blocks can run in their own order only."""
+        return self.concatenates or self.widens
 
-@dataclass
-class Call:
-    """One call of a module while the network ran on the example input."""
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A part of a model that always runs.
+
+    Args:
+        name: Its module name.
+        kind: Its class.
+        reason: Why no block of it can be skipped.
+    """
 
     name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any = None
-    writes_input: bool = False
+    kind: str
+    reason: str
 
 
-@dataclass
-class Trace:
-    """What every module was called with, in the order of the calls."""
-
-    calls: list[Call] = field(default_factory=list)
-    writes: list[tuple[str, str]] = field(default_factory=list)
-    """Pairs of modules: the code of the first one's forward wrote into what the second one had returned."""
-
-
-def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """An input as positional and keyword arguments: a tensor is one argument, a tuple several, a mapping keywords."""
-    if isinstance(example_input, Mapping):
-        return (), dict(example_input)
-    if isinstance(example_input, tuple | list):
-        return tuple(example_input), {}
-    return (example_input,), {}
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """All tensors in nested containers, in order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-@contextmanager
-def quietly(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, in which a forward leaves no trace on buffers or random numbers."""
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
-    try:
-        with evaluating(model), torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module, own in buffers:  # a forward may have made some, or put others in their place
-            module._buffers.clear()
-            module._buffers.update(own)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
-
-
-def record(model: nn.Module, example_input: Any) -> Trace:
-    """Run the model once, in evaluation mode and without gradients, and keep what its modules were called with."""
-    trace = Trace()
-    open_calls: list[tuple[Call, list[int]]] = []
-    seen: dict[int, tuple[Tensor, int]] = {}  # by storage; the tensor is kept so that its storage is not used again
-    returned: dict[int, list[str]] = {}
-    copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # layers that read all before them get the same tensors often
-
-    def copy(tensor: Tensor) -> Tensor:
-        known, version, copied = copies.get(id(tensor), (None, None, None))
-        if known is not tensor or version != tensor._version or copied is None:
-            copied = tensor.clone()
-            copies[id(tensor)] = tensor, tensor._version, copied
-        return copied
-
-    def look(tree: Any, by: str) -> None:
-        for tensor in tensors_in(tree):
-            storage = tensor.untyped_storage().data_ptr()
-            if storage in seen and seen[storage][1] != tensor._version:
-                trace.writes.extend((by, name) for name in returned.get(storage, ()))
-            seen[storage] = tensor, tensor._version
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
-        look((args, kwargs), open_calls[-1][0].name if open_calls else "")
-        kept = pytree.tree_map_only(Tensor, copy, (args, kwargs))
-        call = Call(name, kept[0], kept[1])
-        trace.calls.append(call)
-        open_calls.append((call, [tensor._version for tensor in tensors_in((args, kwargs))]))
-
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        call, versions = open_calls.pop()
-        look((args, kwargs, output), call.name)
-        for tensor in tensors_in(output):
-            returned.setdefault(tensor.untyped_storage().data_ptr(), []).append(call.name)
-        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace  # writes in training mode only
-        call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
-        call.output = pytree.tree_map_only(Tensor, copy, output)
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda m, a, k, name=name: before(m, a, k, name=name), with_kwargs=True)
-        )
-        handles.append(module.register_forward_hook(after, with_kwargs=True))
-    args, kwargs = arguments_of(example_input)
-    try:
-        with quietly(model):
-            # copies, since some models write into their input, and so that tensors of inference mode count writes too
-            args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return trace
-
-
-def find_stages(model: nn.Module, finder: Finder) -> list[Stage]:
+def find_stages(model: nn.Module, finder: Finder, example_input: Any) -> list[Stage]:
     """The stages of a recorded model, in the order in which they run.
+
+    Args:
+        model: The model.
+        finder: What is known of it.
+        example_input: What it was recorded on.
 
     Raises:
         UsageError: If there is no run of residual blocks to skip any of.
     """
-    stages = sorted(finder.stages_in("", model), key=lambda stage: finder.first_call(stage.block_names[0]))
+    stages = finder.stages_in("", model)
+    stages += finder.cousins([block for stage in stages for block in stage.block_names])
     if not stages:
-        looked = ", ".join(f"{name} ({kind})" for name, kind in finder.tried[:6])
-        more = f" and {len(finder.tried) - 6} more" if len(finder.tried) > 6 else ""
+        stages = finder.addends(model, example_input)
+    stages.sort(key=lambda stage: finder.first_call(stage.block_names[0]))
+    if not stages:
+        tried = [
+            (name, type(finder.modules[name]).__name__)
+            for name, reason in finder.reasons.items()
+            if name and reason != NO_PARAMETERS
+        ]
+        looked = ", ".join(f"{name} ({kind})" for name, kind in tried[:6])
+        more = f" and {len(tried) - 6} more" if len(tried) > 6 else ""
         raise UsageError(
             f"no residual blocks found in {type(model).__name__}: no run of two or more modules of which one can be "
             "skipped, that is, returns its own input when its parameters are zero. "
@@ -220,10 +150,10 @@ def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequ
             if finder.passes_through(block) is None:
                 call = finder.calls[block][0]
                 raise UsageError(
-                    f"stage {name!r}: block {block!r} cannot be skipped, since it turns {_shapes(call.args)} into "
-                    f"{_shapes(call.output)}. Only the first block of a stage may change the shape"
+                    f"stage {name!r}: block {block!r} cannot be skipped, since it turns {shapes(call.args)} into "
+                    f"{shapes(call.output)}. Only the first block of a stage may change the shape"
                 )
-        found.append(Stage(name, tuple(blocks), fixed_entry=not finder.residual(blocks[0])))
+        found.append(finder.stage(name, blocks, fixed_entry=not finder.residual(blocks[0])))
     names = [block for stage in found for block in stage.block_names]
     for block in names:
         inside = [other for other in names if other.startswith(block + ".")]
@@ -232,45 +162,17 @@ def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequ
     return sorted(found, key=lambda stage: finder.first_call(stage.block_names[0]))
 
 
-def pass_through(call: Call, *, same_values: Any = None) -> Any:
-    """What a skipped module returns in place of its output.
-
-    Args:
-        call: The recorded call.
-        same_values: If given, an output that has to equal the inputs in value, not only in shape.
-
-    Returns:
-        The output with each tensor replaced by the number of the input tensor that takes its place and everything
-        else by None; or None if some tensor of the output has no such input.
-    """
-    inputs = tensors_in((call.args, call.kwargs))
-    taken: set[int] = set()
-
-    def source(output: Any) -> int | None:
-        if not isinstance(output, Tensor):
-            return None
-        for number, tensor in enumerate(inputs):
-            if number not in taken and _matches(output, tensor, values=same_values is not None):
-                taken.add(number)
-                return number
-        raise LookupError
-
-    try:
-        template = pytree.tree_map(source, call.output if same_values is None else same_values)
-    except LookupError:
-        return None
-    return template if taken else None
-
-
 class Finder:
-    """Tries the modules of a recorded model, each at most once.
+    """What is known of the modules of a recorded model.
 
     Args:
         model: The model.
+        example_input: What it was recorded on.
         trace: What its modules were called with.
+        by_name: Modules to try in any case.
     """
 
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
+    def __init__(self, model: nn.Module, example_input: Any, trace: Trace, *, by_name: Collection[str] = ()) -> None:
         self.modules = dict(model.named_modules())
         self.calls: dict[str, list[Call]] = {}
         self.order: dict[str, int] = {}
@@ -279,10 +181,10 @@ class Finder:
             parts = call.name.split(".")
             for end in range(len(parts) + 1):  # a list of modules is never called itself, but its modules are
                 self.order.setdefault(".".join(parts[:end]), number)
-        self.tried: list[tuple[str, str]] = []
         self.dense: dict[str, Stage] = {}
         self.not_dense = ""
-        self._identities: dict[str, Any] = {}
+        self.alone: list[str] = []
+        self.blocks, self.reasons = try_modules(model, example_input, self.calls, by_name=by_name)
 
     def first_call(self, name: str) -> int:
         """When a module, or the first one inside, was first called."""
@@ -293,67 +195,47 @@ class Finder:
         named = [(_join(name, key), child) for key, child in module.named_children()]
         return [(key, child) for key, child in named if key in self.modules]
 
-    def passes_through(self, name: str) -> Any:
+    def passes_through(self, name: str) -> Template | None:
         """What a skipped module returns by the shapes of its inputs; see ``pass_through``."""
         return pass_through(self.calls[name][0])
 
-    def returns_when_skipped(self, name: str) -> Any:
+    def returns_when_skipped(self, name: str) -> Template | None:
         """What a skipped block returns: by its values at zero parameters, else by the shapes of its inputs."""
         if any(name in stage.block_names for stage in self.dense.values()):
             return None
-        return self._identities[name] if self.residual(name) else self.passes_through(name)
+        return self.blocks[name] if self.residual(name) else self.passes_through(name)
 
     def residual(self, name: str) -> bool:
         """Whether the module returns its own input when its parameters are zero."""
-        if name not in self._identities:
-            self._identities[name] = self._identity(name)
-            self.tried.append((name, type(self.modules[name]).__name__))
-        return self._identities[name] is not None
+        return name in self.blocks
 
-    def _identity(self, name: str) -> Any:
-        """Which inputs the module returns when its parameters are zero, or None where it does not."""
-        module = self.modules[name]
-        calls = self.calls.get(name, [])
-        # every module once, though it may have several names: a parameter that is set under two of them is not restored
-        parameters = {
-            f"{inside}.{key}" if inside else key: value
-            for inside, submodule in module.named_modules()
-            for key, value in submodule._parameters.items()
-            if value is not None
-        }
-        if (
-            not calls
-            or not parameters
-            or (type(module).__module__.startswith("torch.nn.modules.") and not list(module.children()))
-        ):
-            return None
-        if pass_through(calls[0]) is None:
-            return None
-        call = _with_signal(calls[0])
-        zeros = {key: torch.zeros_like(value) for key, value in parameters.items()}
-        args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, call.kwargs))
-        try:
-            with evaluating(module), torch.inference_mode(False), torch.no_grad():
-                output = functional_call(module, zeros, args, kwargs, tie_weights=False)
-        except Exception:  # a module that cannot run with zeros (a solver, say) is no block that we know of
-            return None
-        return pass_through(call, same_values=output)
+    def stage(self, name: str, block_names: Sequence[str], *, fixed_entry: bool) -> Stage:
+        """A stage of some blocks, of which the first one always runs if it has to."""
+        skipped = [self.blocks.get(block) for block in block_names[int(fixed_entry) :]]
+        return Stage(
+            name,
+            tuple(block_names),
+            fixed_entry=fixed_entry or any(needs_before(template) for template in skipped),
+            widens=any(widens(template) for template in skipped),
+        )
 
     def stages_in(self, name: str, module: nn.Module) -> list[Stage]:
         """The stages among a module's children and below, in the order in which the children run."""
         children = self.children(name, module)
         children.sort(key=lambda child: self.first_call(child[0]))
         blocks = {key for key, child in children if self._is_block(key, child)}
-        of_one_kind = not isinstance(module, _CONTAINERS)  # attributes form a run only with others of their class
+        of_one_kind = not isinstance(module, CONTAINERS)  # attributes form a run only with others of their class
         stages: list[Stage] = []
         run: list[tuple[str, nn.Module]] = []
         entry = False
 
         def close() -> None:
             nonlocal run, entry
+            keys = [key for key, _ in run]
             if len(run) >= 2:
-                keys = [key for key, _ in run]
-                stages.append(Stage(_stage_name(name, keys, children), tuple(keys), fixed_entry=entry))
+                stages.append(self.stage(_stage_name(name, keys, children), keys, fixed_entry=entry))
+            elif not entry:
+                self.alone += keys
             run, entry = [], False
 
         for position, (key, child) in enumerate(children):
@@ -376,37 +258,83 @@ class Finder:
         close()
         return stages
 
+    def cousins(self, taken: Collection[str]) -> list[Stage]:
+        """Stages of blocks that stand alone, each at the same place of a module, these modules following each other.
+
+        Args:
+            taken: The blocks of other stages.
+        """
+        around = {block.rpartition(".")[0] for block in taken}
+        found: list[Stage] = []
+        left = list(self.alone)
+        while left:
+            first = left.pop(0)
+            parts = first.split(".")
+            for end in range(len(parts) - 1, 0, -1):
+                container, inside = ".".join(parts[: end - 1]), ".".join(parts[end:])
+                others = [name for name in left if self._is_cousin(name, first, container, inside)]
+                if others and inside and not any(name.startswith(f"{container}.") for name in around):
+                    left = [name for name in left if name not in others]
+                    found.append(self.stage(_join(container, f"*.{inside}"), [first, *others], fixed_entry=False))
+                    break
+        return found
+
+    def addends(self, model: nn.Module, example_input: Any) -> list[Stage]:
+        """Stages of modules that are added to their own inputs by the modules around them; see ``addends``."""
+        stages = []
+        for container, place, names in find_addends(model, example_input, self.calls):
+            for name in names:
+                self.blocks[name] = pytree.tree_map(lambda leaf: Nothing(0), self.calls[name][0].output)
+            stages.append(Stage(_join(container, f"*.{place}"), names, fixed_entry=False))
+        return stages
+
+    def _is_cousin(self, name: str, first: str, container: str, inside: str) -> bool:
+        start = f"{container}." if container else ""
+        between = name.removeprefix(start).removesuffix(f".{inside}")
+        return (
+            name.startswith(start)
+            and name.endswith(f".{inside}")
+            and "." not in between
+            and type(self.modules[name]) is type(self.modules[first])
+            and shapes(self.calls[name][0].args) == shapes(self.calls[first][0].args)
+        )
+
+    def left_out(self, stages: Sequence[Stage]) -> list[LeftOut]:
+        """The largest parts with parameters that hold no block, in the order in which they run, and why."""
+        blocks = {block for stage in stages for block in stage.block_names}
+        found = list(self._left_out("", self.modules[""], blocks))
+        return sorted(found, key=lambda part: self.first_call(part.name))
+
+    def _left_out(self, name: str, module: nn.Module, blocks: Collection[str]) -> Iterator[LeftOut]:
+        if name in blocks or next(module.parameters(), None) is None:
+            return
+        holds_blocks = not name or any(block.startswith(f"{name}.") for block in blocks)
+        children = self.children(name, module)
+        if holds_blocks or (name not in self.calls and name in self.order and children):
+            for key, child in children:
+                yield from self._left_out(key, child, blocks)
+            return
+        if name not in self.order:
+            reason = "does not run on the example input"
+        elif name in self.blocks:
+            reason = "is a residual block, but has none beside it"
+        else:
+            reason = self.reasons.get(name, "is no residual block")
+        yield LeftOut(name, type(module).__name__, reason)
+
     def _is_block(self, name: str, module: nn.Module) -> bool:
-        return self.residual(name) and not self._holds_blocks(name, module)
+        holds_dense = any(dense.startswith(f"{name}.") for dense in self.dense)
+        return self.residual(name) and not holds_dense and not self._holds_blocks(name, module)
 
     def _holds_blocks(self, name: str, module: nn.Module) -> bool:
         """Whether the blocks are further inside, as in a stage that as a whole keeps its input's shape."""
         children = self.children(name, module)
-        if isinstance(module, _CONTAINERS) and sum(self.residual(key) for key, _ in children) >= 2:
-            return True
+        if isinstance(module, CONTAINERS):
+            blocks = [type(child) for key, child in children if self.residual(key)]
+            # one of each kind (attention, cross-attention, feed-forward: T5) are the parts of a block
+            if len(blocks) >= 2 and len(set(blocks)) < len(blocks):
+                return True
         return any(self._holds_blocks(key, child) for key, child in children)
-
-
-def _with_signal(call: Call) -> Call:
-    """The same call, where an input that is all zeros is replaced by numbers that a test can tell apart."""
-
-    def fill(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or tensor.numel() == 0 or bool(tensor.any()):
-            return tensor
-        generator = torch.Generator().manual_seed(0)
-        return torch.rand(tensor.shape, generator=generator).to(tensor)
-
-    args, kwargs = pytree.tree_map_only(Tensor, fill, (call.args, call.kwargs))
-    return Call(call.name, args, kwargs, call.output)
-
-
-def _matches(output: Tensor, tensor: Tensor, *, values: bool) -> bool:
-    if output.shape != tensor.shape or output.dtype != tensor.dtype or not output.is_floating_point():
-        return False
-    if not values:
-        return True
-    scale = tensor.abs().amax() if tensor.numel() else tensor.new_zeros(())
-    return bool(scale > 0) and bool((output - tensor).abs().amax() <= _TOLERANCE * scale)
 
 
 def _join(parent: str, child: str) -> str:
@@ -432,12 +360,8 @@ def _common_name(blocks: Sequence[str]) -> str:
 
 
 def _unknown_module(model: nn.Module, name: str, modules: Mapping[str, nn.Module]) -> str:
-    containers: Iterator[str] = (key for key, module in modules.items() if isinstance(module, _CONTAINERS))
+    containers: Iterator[str] = (key for key, module in modules.items() if isinstance(module, CONTAINERS))
     return (
         f"{type(model).__name__} has no module {name!r}. Its containers: "
         f"{', '.join(key for key in containers if key) or 'none'}; all names: model.named_modules()"
     )
-
-
-def _shapes(tree: Any) -> str:
-    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(tree)) or "no tensor"

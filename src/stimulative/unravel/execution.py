@@ -18,23 +18,28 @@ backward pass; whether it has to is found by walking it.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.unravel.caches import check_for_several, is_cache, without_caches
 from stimulative.unravel.channels import Channels, Slice, sliced
-from stimulative.unravel.discovery import tensors_in
 from stimulative.unravel.interception import call_slot, intercepted
+from stimulative.unravel.passing import needs_before, passed
+from stimulative.unravel.recording import tensors_in
+from stimulative.unravel.shrinking import numbered, shrunk
 
 Decision = int | None
 """The index of the block that runs at a place of a stage, or None where none runs."""
@@ -51,7 +56,7 @@ class Place:
         name: The module name of the block whose place it is.
         stage: The number of its stage.
         index: Its number within the stage.
-        returns: What a skipped call returns: the output's structure with numbers of input tensors as its leaves.
+        returns: What a skipped call returns; a template of ``passing``.
         concatenates: Whether it is a layer of a dense block; a skipped call returns a tensor of no channels.
     """
 
@@ -74,6 +79,7 @@ class Wiring:
         fragile: The units whose output is written into by code that belongs to no unit.
         channels: What reads the channels of dense blocks, if there are any.
         bypassed: Where tensors go around a cut, as far as it has been looked for.
+        found: What else has been found out about the model while it ran.
     """
 
     units: tuple[str, ...]
@@ -83,6 +89,12 @@ class Wiring:
     fragile: frozenset[str] = frozenset()
     channels: Channels | None = None
     bypassed: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
+    found: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def carrying(self) -> frozenset[int]:
+        """The stages in which a skipped block returns something that the block before it has made."""
+        return frozenset(place.stage for place in self.places if needs_before(place.returns))
 
     def decisions(self, stages: Sequence[Sequence[int]]) -> tuple[Decision, ...]:
         """Which block runs at each place: a block at its own place, unless the order of the stage is another."""
@@ -169,6 +181,9 @@ def replay(
 ) -> Iterator[Pass]:
     """Run subnets of a model on one batch, computing what they share once.
 
+    A subnet that runs alone, with no ``around``, is the smaller model itself where a config counts the layers: it takes
+    and returns caches of its own. Several make no caches, and have the layers' numbers of the smaller models only.
+
     Args:
         model: The model that the wiring belongs to.
         wiring: Its units and places.
@@ -187,8 +202,12 @@ def replay(
         A pass for each subnet, in the order that shares most. The main net comes before every subnet of it.
 
     Raises:
-        UsageError: If later subnets are to run on fewer samples, and another one than the first one given runs first.
+        UsageError: If later subnets are to run on fewer samples, and another one than the first one given runs first;
+            or if several are to run with a cache.
     """
+    alone = len(subnets) == 1 and around is None
+    if len(subnets) > 1:
+        check_for_several(args, kwargs, len(subnets))
     decisions = [wiring.decisions(stages) for stages in subnets]
     order = sorted(range(len(subnets)), key=lambda i: _depth_first(wiring.places, decisions[i]))
     passes = [decisions[i] for i in order]
@@ -199,11 +218,12 @@ def replay(
     shared = [_common(a, b) for a, b in pairwise(passes)]
     entries: list[_Entry] = []
     cuts: dict[int, _Cut] = {}
-    modules = {name: model.get_submodule(name) for name in wiring.units}
+    modules: dict[str, nn.Module] = {}
 
     def own(tree: Any) -> Any:
         writes = "" in wiring.writers and len(order) > 1
-        return pytree.tree_map_only(Tensor, lambda x: x.clone() if writes or x.is_inference() else x, tree)
+        copied = lambda x: x.clone() if writes or x.is_inference() else x  # noqa: E731
+        return pytree.tree_map_only(Tensor, copied, tree, is_leaf=is_cache)  # the model fills the cache that it gets
 
     for number, position in enumerate(order):
         part = samples if number and samples is not None and samples < batch else None
@@ -226,8 +246,13 @@ def replay(
             part=None if part is None else (batch, part),
         )
         context = (before_pass(position) if before_pass is not None else None) or nullcontext()
-        with context, exclusive(model), _plain_tensors(), run.intercepting(modules):
-            output = model(*own(run.cut_down(args)), **own(run.cut_down(dict(kwargs))))
+        with context, exclusive(model), _plain_tensors():
+            # by their names when nobody else has taken layers out of the model
+            modules = modules or {name: model.get_submodule(name) for name in wiring.units}
+            with _as_smaller(run, passes[number], alone), run.intercepting(modules):
+                output = model(*own(run.cut_down(args)), **own(run.cut_down(dict(kwargs))))
+        if run.looking:
+            wiring.found["looked", model.training] = True
         entries = run.entries if run.keep is None else run.entries[: run.keep]
         del run
         # without cuts, and when the next pass is the same, later outputs hang on the same graph
@@ -240,6 +265,19 @@ def replay(
             segment = cuts.pop(at)
             segment.backward(retain_graph=_bypass(model, wiring, segment.upstream, cuts, passes[number], at))
             del segment
+
+
+@contextmanager
+def _as_smaller(run: _Pass, decisions: Sequence[Decision], alone: bool) -> Iterator[None]:
+    """The layers that a config counts as the smaller model has them, or at least with the numbers that it gives."""
+    if alone:
+        with shrunk(run.model, run.wiring, decisions) as others:
+            inside = set(run.decisions) - {place.name for place, _ in others}
+            run.decisions.update({place.name: place.index for place in run.wiring.places if place.name in inside})
+            yield
+    else:
+        with without_caches(run.model), numbered(run.model, run.wiring, decisions):
+            yield
 
 
 def _bypass(
@@ -310,6 +348,9 @@ class _Pass:
         self.around = around
         self.number = 0
         self.path: tuple[Decision, ...] = ()
+        # how a model runs its blocks is looked at in its first pass of each mode
+        self.looking = torch.is_grad_enabled() and ("looked", model.training) not in wiring.found
+        self.made: dict[int, Any] = {}  # what the block before has returned, by stage, where it is needed
         self.inside = False
         self.thread = threading.get_ident()
         self.originals: dict[str, Callable[..., Any]] = {}
@@ -325,6 +366,8 @@ class _Pass:
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:
             return original(*args, **kwargs)  # a unit within a unit, or somebody else's call of the same model
+        if self.looking and name in self.decisions:
+            refuse_checkpoint(name)
         number, self.number = self.number, self.number + 1
         if self.keep is None and self.differs is not None and name in self.differs:
             self.keep = number
@@ -360,7 +403,10 @@ class _Pass:
         return self._handed_out(name, output)
 
     def _handed_out(self, name: str, output: Any) -> Any:
-        return self.cut_down(_clone(output) if name in self.wiring.fragile else output)
+        output = self.cut_down(_clone(output) if name in self.wiring.fragile else output)
+        if name in self.places and self.places[name].stage in self.wiring.carrying:
+            self.made[self.places[name].stage] = output
+        return output
 
     def cut_down(self, tree: Any) -> Any:
         """The samples that this pass runs on, of every tensor that has them all, batch first."""
@@ -382,7 +428,7 @@ class _Pass:
         if place is not None:
             block = self.decisions[name]
             if block is None:
-                return skip(place, *args, **kwargs)
+                return skip(place, self.made.get(place.stage), *args, **kwargs)
             unit = self.wiring.blocks[place.stage][block]
             original = self.originals[unit]
         written = self._protect(args, kwargs) if unit in self.wiring.writers else []
@@ -428,15 +474,32 @@ class _Pass:
         return pytree.tree_map_only(Tensor, part, (args, kwargs))
 
 
-def skip(place: Place, *args: Any, **kwargs: Any) -> Any:
-    """What a skipped block returns when it is called: its input, in the form of its output; a dense layer, nothing."""
+def refuse_checkpoint(name: str) -> None:
+    """Raise if a block is called by activation checkpointing, which would call it again when the pass is over."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            raise UsageError(
+                f"the model checkpoints activations: block {name!r} is called by torch.utils.checkpoint, which runs it "
+                "again during the backward pass, when it is no longer known which blocks were skipped. Call the block "
+                "itself in the model's forward; to save memory, use schedule='lean'"
+            )
+        frame = frame.f_back
+
+
+def skip(place: Place, before: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a skipped block returns when it is called: its input, in the form of its output; a dense layer, nothing.
+
+    Args:
+        place: The block's place.
+        before: What the block before it in its stage has returned.
+        args: The positional arguments of the call.
+        kwargs: Its keyword arguments.
+    """
     if place.concatenates:
         x = tensors_in((args, kwargs))[0]
         return x.new_empty((len(x), 0, *x.shape[2:]))
-    if place.returns == 0 and args and isinstance(args[0], Tensor):
-        return args[0]
-    inputs = tensors_in((args, kwargs))
-    return pytree.tree_map(lambda number: None if number is None else inputs[number], place.returns)
+    return passed(place.returns, args, kwargs, before)
 
 
 def _depth_first(places: Sequence[Place], decisions: Sequence[Decision]) -> tuple[tuple[int, int], ...]:

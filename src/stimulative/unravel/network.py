@@ -15,18 +15,11 @@ from stimulative.errors import UsageError
 from stimulative.unravel import recalibration
 from stimulative.unravel.channels import Channels, Reader, put
 from stimulative.unravel.dense import Dense, NotDense, find_dense
-from stimulative.unravel.discovery import (
-    Finder,
-    Stage,
-    Trace,
-    arguments_of,
-    find_stages,
-    record,
-    stages_by_hand,
-)
+from stimulative.unravel.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
 from stimulative.unravel.execution import Pass, Place, Wiring, replay
 from stimulative.unravel.observing import AfterBlock, after_blocks
 from stimulative.unravel.recalibration import Statistics, with_statistics
+from stimulative.unravel.recording import Trace, arguments_of, record
 from stimulative.unravel.skipping import skipping
 from stimulative.unravel.subnet import Subnet, SubnetSpace
 
@@ -55,7 +48,10 @@ def unravel(
     """
     _check_model(model)
     trace = record(model, example_input)
-    finder = Finder(model, trace)
+    named = [block for stage in stages or () if not isinstance(stage, str) for block in stage]
+    for stage in stages or ():
+        named += [f"{stage}.{key}" for key in _children_of(model, stage)] if isinstance(stage, str) else []
+    finder = Finder(model, example_input, trace, by_name=named)
     dense = None
     try:
         dense = find_dense(model, finder, example_input)
@@ -64,10 +60,12 @@ def unravel(
     if dense is not None:
         for name, layers in zip(dense.names, dense.layers, strict=True):
             finder.dense[name] = Stage(name, layers, fixed_entry=False, concatenates=True)
-    found = find_stages(model, finder) if stages is None else stages_by_hand(model, finder, stages)
+    found = find_stages(model, finder, example_input) if stages is None else stages_by_hand(model, finder, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
-    return ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense), example_input)
+    network = ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense), example_input)
+    network.left_out = tuple(finder.left_out(found))
+    return network
 
 
 class ResidualNetwork(nn.Module):
@@ -77,7 +75,10 @@ class ResidualNetwork(nn.Module):
         model: The model itself, unchanged.
         stages: Its stages, in the order in which they run.
         space: The space of its ordered subnets.
+        left_out: The parts that always run, and why.
     """
+
+    left_out: tuple[LeftOut, ...] = ()
 
     def __init__(self, model: nn.Module, stages: tuple[Stage, ...], wiring: Wiring, example_input: Any) -> None:
         super().__init__()
@@ -286,15 +287,17 @@ class ResidualNetwork(nn.Module):
                     f"{stage.blocks} blocks (0..{stage.blocks - 1}) and runs {legal.start} to {stage.blocks} of them. "
                     f"Allowed: {self.space}"
                 )
-            if stage.concatenates and list(kept) != sorted(kept):
+            if stage.in_own_order and list(kept) != sorted(kept):
                 raise UsageError(
                     f"subnet {subnet} does not fit stage {stage.name!r}: its layers have different widths, since each "
                     f"reads what all before it add, so they run in their own order only; got {list(kept)}"
                 )
             if stage.fixed_entry and kept[0] != 0:
+                carries = stage.name in {self.stages[number].name for number in self.wiring.carrying}
+                does = "makes what later ones hand on" if carries else "changes stride or width"
                 raise UsageError(
-                    f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 changes stride or width and "
-                    f"always runs first, got {list(kept)}"
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 {does} and always runs first, got "
+                    f"{list(kept)}"
                 )
         return subnet
 
@@ -307,8 +310,10 @@ class ResidualNetwork(nn.Module):
         return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
 
     def _check_compiled(self) -> None:
+        modules = dict(self.model.named_modules())
         for name in self._around_blocks:
-            _check_not_compiled(name, self.model.get_submodule(name))
+            if name in modules:  # within only(...) a model of Transformers has not all of its layers
+                _check_not_compiled(name, modules[name])
 
     def _check_checkpointing(self) -> None:
         switches = _CHECKPOINTING if self.wiring.channels is None else (*_CHECKPOINTING, "memory_efficient")
@@ -334,6 +339,11 @@ def _check_model(model: nn.Module) -> None:
         raise UsageError(
             f"unravel the model inside of {type(model).__name__} (its .module), and wrap the training method instead"
         )
+
+
+def _children_of(model: nn.Module, name: str) -> list[str]:
+    """The names of a module's children; none if there is no such module, which is for later to judge."""
+    return [key for key, _ in dict(model.named_modules()).get(name, nn.Module()).named_children()]
 
 
 def _check_not_compiled(name: str, module: nn.Module) -> None:

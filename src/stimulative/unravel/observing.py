@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.unravel.execution import Place, Wiring, skip
 from stimulative.unravel.interception import call_slot, intercepted
+from stimulative.unravel.shrinking import check_whole
 
 AfterBlock = Callable[[Place, Any, Callable[[], Any]], Any]
 """Gets a block's place, its output, and what skipping it would return; returns what the model goes on with."""
@@ -20,6 +21,7 @@ AfterBlock = Callable[[Place, Any, Callable[[], Any]], Any]
 
 def after_blocks(model: nn.Module, wiring: Wiring, callback: AfterBlock) -> AbstractContextManager[None]:
     """Call back after each block; see ``ResidualNetwork.after_blocks``."""
+    check_whole(wiring)
     modules = {place.name: model.get_submodule(place.name) for place in wiring.places}
     calls = {
         place.name: partial(
@@ -41,4 +43,4 @@ def _call(
     if writes:  # the block may overwrite what skipping it returns
         given = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
     output = original(*args, **kwargs)
-    return callback(place, output, lambda: skip(place, *given[0], **given[1]))
+    return callback(place, output, lambda: skip(place, output, *given[0], **given[1]))

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel.discovery import arguments_of, tensors_in
 from stimulative.unravel.execution import Node, Wiring, replay
 from stimulative.unravel.mode import evaluating
+from stimulative.unravel.recording import arguments_of, tensors_in
 
 Stages = tuple[tuple[int, ...], ...]
 LayerStatistics = dict[str, tuple[Tensor, Tensor]]

@@ -2,8 +2,13 @@
 
 ``ordered`` is the paper's rule (Fig. 4 of arXiv 2210.04153): a depth drawn uniformly for each stage, and the first
 blocks kept. ``interstage`` is ST++'s (arXiv 2305.02507): only some stages vary. ``unordered`` keeps each block with
-a probability, the rule that the paper compares ordered sampling with. ``late`` is ours: it favours subnets that share
-a long prefix with the main net. ``nested`` favours large subnets, as group knowledge training does (arXiv 2308.13772).
+a probability, the rule that the paper compares ordered sampling with, and that of LayerDrop (arXiv 1909.11556).
+``suffix`` and ``every_other`` draw depths as ``ordered`` does and keep the last blocks, or blocks that are spread
+evenly. ``late`` is ours: it favours subnets that share a long prefix with the main net. ``nested`` favours large
+subnets, as group knowledge training does (arXiv 2308.13772).
+
+Which blocks are kept is the sampler's to say, whatever the space that it draws from says; the space gives the depths
+and the fixed first blocks.
 """
 
 from __future__ import annotations
@@ -18,25 +23,61 @@ from typing import Any
 import torch
 
 from stimulative.errors import UsageError
-from stimulative.unravel.subnet import Subnet, SubnetSpace
+from stimulative.unravel.subnet import Kept, Subnet, SubnetSpace
 
 Sampler = Callable[[SubnetSpace, torch.Generator], Subnet]
+Ranges = Sequence[Sequence[int]]
+"""The least and the greatest depth of each stage, such as ``[[3, 3], [3, 4], [3, 6], [3, 3]]`` for ResNet-50."""
 
 
-def ordered(space: SubnetSpace, generator: torch.Generator) -> Subnet:
-    """A depth drawn uniformly from each stage's range; the first blocks are kept."""
-    return Subnet.from_depths([_integer(low, high, generator) for low, high in space.ranges])
+def ordered(space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges | None = None) -> Subnet:
+    """A depth drawn uniformly from each stage's range; the first blocks are kept.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        ranges: Narrower (or wider) depth ranges than the space's own.
+    """
+    return _of_uniform_depth(space, generator, "ordered", ranges)
 
 
-def unordered(space: SubnetSpace, generator: torch.Generator, *, keep: float = 0.5) -> Subnet:
+def suffix(space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges | None = None) -> Subnet:
+    """A depth drawn uniformly from each stage's range; the last blocks are kept, behind the fixed first one if any.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        ranges: Narrower (or wider) depth ranges than the space's own.
+    """
+    return _of_uniform_depth(space, generator, "suffix", ranges)
+
+
+def every_other(space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges | None = None) -> Subnet:
+    """A depth drawn uniformly from each stage's range; blocks that are spread evenly are kept, the first among them.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        ranges: Narrower (or wider) depth ranges than the space's own.
+    """
+    return _of_uniform_depth(space, generator, "every_other", ranges)
+
+
+def unordered(
+    space: SubnetSpace, generator: torch.Generator, *, keep: float = 0.5, ranges: Ranges | None = None
+) -> Subnet:
     """Each skippable block kept with probability ``keep``, given that the depth stays within its range.
+
+    With ``keep`` 0.5 all of these subnets are equally likely.
 
     Args:
         space: Where to draw from; its order is ignored, its ranges and fixed first blocks are kept to.
         generator: Source of randomness, on the CPU.
         keep: Probability of keeping a block that may be skipped, above 0 and below 1.
+        ranges: Narrower (or wider) depth ranges than the space's own.
     """
     _check_probability(keep)
+    space = _restricted(space, ranges)
     stages = []
     for length, fixed, (low, high) in zip(space.lengths, space.fixed, space.ranges, strict=True):
         first = int(fixed)
@@ -50,9 +91,7 @@ def unordered(space: SubnetSpace, generator: torch.Generator, *, keep: float = 0
     return Subnet(tuple(stages))
 
 
-def interstage(
-    space: SubnetSpace, generator: torch.Generator, *, ranges: Sequence[Sequence[int]] | None = None
-) -> Subnet:
+def interstage(space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges | None = None) -> Subnet:
     """Ordered sampling within narrower depth ranges.
 
     Args:
@@ -120,7 +159,14 @@ SAMPLERS: dict[str, Callable[..., Subnet]] = {
     "interstage": interstage,
     "late": late,
     "nested": nested,
+    "suffix": suffix,
+    "every_other": every_other,
 }
+
+
+def uniform(space: SubnetSpace, generator: torch.Generator) -> Subnet:
+    """A subnet of a space, all of them equally likely, whichever blocks its stages keep."""
+    return SAMPLERS[space.kept](space, generator)
 
 
 def resolve_sampler(sampler: str | Mapping[str, Any] | Sampler, space: SubnetSpace) -> Sampler:
@@ -155,10 +201,7 @@ def sampler_problem(sampler: object) -> str | None:
     allowed = list(inspect.signature(SAMPLERS[name]).parameters)[2:]
     unknown = [key for key in settings if key != "name" and key not in allowed]
     if unknown:
-        return (
-            f"sampler: {name!r} has no setting {unknown[0]!r}, "
-            f"{'it has: ' + ', '.join(allowed) if allowed else 'it has none'}"
-        )
+        return f"sampler: {name!r} has no setting {unknown[0]!r}, it has: {', '.join(allowed)}"
     try:
         if name == "unordered" and "keep" in settings:
             _check_probability(settings["keep"])
@@ -166,7 +209,7 @@ def sampler_problem(sampler: object) -> str | None:
             _check_probability(settings["whole"], "whole")
         if name == "nested" and "decay" in settings:
             _check_decay(settings["decay"])
-        if name == "interstage" and settings.get("ranges") is not None:
+        if settings.get("ranges") is not None:
             _check_ranges(settings["ranges"])
     except UsageError as error:
         return f"sampler: {error}"
@@ -197,6 +240,22 @@ def _check_ranges(ranges: Any) -> None:
                 f"'ranges' holds the least and the greatest depth of each stage, such as [[3, 3], [3, 4]]; "
                 f"got {ranges!r}"
             )
+        if not 0 <= pair[0] <= pair[1]:
+            raise UsageError(
+                f"'ranges' holds depths from 0 on, the least of each stage before the greatest; got {list(pair)} in "
+                f"{ranges!r}"
+            )
+
+
+def _of_uniform_depth(
+    space: SubnetSpace, generator: torch.Generator, kept: Kept, ranges: Ranges | None = None
+) -> Subnet:
+    space = _restricted(space, ranges).keeping(kept)
+    return space.at([_integer(low, high, generator) for low, high in space.ranges])
+
+
+def _restricted(space: SubnetSpace, ranges: Ranges | None) -> SubnetSpace:
+    return space if ranges is None else space.restrict(ranges)
 
 
 def _middle_stages(space: SubnetSpace) -> list[tuple[int, int]]:

@@ -4,6 +4,10 @@ Replay intercepts every unit to share work between subnets. This does not: insid
 as ever, and only the skipped blocks do something else, which is to return their input. So what it costs can be
 measured in place, and anything that calls the model (an exporter, a benchmark, a training loop) can be shown a subnet.
 
+Where a config counts the layers (Hugging Face Transformers), nothing is intercepted: the model has just the layers
+that run meanwhile, and its config says so, as if it had been built so. Its ``generate`` makes the right caches then,
+and ``save_pretrained`` saves the smaller model.
+
 What reads the channels of skipped dense layers has smaller parameters meanwhile. They are made once, when the context
 opens, where gradients are off then; and otherwise in each call, so that the parameters can be trained.
 """
@@ -19,8 +23,9 @@ import torch
 from torch import nn
 
 from stimulative.unravel.channels import Slice, sliced
-from stimulative.unravel.execution import Wiring, exclusive, skip
+from stimulative.unravel.execution import Place, Wiring, exclusive, refuse_checkpoint, skip
 from stimulative.unravel.interception import call_slot, intercepted
+from stimulative.unravel.shrinking import shrunk
 
 
 @contextmanager
@@ -40,23 +45,41 @@ def skipping(model: nn.Module, wiring: Wiring, stages: Sequence[Sequence[int]]) 
     """
     with exclusive(model):
         modules = {name: model.get_submodule(name) for name in wiring.units}
-        calls: dict[str, Callable[..., Any]] = {}
         slices = wiring.slices(stages)
-        for place, block in zip(wiring.places, wiring.decisions(stages), strict=True):
-            if block is None:
-                calls[place.name] = partial(skip, place)
-                slices.pop(place.name, None)
-            elif block != place.index:
-                other = modules[wiring.blocks[place.stage][block]]
-                calls[place.name] = getattr(other, call_slot(other))
-        if torch.is_grad_enabled():
-            for unit, pieces in slices.items():
-                calls[unit] = partial(_call_sliced, model, pieces, getattr(modules[unit], call_slot(modules[unit])))
-            small = nullcontext()
-        else:
-            small = sliced(model, [piece for pieces in slices.values() for piece in pieces], copied=True)
-        with small, intercepted(modules, calls):
-            yield model
+        with shrunk(model, wiring, wiring.decisions(stages)) as others:
+            calls: dict[str, Callable[..., Any]] = {}
+            made: dict[int, Any] = {}
+            for place, block in others:
+                if block is None:
+                    calls[place.name] = partial(_skip, place, made, model.training)
+                    slices.pop(place.name, None)
+                elif block != place.index:
+                    other = modules[wiring.blocks[place.stage][block]]
+                    calls[place.name] = getattr(other, call_slot(other))
+                if block is not None and place.stage in wiring.carrying:
+                    own: Callable[..., Any] = getattr(modules[place.name], call_slot(modules[place.name]))
+                    calls[place.name] = partial(_call_remembered, place, made, calls.get(place.name, own))
+            if torch.is_grad_enabled():
+                for unit, pieces in slices.items():
+                    calls[unit] = partial(_call_sliced, model, pieces, getattr(modules[unit], call_slot(modules[unit])))
+                small = nullcontext()
+            else:
+                small = sliced(model, [piece for pieces in slices.values() for piece in pieces], copied=True)
+            with small, intercepted(modules, calls):
+                yield model
+
+
+def _skip(place: Place, made: dict[int, Any], training: bool, *args: Any, **kwargs: Any) -> Any:
+    if training:  # not only where gradients are on: within a checkpoint they may be off
+        refuse_checkpoint(place.name)
+    return skip(place, made.get(place.stage), *args, **kwargs)
+
+
+def _call_remembered(
+    place: Place, made: dict[int, Any], original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    made[place.stage] = original(*args, **kwargs)
+    return made[place.stage]
 
 
 def _call_sliced(

@@ -8,10 +8,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex, get_args
 
 from stimulative.errors import UsageError
 
+Kept = Literal["ordered", "suffix", "every_other", "unordered"]
+"""Which blocks a stage keeps at a given depth; see ``SubnetSpace``."""
+
+KEPT: tuple[Kept, ...] = get_args(Kept)
+
+_WORDS: dict[Kept, str] = {"ordered": "first", "suffix": "last", "every_other": "evenly spread"}
 _STAGE = re.compile(r"\d+|\[(?:\d+(?:\.\d+)*)?\]")
 _TEXT = re.compile(rf"(?:{_STAGE.pattern})(?:-(?:{_STAGE.pattern}))*")
 
@@ -121,6 +127,17 @@ class Subnet:
 class SubnetSpace:
     """A set of subnets: for each stage, how many blocks may run, and which.
 
+    Which blocks a stage of ``n`` keeps at depth ``d`` is one rule for all stages:
+
+    - ``ordered``: the first ``d`` (the paper's ordered sampling);
+    - ``suffix``: the last ``d``; where the first block is fixed, that one and the last ``d - 1``;
+    - ``every_other``: ``d`` spread evenly, those at ``floor(i * n / d)`` for ``i`` below ``d``. Block 0 is always among
+      them, and at half the depth it is every other block;
+    - ``unordered``: any ``d``, a fixed first block among them. The only rule with more than one subnet at a depth.
+
+    Blocks run in their own order, so each rule holds for every network. A fixed first block is all that limits them: no
+    subnet is without it. Dense blocks have none, any of their layers can be left out.
+
     Iterating is lazy and in lexicographic order; ``len`` counts without enumerating (``count`` also where the number
     does not fit into a machine word).
 
@@ -128,15 +145,20 @@ class SubnetSpace:
         lengths: The number of blocks of each stage of the main net.
         fixed: Whether the first block of each stage always runs because it changes stride or width.
         ranges: The least and the greatest depth of each stage, both included; by default from 1 to all.
-        ordered: Whether a stage keeps its first blocks (the paper's ordered sampling) or any of them.
+        kept: Which blocks a stage keeps at a given depth.
+
+    Raises:
+        UsageError: If the ranges do not fit the stages, or there is no such rule.
     """
 
     lengths: tuple[int, ...]
     fixed: tuple[bool, ...]
     ranges: tuple[tuple[int, int], ...] = ()
-    ordered: bool = True
+    kept: Kept = "ordered"
 
     def __post_init__(self) -> None:
+        if self.kept not in KEPT:
+            raise UsageError(f"which blocks a stage keeps is one of {', '.join(KEPT)}; got {self.kept!r}")
         ranges = self.ranges or tuple((1, length) for length in self.lengths)
         ranges = tuple((int(low), int(high)) for low, high in ranges)
         if len(ranges) != len(self.lengths):
@@ -153,19 +175,48 @@ class SubnetSpace:
         """The same space with other depth ranges, one ``(least, greatest)`` a stage."""
         return replace(self, ranges=tuple((low, high) for low, high in ranges))
 
+    def keeping(self, kept: Kept) -> SubnetSpace:
+        """The space of the same depths in which stages keep other blocks.
+
+        Raises:
+            UsageError: If there is no such rule.
+        """
+        return replace(self, kept=kept)
+
     def unordered(self) -> SubnetSpace:
         """The space in which a stage may keep any of its blocks, not only the first ones."""
-        return replace(self, ordered=False)
+        return self.keeping("unordered")
+
+    @property
+    def ordered(self) -> bool:
+        """Whether every stage keeps its first blocks."""
+        return self.kept == "ordered"
+
+    def at(self, depths: Sequence[int]) -> Subnet:
+        """The subnet of these depths; of an unordered space the one that keeps first blocks.
+
+        Args:
+            depths: The number of blocks of each stage.
+
+        Raises:
+            UsageError: If they are not within the ranges.
+        """
+        if len(depths) != len(self.lengths):
+            raise UsageError(f"{len(self.lengths)} stages need as many depths, got {len(depths)}: {tuple(depths)}")
+        for number, (depth, (low, high)) in enumerate(zip(depths, self.ranges, strict=True)):
+            if not low <= depth <= high:
+                raise UsageError(f"the depth of stage {number} is within {low}..{high}, got {depth}. Allowed: {self}")
+        return Subnet(tuple(self._at(stage, depth) for stage, depth in enumerate(depths)))
 
     @property
     def full(self) -> Subnet:
         """The largest subnet: the main net, unless the ranges exclude it."""
-        return Subnet.from_depths([high for _, high in self.ranges])
+        return self.at([high for _, high in self.ranges])
 
     @property
     def smallest(self) -> Subnet:
-        """The subnet with the fewest blocks."""
-        return Subnet.from_depths([low for low, _ in self.ranges])
+        """The subnet with the fewest blocks; of an unordered space the one that keeps first blocks."""
+        return self.at([low for low, _ in self.ranges])
 
     @property
     def count(self) -> int:
@@ -200,7 +251,9 @@ class SubnetSpace:
 
     def __str__(self) -> str:
         depths = ", ".join(f"{low}..{high}" for low, high in self.ranges)
-        return f"depths ({depths}), {'the first' if self.ordered else 'any'} blocks of each stage"
+        which = "any" if self.kept == "unordered" else f"the {_WORDS[self.kept]}"
+        behind = ", behind its fixed first one where it has one" if self.kept == "suffix" and any(self.fixed) else ""
+        return f"depths ({depths}), {which} blocks of each stage{behind}"
 
     def _misfit(self, subnet: Subnet) -> str | None:
         if len(subnet.stages) != len(self.lengths):
@@ -212,16 +265,28 @@ class SubnetSpace:
                 return f"stage {number} has depth {len(stage)}, outside {low}..{high}"
             if any(block >= length for block in stage):
                 return f"stage {number} has blocks 0..{length - 1}, not {max(stage)}"
-            if self.ordered and stage != tuple(range(len(stage))):
-                return f"stage {number} keeps {list(stage)}, which are not its first blocks in order"
+            if self.kept != "unordered" and stage != (rule := self._at(number, len(stage))):
+                return (
+                    f"stage {number} keeps {list(stage)}, which are not its {_WORDS[self.kept]} blocks in order: at "
+                    f"depth {len(stage)} those are {list(rule)}"
+                )
             if list(stage) != sorted(stage):
                 return f"stage {number} runs its blocks in the order {list(stage)}"
             if fixed and 0 not in stage:
                 return f"stage {number} lacks its first block, which changes stride or width"
         return None
 
+    def _at(self, stage: int, depth: int) -> tuple[int, ...]:
+        """What a stage keeps at a depth; of an unordered space the first blocks."""
+        length, first = self.lengths[stage], int(self.fixed[stage])
+        if self.kept == "suffix":
+            return (*range(first), *range(length - depth + first, length))
+        if self.kept == "every_other":
+            return tuple(number * length // depth for number in range(depth))
+        return tuple(range(depth))
+
     def _choices(self, stage: int, depth: int) -> int:
-        if self.ordered:
+        if self.kept != "unordered":
             return 1
         fixed = int(self.fixed[stage])
         return math.comb(self.lengths[stage] - fixed, depth - fixed)
@@ -236,8 +301,8 @@ class SubnetSpace:
 
     def _kept(self, stage: int) -> Iterator[tuple[int, ...]]:
         low, high = self.ranges[stage]
-        if self.ordered:
-            return (tuple(range(depth)) for depth in range(low, high + 1))
+        if self.kept != "unordered":
+            return iter(sorted(self._at(stage, depth) for depth in range(low, high + 1)))
         start = (0,) if self.fixed[stage] else ()
         return self._extensions(start, self.lengths[stage], low, high)
 

@@ -1,0 +1,305 @@
+"""Which of timm's and torchvision's models can be unraveled, run at any depth, and trained.
+
+For every model file of the installed timm the smallest model in it that has a stage of two blocks or more, and for
+every classification family of torchvision likewise: it is unraveled, its main net is compared with the model itself,
+its smallest and a middle subnet run, and one step of stimulative training is taken. Each model ends as
+
+  found          all of that worked
+  not residual   no block of it can be skipped, for the reason in `NOT_RESIDUAL`
+  failed         anything else
+
+Models are built with random weights, for images of the size that they are made for. Each is tried in a process of its
+own, which is ended after `--seconds`.
+
+    python benchmarks/coverage.py --json
+    python benchmarks/coverage.py --page docs/coverage.md
+    python benchmarks/coverage.py --only resnet,torchvision/vgg
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from common import arguments, report
+
+MOST_TRIED = 6
+"""Models of a family that are tried, the smallest first, until one has blocks to skip."""
+
+NOT_RESIDUAL = {
+    "timm/selecsls": "each block concatenates what its convolutions make; nothing is added to its input",
+    "timm/vgg": "convolutions one after the other, without shortcuts",
+    "timm/inception_v3": "each module concatenates its branches; nothing is added to its input",
+    "timm/inception_v4": "each module concatenates its branches; nothing is added to its input",
+    "timm/nasnet": "each cell reads the two cells before it and concatenates what it makes of them",
+    "timm/pnasnet": "each cell reads the two cells before it and concatenates what it makes of them",
+    "torchvision/alexnet": "convolutions one after the other, without shortcuts",
+    "torchvision/googlenet": "each module concatenates its branches; nothing is added to its input",
+    "torchvision/inception": "each module concatenates its branches; nothing is added to its input",
+    "torchvision/shufflenetv2": "each block replaces half of the channels and shuffles them; nothing is added",
+    "torchvision/squeezenet": "each module concatenates its branches; nothing is added to its input",
+    "torchvision/vgg": "convolutions one after the other, without shortcuts",
+}
+"""Families that are known to have no residual blocks, and why; that they have none is what the run has to find."""
+
+
+def main() -> None:
+    options = arguments(__doc__ or "", seconds=120, jobs=2, only="", page="")
+    result = cover(only=[name for name in options.only.split(",") if name], seconds=options.seconds, jobs=options.jobs)
+    if options.page:
+        Path(options.page).write_text(page(result), encoding="utf-8")
+    report(options, result, [*table(result), summary_line(result)])
+
+
+def cover(*, only: Sequence[str] = (), seconds: float = 120, jobs: int = 2) -> dict[str, Any]:
+    """Try one model of every family.
+
+    Args:
+        only: Families to try, such as ``timm/resnet`` or ``resnet``; all of them by default.
+        seconds: How long one family may take.
+        jobs: How many are tried at once.
+
+    Returns:
+        ``found``, ``not_residual`` and ``failed`` as counts, and ``models``: by family its ``status``, ``model``,
+        ``stages`` (name and blocks), ``subnets``, ``seconds`` and, unless found, ``reason``.
+    """
+    families = [
+        family
+        for family in (*timm_families(), *torchvision_families())
+        if not only or family in only or family.partition("/")[2] in only
+    ]
+    models = {family: found for family, found in sorted(_in_processes(families, seconds, jobs))}
+    counts = {
+        status.replace(" ", "_"): sum(found["status"] == status for found in models.values())
+        for status in ("found", "not residual", "failed")
+    }
+    return {**counts, "models": models, "versions": _versions()}
+
+
+def timm_families() -> list[str]:
+    """The model files of the installed timm that hold models."""
+    import timm
+
+    return [f"timm/{module}" for module in timm.list_modules() if timm.list_models(module=module)]
+
+
+def torchvision_families() -> list[str]:
+    """The modules of torchvision's classification models."""
+    from torchvision import models
+
+    builders = [models.get_model_builder(name) for name in models.list_models(module=models)]
+    return sorted({f"torchvision/{builder.__module__.rpartition('.')[2]}" for builder in builders})
+
+
+def smallest_first(family: str) -> list[str]:
+    """The models of a family by their number of parameters."""
+    import torch
+
+    sizes = {}
+    for name in _names(family):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with torch.device("meta"):
+                    model = _build(family, name)
+            except NotImplementedError:  # it looks at its own weights
+                model = _build(family, name)
+            sizes[name] = sum(parameter.numel() for parameter in model.parameters())
+    return sorted(sizes, key=lambda name: (sizes[name], name))
+
+
+def try_family(family: str) -> dict[str, Any]:
+    """Try the models of a family, the smallest first, until one has a stage to take blocks from."""
+    from stimulative.errors import UsageError
+
+    began = time.perf_counter()
+    first: dict[str, Any] = {}
+    passed_over: list[str] = []
+    for name in smallest_first(family)[:MOST_TRIED]:
+        try:
+            found = {"status": "found", **try_model(family, name), "passed_over": passed_over}
+            return {**found, "seconds": round(time.perf_counter() - began, 1)}
+        except UsageError as error:
+            first = first or {"model": name, "stages": [], "subnets": 0, "reason": str(error)}
+            passed_over.append(name)
+            if "no residual blocks found" not in str(error):
+                break
+    status = "not residual" if family in NOT_RESIDUAL and "no residual blocks found" in first["reason"] else "failed"
+    reason = NOT_RESIDUAL[family] if status == "not residual" else first["reason"]
+    return {"status": status, **first, "reason": reason, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def try_model(family: str, name: str) -> dict[str, Any]:
+    """Unravel a model, run two subnets of it, and take a step of stimulative training."""
+    import torch
+
+    import stimulative
+
+    torch.manual_seed(0)
+    model = _build(family, name)
+    size = _image_size(family, model)
+    x, y = torch.randn(2, 3, size, size), torch.tensor([0, 1])
+    network = stimulative.unravel(model, x)
+    depths = [(low + high) // 2 for low, high in network.space.ranges]
+    subnets = [network.full, network.space.smallest, stimulative.Subnet.from_depths(depths)]
+    network.eval()
+    with torch.no_grad():
+        torch.manual_seed(1)  # some models draw random numbers
+        alone = model(x)
+        torch.manual_seed(1)
+        whole, *others = network.run(x, subnets)
+    if not torch.equal(whole, alone):
+        raise ArithmeticError("the main net is not the model")
+    if any(logits.shape != alone.shape or not logits.isfinite().all() for logits in others):
+        raise ArithmeticError("a subnet gives something of another shape, or no numbers")
+    network.train()
+    terms = stimulative.StimulativeTraining(network)(x, y, [network.space.smallest])
+    terms.loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients or not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        raise ArithmeticError("a step of stimulative training gives no finite gradients")
+    return {
+        "model": name,
+        "image_size": size,
+        "stages": [[stage.name, stage.blocks] for stage in network.stages],
+        "subnets": network.space.count,
+    }
+
+
+def page(result: dict[str, Any]) -> str:
+    """The table as a page of documentation."""
+    versions = result["versions"]
+    lines = [
+        "# Coverage",
+        "",
+        "Which architectures can be unraveled, run at any depth, and trained: one model of every model file of timm,",
+        "and of every classification family of torchvision, the smallest that has a stage of two blocks or more. Each",
+        "was unraveled without being told anything about it, its main net compared with the model itself, its smallest",
+        "and a middle subnet run, and one step of stimulative training taken. Written by `make coverage`.",
+        "",
+        f"**{result['found']} found, {result['not_residual']} not residual, {result['failed']} failed** "
+        f"(timm {versions['timm']}, torchvision {versions['torchvision']}, torch {versions['torch']}).",
+        "",
+        "| family | model | status | stages and their blocks | ordered subnets |",
+        "|---|---|---|---|---|",
+    ]
+    for family, found in result["models"].items():
+        stages = ", ".join(f"`{name}` {blocks}" for name, blocks in found["stages"]) or found["reason"]
+        subnets = f"{found['subnets']:,}" if found["stages"] else ""
+        lines.append(f"| {family} | {found['model']} | {found['status']} | {stages} | {subnets} |")
+    return "\n".join(lines) + "\n"
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """A line a family."""
+    return [
+        f"{family:<36} {found['status']:<13} {found['model']:<36} "
+        + (f"{[blocks for _, blocks in found['stages']]}" if found["stages"] else found["reason"].splitlines()[0])
+        for family, found in result["models"].items()
+    ]
+
+
+def summary_line(result: dict[str, Any]) -> str:
+    """The counts in words."""
+    return f"{result['found']} found, {result['not_residual']} not residual, {result['failed']} failed"
+
+
+def _names(family: str) -> list[str]:
+    library, _, module = family.partition("/")
+    if library == "timm":
+        import timm
+
+        return timm.list_models(module=module)
+    from torchvision import models
+
+    every = models.list_models(module=models)
+    return [name for name in every if models.get_model_builder(name).__module__.rpartition(".")[2] == module]
+
+
+def _build(family: str, name: str) -> Any:
+    if family.startswith("timm/"):
+        import timm
+
+        return timm.create_model(name, num_classes=10)
+    from torchvision import models
+
+    extras = {"aux_logits": False, "init_weights": False} if family.endswith(("googlenet", "inception")) else {}
+    return models.get_model(name, weights=None, num_classes=10, **extras)
+
+
+def _image_size(family: str, model: Any) -> int:
+    if family.startswith("timm/"):
+        return model.pretrained_cfg["input_size"][-1]
+    return 299 if family.endswith("inception") else 224
+
+
+def _versions() -> dict[str, str]:
+    from stimulative.training.environment import versions
+
+    return versions()
+
+
+def _in_processes(families: Sequence[str], seconds: float, jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["timm", "torchvision", "stimulative"])
+    waiting, running = list(families)[::-1], {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            family = waiting.pop()
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_send, args=(sender, family), daemon=True)
+            process.start()
+            sender.close()
+            running[family] = process, receiver, time.perf_counter() + seconds
+        for family, (process, receiver, until) in list(running.items()):
+            found = _received(receiver, process, until, seconds)
+            if found is not None:
+                del running[family]
+                process.kill()
+                process.join()
+                yield family, found
+        time.sleep(0.05)
+
+
+def _received(receiver: Connection, process: Any, until: float, seconds: float) -> dict[str, Any] | None:
+    """What a process found, or how it ended without finding anything; None while it is at work."""
+    nothing: dict[str, Any] = {"status": "failed", "model": "", "stages": [], "subnets": 0, "seconds": seconds}
+    if receiver.poll():
+        try:
+            return receiver.recv()
+        except EOFError:
+            return {**nothing, "reason": "its process was killed"}
+    if time.perf_counter() > until:
+        return {**nothing, "reason": f"not done after {seconds:g} seconds"}
+    return None if process.is_alive() else {**nothing, "reason": "its process was killed"}
+
+
+def _send(sender: Connection, family: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    began = time.perf_counter()
+    try:
+        found = try_family(family)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        found = {
+            "status": "failed",
+            "model": "",
+            "stages": [],
+            "subnets": 0,
+            "seconds": round(time.perf_counter() - began, 1),
+            "reason": f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
+        }
+    sender.send(found)
+
+
+if __name__ == "__main__":
+    main()
