@@ -105,8 +105,10 @@ def test_evaluation_writes_every_subnet(run):
     with (run / "subnets.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms", "temperature")
+        *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
+        *("latency_ms", "latency_iqr_ms", "temperature", "perplexity"),
     ]
+    assert not any(row["perplexity"] for row in rows)  # of text alone
     assert [row["subnet"] for row in rows] == [f"{a}-{b}-{c}" for a in (1, 2, 3) for b in (1, 2, 3) for c in (1, 2, 3)]
     assert [int(row["blocks"]) for row in rows] == [sum(map(int, row["subnet"].split("-"))) for row in rows]
     top1 = [float(row["top1"]) for row in rows]

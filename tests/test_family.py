@@ -25,6 +25,7 @@ from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.training import Score, load_recipe, train
 from stimulative.unravel import Subnet
+from stimulative.unravel.subnet import KEPT
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 2, "training.threads": 1}
 SETTINGS = ["--model.arguments", "{width: 4}", "--training.threads", "1"]
@@ -85,9 +86,38 @@ def test_auto_draws_a_thousand_with_the_main_net_and_the_smallest():
 
 
 def test_all_is_refused_where_they_are_too_many():
-    network = SimpleNamespace(space=SimpleNamespace(count=100_001))
-    with pytest.raises(UsageError, match="there are 100,001 subnets; evaluate some of them: --subnets N"):
-        choose_subnets(network, "all", 0)
+    network = vectors(8, 8, 8)
+    assert len(choose_subnets(network, "all", 0)) == 512
+    with pytest.raises(UsageError, match="there are 16,581,375 subnets; evaluate some of them: --subnets N"):
+        choose_subnets(network, "all", 0, "unordered")
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_subnets_are_those_of_the_space_that_is_asked_for(kept):
+    network = vectors(3, 2)
+    space = network.space.keeping(kept)
+    assert choose_subnets(network, "auto", 0, kept) == choose_subnets(network, "all", 0, kept) == list(space)
+    assert space.count == (7 * 3 if kept == "unordered" else 3 * 2)
+    drawn = choose_subnets(network, 4, 3, kept)
+    assert len(set(drawn)) == 4 and {network.full, space.smallest} <= set(drawn) <= set(space)
+    assert drawn == choose_subnets(network, 4, 3, kept)
+    assert choose_subnets(network, ["[0.2]-1"], 0, kept) == [Subnet.parse("[0.2]-1")], "named ones need not be in it"
+
+
+def test_what_is_drawn_of_an_unordered_space_has_blocks_of_every_kind():
+    network = vectors(4, 4, 4)
+    drawn = choose_subnets(network, "auto", 0, "unordered")
+    assert len(set(drawn)) == 1000 < network.space.unordered().count == 15**3
+    assert {network.full, network.space.smallest} <= set(drawn)
+    for stage in range(3):  # of 15 sets of blocks, 8 hold a given one
+        for block in range(4):
+            share = sum(block in subnet.stages[stage] for subnet in drawn) / 1000
+            assert abs(share - 8 / 15) < 0.07, (stage, block)
+
+
+def test_one_subnet_is_drawn_like_any_other():
+    network = vectors(4, 4)
+    assert len({choose_subnets(network, 1, seed)[0] for seed in range(20)}) > 5
 
 
 def test_subnets_may_be_named():
@@ -316,6 +346,45 @@ def test_evaluating_twice_gives_the_same(run):
     assert {**again["frontier"], "latency_ms": []} == {**before["frontier"], "latency_ms": []}
     evaluate(run, latency_seconds=0)
     assert rows_of(run) == rows
+
+
+def test_a_recipe_says_which_space_is_measured(tmp_path, capsys):
+    settings = {"schedule.max_steps": 2, "method.sampler": "suffix", "evaluation.space": "suffix"}
+    train(load_recipe("digits", TINY | settings), tmp_path, progress=False)
+    summary = evaluate(tmp_path, latency=False)
+    rows = {row["subnet"]: row for row in rows_of(tmp_path)}
+    # layer1 begins with a block that can be skipped, layer2 and layer3 do not
+    assert set(rows) == {
+        f"{a}-{b}-{c}" for a in ("[2]", "[1.2]", "3") for b in ("1", "[0.2]", "3") for c in ("1", "[0.2]", "3")
+    }
+    part = summary["subnets"]
+    assert (part["space"], part["count"], part["evaluated"], part["seed"]) == ("suffix", 27, 27, None)
+    assert [row["subnets"] for row in summary["by_blocks"]] == [1, 3, 6, 7, 6, 3, 1]
+    assert [(row["stage"], row["depth"], row["subnets"]) for row in summary["by_stage"]] == [
+        (stage, depth, 9) for stage in range(3) for depth in (1, 2, 3)
+    ]
+    evaluate(tmp_path, subnets=["[2]-[0.2]-1"], latency=False)
+    assert rows_of(tmp_path) == [rows["[2]-[0.2]-1"]]
+    assert main(["evaluate", str(tmp_path), "--space", "unordered", "--subnets", "30", "--no-latency"]) == 0
+    assert "30 of 112 unordered subnets, drawn with seed 0" in capsys.readouterr().out
+    drawn = {row["subnet"]: row for row in rows_of(tmp_path)}
+    assert len(drawn) == 30 and drawn["3-3-3"] == rows["3-3-3"] and "1-1-1" in drawn
+    assert (summary_of(tmp_path)["subnets"]["space"], summary_of(tmp_path)["subnets"]["seed"]) == ("unordered", 0)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_space_that_does_not_exist_is_refused(run, capsys):
+    before = summary_of(run)
+    with pytest.raises(UsageError, match="one of ordered, suffix, every_other, unordered; got 'last'"):
+        evaluate(run, space="last")
+    assert main(["evaluate", str(run), "--space", "last"]) == 2
+    assert "--space is one of ordered, suffix, every_other, unordered, got 'last'" in capsys.readouterr().err
+    with pytest.raises(
+        UsageError, match=r"evaluation\.space: got 'last' .*one of ordered, suffix, every_other, unordered"
+    ):
+        load_recipe("digits", {"evaluation.space": "last"})
+    assert summary_of(run) == before and before["subnets"]["space"] == "ordered"
 
 
 def test_a_family_without_latencies_is_read_and_so_is_an_older_file(tmp_path):

@@ -128,6 +128,7 @@ def test_the_shipped_recipes_are_these() -> None:
         "imagenet-resnet50",
         "imagenet-resnet50-plus",
         "imagenet-resnet50-plus-400",
+        "text-gpt2-tiny",
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from stimulative import data as data_room
@@ -30,6 +31,11 @@ PAPERS = {
     "imagenet-resnet50-plus-400": ("timm/resnet50", 1.0),
 }
 IMAGENET = [name for name in PAPERS if name.startswith("imagenet")]
+TRANSFORMERS = {
+    "digits-vit": "timm/vit_tiny_patch16_224",
+    "cifar100-vit-tiny": "timm/vit_tiny_patch16_224",
+    "imagenet-vit-small": "timm/vit_small_patch16_224",
+}
 SMALL = {
     "data.images": "2",
     "data.batch_size": "2",
@@ -50,24 +56,26 @@ def on_fake_images(name: str, **more: str) -> Any:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Iterator[Path]:
-    """A run directory that is not kept: the checkpoints of seven large nets are gigabytes."""
+    """A run directory that is not kept: the checkpoints of large nets are gigabytes."""
     yield tmp_path / "run"
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
-# The recipes of the papers
+# The recipes of the papers, and those of transformers
 
 
-@pytest.mark.parametrize("name", PAPERS)
-def test_the_recipe_of_a_paper_starts_on_made_up_images_and_stops_after_a_step(name: str, out: Path, capsys):
-    side = (
-        {"data.image_size": "64", "data.evaluation_image_size": "64"} if name in IMAGENET else {"data.image_size": "16"}
-    )
+@pytest.mark.parametrize("name", [*PAPERS, *TRANSFORMERS])
+def test_a_recipe_starts_on_made_up_images_and_stops_after_a_step(name: str, out: Path, capsys):
+    side = {"data.image_size": "16"}
+    if name in IMAGENET:
+        side = {"data.image_size": "64", "data.evaluation_image_size": "64"}
+    elif name in TRANSFORMERS:
+        side = {}  # their positions are made for images of one size
     command = ["train", name, "--data", "fake", "--max-steps", "1", "--out", str(out), *words({**SMALL, **side})]
     assert main(command) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["data"], summary["steps"], summary["epochs"]) == ("fake", 1, 1)
-    assert summary["model"] == PAPERS[name][0]
+    assert summary["model"] == (TRANSFORMERS[name] if name in TRANSFORMERS else PAPERS[name][0])
     (row,) = read_metrics(out / "metrics.csv")
     assert row["step"] == "1" and float(row["main_ce"]) > 1
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -121,6 +129,57 @@ def test_the_imagenet_net_starts_with_every_scale_at_one():
     net = models.build(recipe.model.name, classes=10, arguments=recipe.model.arguments)
     scales = [module.weight for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(scales) == 53 and all(bool((scale == 1).all()) for scale in scales)
+
+
+# The recipes of transformers
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "tokens", "width", "dropped"),
+    [("digits-vit", 8, 4, 64, 0.0), ("cifar100-vit-tiny", 9, 65, 192, 0.1), ("imagenet-vit-small", 12, 196, 384, 0.0)],
+)
+def test_a_transformer_can_skip_every_block_and_drops_branches_only_where_its_source_does(
+    name: str, blocks: int, tokens: int, width: int, dropped: float
+):
+    network = prepare(on_fake_images(name)).network
+    assert [len(stage.block_names) for stage in network.stages] == [blocks]
+    assert network.space.count == blocks
+    assert tuple(network.model.get_parameter("pos_embed").shape) == (1, tokens, width)
+    rates = [module.drop_prob for module in network.modules() if isinstance(module, DropPath)]
+    assert max(rates, default=0.0) == pytest.approx(dropped)
+
+
+@pytest.mark.parametrize(
+    ("name", "mixup", "cutmix"), [("cifar100-vit-tiny", 1.0, 1.0), ("imagenet-vit-small", 0.2, 0.0)]
+)
+def test_the_recipes_of_large_transformers_mix_images(name: str, mixup: float, cutmix: float):
+    recipe = on_fake_images(name)
+    assert (recipe.data.mixup, recipe.data.cutmix) == (mixup, cutmix)
+    x, y = next(iter(data_room.load(recipe.data, seed=0).train))
+    assert y.shape == (len(x), 1000 if name.startswith("imagenet") else 100)
+
+
+def test_the_cifar_transformer_has_the_settings_of_its_source():
+    recipe = load_recipe("cifar100-vit-tiny")
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay, optimizer.decay_norms_and_biases) == (
+        *("adamw", 1e-3, 0.05),
+        True,
+    )
+    assert (schedule.epochs, schedule.warmup_epochs, recipe.data.batch_size) == (100, 10, 128)
+    assert recipe.training.label_smoothing == 0.1
+
+
+def test_the_imagenet_transformer_has_the_settings_of_its_source():
+    recipe = load_recipe("imagenet-vit-small")
+    optimizer, schedule, data = recipe.optimizer, recipe.schedule, recipe.data
+    assert (optimizer.name, optimizer.lr, optimizer.clip_norm, schedule.epochs) == ("adamw", 1e-3, 1.0, 90)
+    # its weight decay is not multiplied by the learning rate, AdamW's is
+    assert optimizer.lr * optimizer.weight_decay == pytest.approx(1e-4)
+    steps = int(1_281_167 * (1 - data.validation)) // data.batch_size
+    assert schedule.warmup_epochs * steps == pytest.approx(10_000, rel=1e-3)
+    assert (data.auto_augment, data.mean, data.std) == ("rand-m10-n2-p1.0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert round(224 / data.crop_ratio) == 256
 
 
 # A recipe on other images

@@ -4,7 +4,8 @@ The images that the model sees are those of the data set, as in training here. `
 normalised by the mean and deviation of their training images. ``folder:PATH`` is resized (bilinear) so that the shorter
 side is 256/224 of ``data.image_size``, cropped to the centre, and normalised by ImageNet's mean (0.485, 0.456, 0.406)
 and deviation (0.229, 0.224, 0.225). Weights that were trained on images prepared otherwise lose accuracy by
-that: ``data.mean``, ``data.std``, ``data.crop_ratio`` and ``data.interpolation`` prepare them as they were.
+that: ``data.mean``, ``data.std``, ``data.crop_ratio`` and ``data.interpolation`` prepare them as they were. Language
+models see ``data.length`` tokens at a time, by ``data.tokenizer``, which has to be the one that they were trained with.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def adopt(
         "train_seconds": None,
         "peak_memory_mib": None,
         "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
-        "main": {"top1": score.top1, "loss": score.loss},
+        "main": score.to_mapping(),
         "subnets": {
             "count": network.space.count,
             "evaluated": 0,

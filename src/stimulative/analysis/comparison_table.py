@@ -9,11 +9,32 @@ from typing import Any
 
 HEADINGS = ("method", "seeds", "time", "memory", "main net", "all subnets", "worst")
 """The columns, in the order of the paper's Table 1; all but the first are numbers."""
+OF_TEXT = ("main perplexity", "all perplexity", "worst perplexity")
+"""Further columns for text."""
 MEASURES = {"main": "main net", "all": "all subnets"}
 
 _ROW = ("train_seconds", "time_ratio", "peak_memory_mib", "memory_ratio")
 _ACCURACIES = ("main_mean", "main_std", "all_mean", "all_std", "all_mean_spread", "all_min")
+_PERPLEXITIES = (
+    *("main_perplexity", "main_perplexity_std"),
+    *("all_perplexity", "all_perplexity_std", "all_perplexity_max"),
+)
 _DIFFERENCE = ("n", "mean", "std", "low", "high")
+
+
+def of_text(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether rows are of language models."""
+    return any("main_perplexity" in row for row in rows)
+
+
+def accuracy(rows: Sequence[dict[str, Any]]) -> str:
+    """What accuracy is called."""
+    return "next-token accuracy" if of_text(rows) else "top-1 accuracy"
+
+
+def headings(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The columns of a table of these rows."""
+    return HEADINGS + (OF_TEXT if of_text(rows) else ())
 
 
 def cells(row: dict[str, Any], seeds: int) -> list[str]:
@@ -32,6 +53,16 @@ def cells(row: dict[str, Any], seeds: int) -> list[str]:
         f"{row['main_mean']:.2f}{spread}",
         f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
         f"{row['all_min']:.2f}",
+        *(_perplexities(row) if of_text([row]) else ()),
+    ]
+
+
+def _perplexities(row: dict[str, Any]) -> list[str]:
+    spread = f" ± {row['main_perplexity_std']:.2f}" if row["seeds"] > 1 else ""
+    return [
+        f"{row['main_perplexity']:.2f}{spread}",
+        f"{row['all_perplexity']:.2f} ± {row['all_perplexity_std']:.2f}",
+        f"{row['all_perplexity_max']:.2f}",
     ]
 
 
@@ -39,8 +70,13 @@ def notes(comparison: dict[str, Any]) -> list[str]:
     """What is to be said below the table."""
     rows = {row["method"]: row for row in comparison["rows"]}
     said = [
-        "Top-1 accuracy in %, means over seeds. Main net: ± standard deviation over seeds. All subnets: ± that over "
-        "subnets, mean over seeds. Worst: of all subnets, mean over seeds."
+        f"{accuracy(comparison['rows']).capitalize()} in %, means over seeds. Main net: ± standard deviation over "
+        "seeds. All subnets: ± that over subnets, mean over seeds. Worst: of all subnets, mean over seeds."
+        + (
+            " Perplexity: exp of the mean cross-entropy of a token; lower is better."
+            if of_text(comparison["rows"])
+            else ""
+        )
     ]
     of = rows.get("common")
     if of is not None and of["time_ratio"] is not None:
@@ -93,7 +129,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         f"# {comparison['model']} on {comparison['data']}",
         f"{_count(comparison['epochs'], 'epoch')}, {'seed' if seeds == 1 else 'seeds'} "
         f"{', '.join(map(str, comparison['seeds']))}.",
-        _table(HEADINGS, rows),
+        _table(headings(comparison["rows"]), rows),
         *notes(comparison),
     ]
     told = sentences(comparison)
@@ -110,16 +146,17 @@ def markdown(comparison: dict[str, Any]) -> str:
 def csv_text(comparison: dict[str, Any]) -> str:
     """A row a method, with its differences from the reference, as the text of a CSV file."""
     of = {(one["method"], one["measure"]): one for one in comparison["differences"] if _from_reference(one, comparison)}
+    numbers = _ACCURACIES + (_PERPLEXITIES if of_text(comparison["rows"]) else ())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["method", "n", "seeds", *_ROW, *_ACCURACIES, "reference"]
+        ["method", "n", "seeds", *_ROW, *numbers, "reference"]
         + [f"{measure}_difference_{key}" for measure in MEASURES for key in _DIFFERENCE]
     )
     for row in comparison["rows"]:
         ones = [of.get((row["method"], measure)) for measure in MEASURES]
         writer.writerow(
-            [row["method"], row["n"], " ".join(map(str, row["seeds_used"])), *(row[key] for key in _ROW + _ACCURACIES)]
+            [row["method"], row["n"], " ".join(map(str, row["seeds_used"])), *(row[key] for key in _ROW + numbers)]
             + [comparison["reference"] if any(ones) else None]
             + [None if one is None else one[key] for one in ones for key in _DIFFERENCE]
         )

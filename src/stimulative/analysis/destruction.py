@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from stimulative.analysis.damage import Damage, Draws, damage, tau
 from stimulative.analysis.family import Steps, open_run
@@ -125,12 +126,15 @@ def draw_images(loader: Loader, images: int, seed: int) -> list[Batch]:
     chosen = torch.zeros(loader.images, dtype=torch.bool)
     chosen[torch.randperm(loader.images, generator=generator_for(seed, "test images"))[:images]] = True
     found, start, size = [], 0, 0
-    for x, y in loader:
-        here = chosen[start : start + len(y)].to(y.device)
-        found.append((x[here], y[here]))
-        start, size = start + len(y), max(size, len(y))
-    xs, ys = zip(*found, strict=True)
-    return list(zip(torch.cat(xs).split(size), torch.cat(ys).split(size), strict=True))
+    for batch in loader:
+        here = chosen[start : start + len(batch[1])].to(batch[1].device)
+        found.append(pytree.tree_map_only(torch.Tensor, lambda part, here=here: part[here], batch))
+        start, size = start + len(here), max(size, len(here))
+    whole = pytree.tree_map(lambda *parts: torch.cat(parts), *found)
+    return [
+        pytree.tree_map(lambda part, first=first: part[first : first + size], whole)
+        for first in range(0, len(whole[1]), size)
+    ]
 
 
 def _fingerprint(run: FinishedRun, draws: int, seed: int, images: int | None) -> str:
@@ -157,6 +161,7 @@ def _measured(
     return {
         **{key: run.summary[key] for key in ("model", "data", "method")},
         "main": scores[False][todo.main].top1,
+        **_perplexity([scores[False][todo.main]], "main_perplexity"),
         "images": min(images or test.images, test.images),
         "test_images": test.images,
         "calibration_images": calibration_images,
@@ -244,7 +249,13 @@ def _tables(network: ResidualNetwork, todo: Damage, scores: Scores) -> dict[str,
 
 
 def _scored(subnet: Subnet, scores: Mapping[Subnet, Score], **more: float) -> dict[str, Any]:
-    return {"subnet": str(subnet), **more, "top1": scores[subnet].top1, "loss": scores[subnet].loss}
+    return {"subnet": str(subnet), **more, **scores[subnet].to_mapping()}
+
+
+def _perplexity(scores: Iterable[Score], key: str = "perplexity") -> dict[str, float]:
+    """The mean perplexity of some nets, of text; nothing for images."""
+    known = [score.perplexity for score in scores if score.perplexity is not None]
+    return {key: statistics.fmean(known)} if known else {}
 
 
 def _row(draws: Draws, recalibrated: bool, scores: Mapping[Subnet, Score]) -> dict[str, Any]:
@@ -258,6 +269,7 @@ def _row(draws: Draws, recalibrated: bool, scores: Mapping[Subnet, Score]) -> di
         "std": statistics.pstdev(top1),
         "min": min(top1),
         "max": max(top1),
+        **_perplexity(scores[subnet] for subnet in draws.subnets),
     }
 
 
@@ -288,7 +300,8 @@ def _together(parts: Mapping[str, dict[str, Any]], draws: int, seed: int) -> dic
 def _write(out: Path, destruction: dict[str, Any]) -> None:
     for table, columns in COLUMNS.items():
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        told = [*columns, *(["perplexity"] if any("perplexity" in row for row in destruction[table]) else [])]
+        writer = csv.DictWriter(text, told, lineterminator="\n")
         writer.writeheader()
         for row in destruction[table]:
             rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}

@@ -17,11 +17,12 @@ from stimulative.analysis.member import read_family as read_family
 from stimulative.analysis.spread import by_blocks, by_stage, spread_of
 from stimulative.errors import UsageError
 from stimulative.training import Recipe, Run, files, load_recipe, measure, prepare
-from stimulative.training.loop import example_batch
+from stimulative.training.loop import as_in
 from stimulative.training.temperature import fit_temperatures
 from stimulative.training.weights import load_weights, read_weights
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike, SubnetSpace
-from stimulative.unravel.sampling import ordered
+from stimulative.unravel.sampling import uniform
+from stimulative.unravel.subnet import Kept
 
 Chosen = int | Literal["auto", "all"] | Sequence[SubnetLike]
 
@@ -29,22 +30,24 @@ AUTO_MOST = 1_000
 _ALL_MOST = 100_000
 
 
-def choose_subnets(network: ResidualNetwork, subnets: Chosen, seed: int) -> list[Subnet]:
+def choose_subnets(network: ResidualNetwork, subnets: Chosen, seed: int, kept: Kept = "ordered") -> list[Subnet]:
     """The subnets to measure.
 
     Args:
         network: The network.
-        subnets: ``"auto"`` for all ordered subnets if they are at most 1,000, else 1,000 different ones drawn
-            uniformly, the main net and the smallest always among them; ``"all"``; how many to draw; or the subnets
-            themselves.
+        subnets: ``"auto"`` for all subnets if they are at most 1,000, else 1,000 different ones drawn uniformly, the
+            main net and the smallest always among them; ``"all"``; how many to draw, with the same two among them
+            where it is 2 or more; or the subnets themselves.
         seed: The seed of the draw.
+        kept: Which blocks a stage of a subnet keeps at a given depth; a choice of subnets that are named does not read
+            it.
 
     Raises:
         UsageError: If the number is not one, all are too many to list, or a subnet is not the network's.
     """
-    space = network.space
+    space = network.space.keeping(kept)
+    certain = [space.smallest, network.full]
     if subnets == "auto":
-        certain = [space.smallest, network.full]
         return list(space) if space.count <= AUTO_MOST else draw(space, AUTO_MOST, seed, certain)
     if subnets == "all":
         if space.count > _ALL_MOST:
@@ -58,11 +61,11 @@ def choose_subnets(network: ResidualNetwork, subnets: Chosen, seed: int) -> list
         return sorted({network.resolve(subnet) for subnet in subnets})
     if subnets < 1:
         raise UsageError(f"the number of subnets is 1 or more, or 'all'; got {subnets}")
-    return list(space) if subnets >= space.count else draw(space, subnets, seed)
+    return list(space) if subnets >= space.count else draw(space, subnets, seed, certain if subnets > 1 else ())
 
 
 def draw(space: SubnetSpace, count: int, seed: int, certain: Sequence[Subnet] = ()) -> list[Subnet]:
-    """So many different ordered subnets of a space, drawn uniformly.
+    """So many different subnets of a space, drawn uniformly.
 
     Args:
         space: The space, which has no fewer.
@@ -73,7 +76,7 @@ def draw(space: SubnetSpace, count: int, seed: int, certain: Sequence[Subnet] = 
     generator = torch.Generator().manual_seed(seed)
     drawn = set(certain)
     while len(drawn) < count:
-        drawn.add(ordered(space, generator))
+        drawn.add(uniform(space, generator))
     return sorted(drawn)
 
 
@@ -81,6 +84,7 @@ def evaluate(
     run: str | Path,
     *,
     subnets: Chosen | None = None,
+    space: Kept | None = None,
     seed: int | None = None,
     latency: bool = True,
     latency_batch: int = 1,
@@ -90,8 +94,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the subnets of a finished run on its test split, each with recalibrated statistics.
 
-    Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (how many, and the
-    spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
+    Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (which, how many, and
+    the spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
     depth of each stage), ``frontier`` (for each cost the subnets that no other one beats, the cheapest first) and
     ``latency`` (what the latencies were measured on). Where the run's method leaves the scale of logits open, a
     temperature is fitted to each subnet on the validation part, and its loss is that of its logits divided by it.
@@ -101,9 +105,10 @@ def evaluate(
         run: The run directory.
         subnets: ``"auto"``, ``"all"``, how many to draw, or which ones, as ``choose_subnets`` takes them; by default
             what the recipe says.
+        space: Which blocks the stages of subnets keep, as ``SubnetSpace`` names it; by default what the recipe says.
         seed: The seed of the draw; by default the recipe's.
         latency: Whether to measure latencies.
-        latency_batch: Images in the batch that is timed.
+        latency_batch: Images, or sequences, in the batch that is timed.
         latency_seconds: About how long that may take, rounds beyond the fifth.
         device: Where to compute; by default as the recipe says.
         progress: Called with the steps done and about how many there are in all.
@@ -118,6 +123,7 @@ def evaluate(
     recipe = recipe_of(directory)
     summary = summary_of(directory)
     subnets = recipe.evaluation.subnets if subnets is None else subnets
+    kept = recipe.evaluation.space if space is None else space
     seed = recipe.seed if seed is None else seed
     if not 0 <= seed < 2**32:
         raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
@@ -125,7 +131,8 @@ def evaluate(
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
     opened = open_run(directory, device=device)
     network, data = opened.network, opened.data
-    chosen = choose_subnets(network, subnets, seed)
+    chosen = choose_subnets(network, subnets, seed, kept)
+    count = network.space.keeping(kept).count
     calibrates = summary.get("method") is not None and opened.method.calibrates
     to_fit = len(data.validation) if calibrates else 0
     steps = Steps(progress, to_fit + len(data.test) + (MAX_ROUNDS if latency else 0))
@@ -138,12 +145,16 @@ def evaluate(
     scores = measure(
         network, data.test, chosen, statistics=calibration, temperatures=temperatures, after_batch=steps.step
     )
-    images = example_batch(data.channels, data.evaluation_image_size, images=latency_batch).to(_device_of(network))
-    costs = CostModel(network, images[:1])
+    costs = CostModel(network, as_in(network, data.example(1, evaluation=True)))
     times: Latencies | None = None
     if latency:
         times = measure_latency(
-            network, images, chosen, seconds=latency_seconds, seed=seed, after_round=lambda _: steps.step()
+            network,
+            as_in(network, data.example(latency_batch, evaluation=True)),
+            chosen,
+            seconds=latency_seconds,
+            seed=seed,
+            after_round=lambda _: steps.step(),
         )
     family = [
         Member(
@@ -155,9 +166,10 @@ def evaluate(
         )
         for position, (subnet, score) in enumerate(zip(chosen, scores, strict=True))
     ]
-    drawn = isinstance(subnets, str | int) and len(family) < network.space.count
+    drawn = isinstance(subnets, str | int) and len(family) < count
     summary["subnets"] = {
-        "count": network.space.count,
+        "space": kept,
+        "count": count,
         "evaluated": len(family),
         **spread_of(family),
         "seed": seed if drawn else None,
@@ -286,7 +298,3 @@ def _device(recipe: Recipe) -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = recipe.training.device
     return torch.device(wanted if present.get(wanted) else next(kind for kind in present if present[kind]))
-
-
-def _device_of(network: ResidualNetwork) -> torch.device:
-    return next(network.parameters()).device

@@ -63,7 +63,7 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
 
 
 def _data_of(recipe: Recipe) -> str:
-    folder = recipe.data.folder
+    folder = recipe.data.folder or recipe.data.text_folder
     return recipe.data.name if folder is None else str(Path(folder).expanduser().resolve())
 
 

@@ -20,6 +20,7 @@ import torch
 
 from stimulative.training.environment import device_name
 from stimulative.unravel import ResidualNetwork, Subnet, evaluating
+from stimulative.unravel.recording import arguments_of, tensors_in
 
 _WARM_UP_RUNS = 5
 MIN_ROUNDS, MAX_ROUNDS = 5, 50
@@ -45,7 +46,7 @@ class Latencies:
 
     Args:
         of: One for each subnet, in their order.
-        batch: Images in a batch.
+        batch: Images, or sequences, in a batch.
         device: What they were measured on.
         threads: CPU threads that PyTorch computed with.
         rounds: How often each subnet ran.
@@ -64,7 +65,7 @@ class Latencies:
 
 def measure_latency(
     network: ResidualNetwork,
-    images: torch.Tensor,
+    batch: Any,
     subnets: Sequence[Subnet],
     *,
     seconds: float = SECONDS,
@@ -79,7 +80,8 @@ def measure_latency(
 
     Args:
         network: The network.
-        images: A batch of images ``(batch, channels, height, width)`` on the network's device.
+        batch: What the model takes, on the network's device: images ``(batch, channels, height, width)``, or a
+            mapping of ``input_ids`` and ``attention_mask`` ``(batch, positions)``.
         subnets: The subnets.
         seconds: About how long all rounds together may take.
         seed: Of the order within rounds.
@@ -91,32 +93,34 @@ def measure_latency(
     times: list[list[float]] = [[] for _ in subnets]
     with evaluating(network), torch.no_grad():
         for _ in range(_WARM_UP_RUNS):
-            _timed(network, images, network.full, clock)
+            _timed(network, batch, network.full, clock)
         began = clock()
         for done in range(MAX_ROUNDS):
             if done >= MIN_ROUNDS and (clock() - began) * (done + 1) / done > seconds:
                 break
             shuffle.shuffle(order)
             for position in order:
-                times[position].append(_timed(network, images, subnets[position], clock))
+                times[position].append(_timed(network, batch, subnets[position], clock))
             if after_round is not None:
                 after_round(done + 1)
     return Latencies(
         of=[_summarised(of_one) for of_one in times],
-        batch=len(images),
-        device=device_name(images.device),
+        batch=len(tensors_in(batch)[0]),
+        device=device_name(tensors_in(batch)[0].device),
         threads=torch.get_num_threads(),
         rounds=len(times[0]) if times else 0,
     )
 
 
-def _timed(network: ResidualNetwork, images: torch.Tensor, subnet: Subnet, clock: Callable[[], float]) -> float:
+def _timed(network: ResidualNetwork, batch: Any, subnet: Subnet, clock: Callable[[], float]) -> float:
     """Milliseconds of one forward pass; choosing the subnet is not part of it."""
+    device = tensors_in(batch)[0].device
+    args, kwargs = arguments_of(batch)
     with network.only(subnet) as model:
-        _wait_for(images.device)
+        _wait_for(device)
         began = clock()
-        model(images)
-        _wait_for(images.device)
+        model(*args, **kwargs)
+        _wait_for(device)
         return 1000 * (clock() - began)
 
 

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.analysis.family import draw
-from stimulative.analysis.runs import Job, Outcome, Workers, check_methods, measured, run_all, seeds_from
+from stimulative.analysis.runs import (
+    Job,
+    Outcome,
+    Workers,
+    check_methods,
+    measured,
+    measured_perplexities,
+    run_all,
+    seeds_from,
+)
 from stimulative.analysis.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.errors import UsageError
 from stimulative.training import Recipe, files
@@ -118,6 +127,7 @@ def _pairs(plan: Plan, out: Path, outcome: Outcome) -> list[dict[str, Any]]:
             for net, drawn in plan.drawn.items():
                 main = run_name(method, net, seed)
                 inside = measured(out / main) if main in outcome.summaries else {}
+                perplexities = measured_perplexities(out / main) if main in outcome.summaries else {}
                 for subnet in drawn:
                     alone = outcome.summaries.get(run_name(ALONE, subnet, seed))
                     if alone is None or str(subnet) not in inside:
@@ -133,6 +143,7 @@ def _pairs(plan: Plan, out: Path, outcome: Outcome) -> list[dict[str, Any]]:
                             "in_group": inside[str(subnet)],
                             "alone": alone["main"]["top1"],
                             "gap": alone["main"]["top1"] - inside[str(subnet)],
+                            **_perplexities(perplexities.get(str(subnet)), alone["main"].get("perplexity")),
                         }
                     )
     return pairs
@@ -158,8 +169,18 @@ def _rows(plan: Plan, outcome: Outcome, pairs: Sequence[dict[str, Any]]) -> list
             for key in ("in_group", "alone", "gap"):
                 row[f"{key}_mean"] = statistics.fmean(pair[key] for pair in of_net)
                 row[f"{key}_std"] = statistics.pstdev(pair[key] for pair in of_net)
+            for key in ("in_group_perplexity", "alone_perplexity"):
+                if all(key in pair for pair in of_net):
+                    row[f"{key}_mean"] = statistics.fmean(pair[key] for pair in of_net)
             rows.append(row)
     return rows
+
+
+def _perplexities(in_group: float | None, alone: float | None) -> dict[str, float]:
+    """The perplexities of a subnet, of text; nothing for images."""
+    if in_group is None or alone is None:
+        return {}
+    return {"in_group_perplexity": in_group, "alone_perplexity": alone}
 
 
 def _draw(space: SubnetSpace, net: Subnet, count: int, seed: int) -> list[Subnet]:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stimulative.analysis.runs import Job, Workers, measured, run_all, seeds_from, spread
+from stimulative.analysis.runs import (
+    Job,
+    Workers,
+    measured,
+    measured_perplexities,
+    run_all,
+    seeds_from,
+    spread,
+)
 from stimulative.analysis.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.training import Recipe, files
 from stimulative.unravel import Subnet
@@ -92,9 +100,13 @@ def matrix(
                 continue
             names = [name for name in (plan.run_of(net, seed) for seed in plan.seeds) if name in outcome.summaries]
             if subnet == net:
-                values = [outcome.summaries[name]["main"]["top1"] for name in names]
+                mains = [outcome.summaries[name]["main"] for name in names]
+                values = [main["top1"] for main in mains]
+                perplexities = [main["perplexity"] for main in mains if "perplexity" in main]
             else:
                 values = [measured(out / name)[str(subnet)] for name in names]
+                known = [measured_perplexities(out / name) for name in names]
+                perplexities = [of[str(subnet)] for of in known if of]
             if values:
                 cells.append(
                     {
@@ -103,6 +115,7 @@ def matrix(
                         "seeds": len(values),
                         "mean": statistics.fmean(values),
                         "std": spread(values),
+                        **({"perplexity": statistics.fmean(perplexities)} if perplexities else {}),
                     }
                 )
     result = {

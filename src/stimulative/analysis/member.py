@@ -14,7 +14,10 @@ from stimulative.errors import UsageError
 from stimulative.training import Score
 from stimulative.unravel import Subnet
 
-COLUMNS = ("subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms", "temperature")
+COLUMNS = (
+    *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
+    *("latency_ms", "latency_iqr_ms", "temperature", "perplexity"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ def family_csv(family: Sequence[Member]) -> str:
         times = ("", "") if latency is None else (f"{latency.median_ms:.4f}", f"{latency.iqr_ms:.4f}")
         accuracy = (f"{score.top1:.4f}", f"{score.loss:.6f}")
         temperature = "" if member.temperature is None else f"{member.temperature:.6g}"
-        row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times, temperature]
-        writer.writerow(row)
+        perplexity = "" if score.perplexity is None else f"{score.perplexity:.6g}"
+        row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times]
+        writer.writerow([*row, temperature, perplexity])
     return text.getvalue()
 
 
 def read_family(path: Path) -> list[Member]:
-    """Read a ``subnets.csv``; older ones have no latencies or no temperatures.
+    """Read a ``subnets.csv``; older ones have no latencies, temperatures or perplexities.
 
     Raises:
         UsageError: If it cannot be read as one.
@@ -62,10 +66,10 @@ def read_family(path: Path) -> list[Member]:
             return [
                 Member(
                     Subnet.parse(row["subnet"]),
-                    Score(float(row["top1"]), float(row["loss"])),
+                    Score(float(row["top1"]), float(row["loss"]), _number(row.get("perplexity"))),
                     Cost(int(row["parameters"]), int(row["flops"])),
                     Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
-                    float(row["temperature"]) if row.get("temperature") else None,
+                    _number(row.get("temperature")),
                 )
                 for row in csv.DictReader(file)
             ]
@@ -74,3 +78,7 @@ def read_family(path: Path) -> list[Member]:
     except (KeyError, TypeError, ValueError) as error:
         what = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path} is not the list of subnets of a run: {what}; evaluate the run again") from error
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None

@@ -160,6 +160,14 @@ def measured(directory: Path) -> dict[str, float]:
     return {str(member.subnet): member.score.top1 for member in read_family(directory / files.SUBNETS)}
 
 
+def measured_perplexities(directory: Path) -> dict[str, float]:
+    """The perplexity of each subnet of a run that has been measured, by its text; none for images."""
+    if not (directory / files.SUBNETS).exists():
+        return {}
+    scores = {str(member.subnet): member.score for member in read_family(directory / files.SUBNETS)}
+    return {subnet: score.perplexity for subnet, score in scores.items() if score.perplexity is not None}
+
+
 def check_methods(methods: Sequence[str], *, once: bool = True) -> None:
     """Check the methods that runs are to be trained by.
 
@@ -198,7 +206,10 @@ def spread(values: Sequence[float]) -> float:
 
 
 def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Main nets and families of runs that differ in their seed alone: means and spreads, in percent."""
+    """Main nets and families of runs that differ in their seed alone: means and spreads, in percent.
+
+    Of text also perplexities, under ``main_perplexity`` and the like.
+    """
     main = [summary["main"]["top1"] for summary in summaries]
     families = [summary["subnets"] for summary in summaries]
     return {
@@ -209,6 +220,21 @@ def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "all_std": statistics.fmean(family["std"] for family in families),
         "all_mean_spread": spread([family["mean"] for family in families]),
         "all_min": statistics.fmean(family["min"] for family in families),
+        **_perplexities_over_seeds(summaries),
+    }
+
+
+def _perplexities_over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    if any("perplexity" not in part for summary in summaries for part in (summary["main"], summary["subnets"])):
+        return {}
+    main = [summary["main"]["perplexity"] for summary in summaries]
+    families = [summary["subnets"]["perplexity"] for summary in summaries]
+    return {
+        "main_perplexity": statistics.fmean(main),
+        "main_perplexity_std": spread(main),
+        "all_perplexity": statistics.fmean(family["mean"] for family in families),
+        "all_perplexity_std": statistics.fmean(family["std"] for family in families),
+        "all_perplexity_max": statistics.fmean(family["max"] for family in families),
     }
 
 

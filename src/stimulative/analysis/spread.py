@@ -10,10 +10,23 @@ from typing import Any
 from stimulative.analysis.member import Member
 
 
-def spread_of(family: Sequence[Member]) -> dict[str, float]:
-    """Mean, standard deviation (the population's), least and greatest of the top-1 accuracies, in percent."""
-    top1 = [member.score.top1 for member in family]
-    return {"mean": statistics.fmean(top1), "std": statistics.pstdev(top1), "min": min(top1), "max": max(top1)}
+def spread_of(family: Sequence[Member]) -> dict[str, Any]:
+    """Mean, standard deviation (the population's), least and greatest of the top-1 accuracies, in percent.
+
+    Of text also those of the perplexities, under ``perplexity``.
+    """
+    perplexities = [member.score.perplexity for member in family if member.score.perplexity is not None]
+    of_perplexity = {"perplexity": _spread(perplexities)} if perplexities else {}
+    return {**_spread([member.score.top1 for member in family]), **of_perplexity}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.pstdev(values),
+        "min": min(values),
+        "max": max(values),
+    }
 
 
 def by_blocks(family: Sequence[Member]) -> list[dict[str, Any]]:

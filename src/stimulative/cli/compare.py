@@ -72,12 +72,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(comparison: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from stimulative.analysis.comparison_table import HEADINGS, caution, cells, notes, sentences
+    from stimulative.analysis.comparison_table import accuracy, caution, cells, headings, notes, sentences
     from stimulative.cli.running import print_table
 
-    table = Table(title=f"{comparison['model']} on {comparison['data']}: top-1 accuracy in %", title_justify="left")
-    table.add_column(HEADINGS[0], overflow="fold", min_width=max(map(len, HEADINGS)))
-    for column in HEADINGS[1:]:
+    of = f"{comparison['model']} on {comparison['data']}"
+    table = Table(title=f"{of}: {accuracy(comparison['rows'])} in %", title_justify="left")
+    first, *others = headings(comparison["rows"])
+    table.add_column(first, overflow="fold", min_width=max(map(len, [first, *others])))
+    for column in others:
         table.add_column(column, justify="right", no_wrap=True)
     for row in comparison["rows"]:
         table.add_row(*cells(row, len(comparison["seeds"])))

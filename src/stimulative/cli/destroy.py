@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stimulative.cli.running import in_words
 from stimulative.cli.source import SOURCE_USAGE, add_source, runs_from
 
 TAKES_SETTINGS = True
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     for one in destruction["runs"]:
         _show(one, destruction)
     print(
-        "\ntop-1 in %, mean ± standard deviation over the nets drawn for each k.\n"
+        "\ntop-1 in %, mean ± standard deviation over the nets drawn for each k (of text: mean perplexity).\n"
         "as trained: with the main net's statistics; recalibrated: with those of the net that is left.\n"
         "tau: Kendall's rank correlation of the order of blocks with the original one, mean over the nets."
     )
@@ -104,16 +105,18 @@ def _show(one: dict[str, Any], destruction: dict[str, Any]) -> None:
     def of_run(table: str) -> list[dict[str, Any]]:
         return [row for row in destruction[table] if row["run"] == one["run"]]
 
+    text = "main_perplexity" in one
     print(
-        f"\n{one['run']}: {one['model']}, {one['method'] or 'from a weights file'}, main net {one['main']:.2f}% on "
-        f"{one['images']:,} test images of {one['data']}"
+        f"\n{one['run']}: {one['model']}, {one['method'] or 'from a weights file'}, main net {one['main']:.2f}%"
+        f"{in_words({'perplexity': one['main_perplexity']} if text else {})} on "
+        f"{one['images']:,} test {'sequences' if text else 'images'} of {one['data']}"
     )
     _table("k random blocks deleted", of_run("delete_rows"))
     for recalibrated, way in _WAYS.items():
         single = [row for row in of_run("single") if row["recalibrated"] == recalibrated]
         if single:
             worst = min(single, key=lambda row: row["top1"])
-            print(f"worst single block, {way}: {worst['top1']:.2f}% without {worst['name']}")
+            print(f"worst single block, {way}: {worst['top1']:.2f}%{in_words(worst)} without {worst['name']}")
     if of_run("swap_rows"):
         _table("k random pairs of blocks swapped", of_run("swap_rows"))
     for note in one["notes"]:
@@ -135,7 +138,11 @@ def _table(title: str, rows: list[dict[str, Any]]) -> None:
         table.add_row(
             str(k),
             *([f"{found[0]['tau']:.2f}"] if with_tau else []),
-            *(f"{row['mean']:.2f} ± {row['std']:.2f}" for row in found),
+            *(f"{row['mean']:.2f} ± {row['std']:.2f}{_perplexity(row)}" for row in found),
             f"all {found[0]['draws']}" if found[0]["exhaustive"] else str(found[0]["draws"]),
         )
     Console().print(table)
+
+
+def _perplexity(row: dict[str, Any]) -> str:
+    return f" ({row['perplexity']:,.2f})" if "perplexity" in row else ""

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.running import add_study, refuse_method, run_study, tell_failures, workers_of
+from stimulative.cli.running import add_study, print_table, refuse_method, run_study, tell_failures, workers_of
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -71,23 +71,28 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="top-1 accuracy in %", title_justify="left")
+    text = all("in_group_perplexity_mean" in row and "alone_perplexity_mean" in row for row in rows)
+    title = "next-token accuracy in % (perplexity)" if text else "top-1 accuracy in %"
+    table = Table(title=title, title_justify="left")
     for column in ("method", "main net"):
         table.add_column(column, no_wrap=True)
     for column in ("itself", "n", "inside", "alone", "gap"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=not text)
     for row in rows:
         table.add_row(
             row["method"],
             row["main"],
             f"{row['main_top1']:.2f}",
             str(row["subnets"]),
-            f"{row['in_group_mean']:.2f}",
-            f"{row['alone_mean']:.2f}",
+            *(_mean(row, key) for key in ("in_group", "alone")),
             f"{row['gap_mean']:.2f} ± {row['gap_std']:.2f}",
         )
-    Console().print(table)
+    print_table(table)
     print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")
+
+
+def _mean(row: dict[str, Any], key: str) -> str:
+    perplexity = row.get(f"{key}_perplexity_mean")
+    return f"{row[f'{key}_mean']:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")

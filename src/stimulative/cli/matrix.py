@@ -69,7 +69,9 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     cells = {(cell["subnet"], cell["main"]): cell for cell in result["cells"]}
-    table = Table(title="top-1 accuracy in %", title_justify="left")
+    text = any("perplexity" in cell for cell in result["cells"])
+    title = "next-token accuracy in % (perplexity)" if text else "top-1 accuracy in %"
+    table = Table(title=title, title_justify="left")
     table.add_column("subnet", no_wrap=True)
     for net in result["nets"]:
         table.add_column(net, justify="right", no_wrap=True)
@@ -81,4 +83,5 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _shown(cell: dict[str, Any]) -> str:
-    return f"{cell['mean']:.2f}" + (f" ± {cell['std']:.2f}" if cell["seeds"] > 1 else "")
+    perplexity = f" ({cell['perplexity']:.2f})" if "perplexity" in cell else ""
+    return f"{cell['mean']:.2f}" + (f" ± {cell['std']:.2f}" if cell["seeds"] > 1 else "") + perplexity

@@ -74,13 +74,20 @@ def run_study(out: Path, study: Callable[[Callable[[str, dict[str, Any]], None]]
     def after_run(name: str, summary: dict[str, Any]) -> None:
         family = summary["subnets"]
         rest = f", subnets {family['mean']:.2f} ± {family['std']:.2f}%" if family["evaluated"] else ""
-        print(f"{name}: main {summary['main']['top1']:.2f}%{rest}", flush=True)
+        if "perplexity" in family:
+            rest += f" (perplexity {family['perplexity']['mean']:.2f})"
+        print(f"{name}: main {summary['main']['top1']:.2f}%{in_words(summary['main'])}{rest}", flush=True)
 
     try:
         return study(after_run)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on with what is in {out}", file=sys.stderr)
         return 130
+
+
+def in_words(score: Mapping[str, Any]) -> str:
+    """The perplexity of a score, of text, to stand behind its accuracy; nothing for images."""
+    return f" (perplexity {score['perplexity']:.2f})" if "perplexity" in score else ""
 
 
 def print_table(table: Any) -> None:

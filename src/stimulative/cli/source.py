@@ -22,7 +22,8 @@ resized to 256/224 of --data.image_size (224), cropped to the centre, and normal
 mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225). --data.mean, --data.std,
 --data.crop_ratio and --data.interpolation prepare them as other weights want them. Statistics of
 subnets come from training images augmented by --data.crop_padding (4), --data.flip (true) and the
-like: say what the weights were trained with."""
+like: say what the weights were trained with. Texts (pydoc, text:PATH) are cut into sequences of
+--data.length (128) tokens by --data.tokenizer (bytes), which has to be that of the weights."""
 
 
 def add_source(
@@ -46,10 +47,12 @@ def add_source(
     parser.add_argument("runs", metavar=name, nargs="*" if many else "?", help=help)
     group = parser.add_argument_group("any weights", _IMAGES)
     group.add_argument(
-        "--model", metavar="NAME", help="cifar/NAME, timm/NAME, torchvision/NAME or package.module:factory"
+        "--model",
+        metavar="NAME",
+        help="cifar/NAME, timm/NAME, torchvision/NAME, transformers/MODEL_TYPE or package.module:factory",
     )
     group.add_argument("--weights", metavar="FILE", help="the file of weights")
-    group.add_argument("--data", metavar="NAME", help="digits, cifar10, cifar100 or folder:PATH")
+    group.add_argument("--data", metavar="NAME", help="digits, cifar10, cifar100, folder:PATH, pydoc or text:PATH")
     if out:
         group.add_argument(
             "--out", metavar="DIR", help="run directory to make of the weights (default: runs/FILE's name)"

@@ -62,9 +62,12 @@ def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="top-1 accuracy in %, means over seeds", title_justify="left")
+    text = all("main_perplexity" in row for row in result["rows"])
+    title = f"{'next-token' if text else 'top-1'} accuracy in %, means over seeds"
+    table = Table(title=title, title_justify="left")
     table.add_column(result["key"], no_wrap=True)
-    for column in ("seeds", "main net", "all subnets", "worst"):
+    perplexities = ("main perplexity", "all perplexity") if text else ()
+    for column in ("seeds", "main net", "all subnets", "worst", *perplexities):
         table.add_column(column, justify="right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
@@ -73,6 +76,7 @@ def _show(result: dict[str, Any]) -> None:
             f"{row['main_mean']:.2f} ± {row['main_std']:.2f}",
             f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
             f"{row['all_min']:.2f}",
+            *(f"{row[f'{key}_perplexity']:.2f}" for key in (("main", "all") if text else ())),
         )
     Console().print(table)
     print("main net: ± standard deviation over seeds; all subnets: ± that over subnets, mean over seeds")

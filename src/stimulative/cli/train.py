@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.cli.data import add_data, data_settings, directory_word
+from stimulative.cli.running import in_words
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -74,7 +75,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return 0  # of several processes that train together, one speaks
     main = summary["main"]
     print(
-        f"{out}: main net {main['top1']:.2f}% top-1, loss {main['loss']:.4f}, trained in "
+        f"{out}: main net {main['top1']:.2f}% {'next-token' if 'perplexity' in main else 'top-1'}, loss "
+        f"{main['loss']:.4f}{in_words(main)}, trained in "
         f"{summary['train_seconds']:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
     )
     return 0
@@ -88,8 +90,12 @@ def _plan(recipe: Any, out: Path) -> None:
     network, data = prepared.network, prepared.data
     stages = ", ".join(f"{stage.name} ({stage.blocks})" for stage in network.stages)
     print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
-    images = f"{data.train.images:,} training, {data.validation.images:,} validation images"
-    print(f"# data: {images} of {data.classes} classes")
+    what, classes = (
+        ("sequences", f"{data.length} tokens, {data.classes} different ones")
+        if data.is_text
+        else ("images", f"{data.classes} classes")
+    )
+    print(f"# data: {data.train.images:,} training, {data.validation.images:,} validation {what} of {classes}")
     stop = recipe.schedule.max_steps
     until = "" if stop is None else f", {stop} steps at most,"
     print(f"# {recipe.schedule.epochs} epochs of {len(data.train)} batches{until} would be trained into {out}")

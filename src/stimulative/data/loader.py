@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Tensor]
+"""What a model takes, and its targets."""
 
 
 class Loader(Protocol):
@@ -18,7 +19,7 @@ class Loader(Protocol):
 
     @property
     def images(self) -> int:
-        """Images that one pass over this loader gives (in this process, if there are several)."""
+        """Images, or sequences, that one pass over this loader gives (in this process, if there are several)."""
         ...
 
     def set_epoch(self, epoch: int) -> None:
@@ -30,7 +31,12 @@ class Loader(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Batch]:
-        """Give `(x, y)`: x normalised float32 (batch, channels, height, width), y int64 (batch,)."""
+        """Give `(x, y)`.
+
+        Of images x is normalised float32 (batch, channels, height, width), y int64 (batch,). Of text x maps `input_ids`
+        and `attention_mask` to int64 (batch, length), and y is the token that follows each, int64 (batch, length), -100
+        where none counts.
+        """
         ...
 
 

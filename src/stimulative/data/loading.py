@@ -1,16 +1,19 @@
 """From settings to data."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from stimulative.data import cifar, digits, fake, folder, images, pixels
+from stimulative.data import cifar, digits, documents, fake, folder, images, pixels, sequences
 from stimulative.data.augmentation import evaluation_transform, resized_side, training_transform
-from stimulative.data.dataset import Data
-from stimulative.data.loader import LazyLoader
-from stimulative.data.settings import FAKE, DataSettings
+from stimulative.data.dataset import Chance, Data
+from stimulative.data.loader import LazyLoader, Loader, generator_for
+from stimulative.data.mixing import MixedLoader
+from stimulative.data.settings import DEFAULT_LENGTH, FAKE, DataSettings
 from stimulative.data.split import hold_out
+from stimulative.data.tokens import tokenizer_of
 from stimulative.errors import UsageError
 
 
@@ -26,7 +29,7 @@ def load(
 
     Args:
         settings: Which one, and how it is fed.
-        seed: Of the run: decides which images are held out, their order and their augmentation.
+        seed: Of the run: decides which images or documents are held out, their order and their augmentation.
         device: Where batches go; small images live there.
         rank: Which of several processes this is. Each trains on its own, equally large part of every epoch;
             the other loaders give every process everything.
@@ -44,10 +47,23 @@ def load(
     if not 0 <= rank < world_size:
         raise UsageError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
     place = torch.device(device)
+    if settings.is_text:
+        return _load_text(settings, seed, place, rank, world_size)
     if settings.resized:
         source = _fake(settings) if settings.name == FAKE else _folder(settings, seed)
-        return _load_resized(settings, source, seed, place, rank, world_size)
-    return _load_small(settings, seed, place, rank, world_size)
+        return _mixed(_load_resized(settings, source, seed, place, rank, world_size), settings, seed)
+    return _mixed(_load_small(settings, seed, place, rank, world_size), settings, seed)
+
+
+def _mixed(data: Data, settings: DataSettings, seed: int) -> Data:
+    if not settings.mixup and not settings.cutmix:
+        return data
+    # Calibration images are not mixed: in training a batch has one share and its own statistics, and shares come close
+    # to 0 and 1, so nets have met plain images under the statistics of plain images. With those, the subnets of
+    # ResNet-20 on digits were 0.6 to 1.8 points better on the validation part than with statistics of mixed images, in
+    # 8 of 8 runs.
+    mixed = MixedLoader(data.train, mixup=settings.mixup, cutmix=settings.cutmix, classes=data.classes, seed=seed)
+    return replace(data, train=mixed)
 
 
 def _load_small(settings: DataSettings, seed: int, device: torch.device, rank: int, world_size: int) -> Data:
@@ -218,8 +234,53 @@ def _load_resized(
     )
 
 
-def _check_shares(training: np.ndarray, world_size: int) -> None:
+def _load_text(settings: DataSettings, seed: int, device: torch.device, rank: int, world_size: int) -> Data:
+    path = settings.text_folder
+    found = documents.pydoc() if path is None else documents.in_folder(path)
+    tokenizer = tokenizer_of(settings.tokenizer)
+    length = settings.length or DEFAULT_LENGTH
+    training, validation = documents.hold_out_documents(
+        [len(text) for text in found.train], settings.validation, seed=seed, purpose="validation split"
+    )
+
+    def cut(texts: Iterable[str]) -> sequences.Sequences:
+        return sequences.Sequences.of(list(texts), tokenizer, length, device)
+
+    def in_order(of: sequences.Sequences, order: Callable[[int], torch.Tensor] | None = None) -> Loader:
+        return sequences.SequenceLoader(
+            of, order or sequences.fixed_order(len(of)), batch_size=settings.evaluation_batch_size
+        )
+
+    train = cut(found.train[number] for number in training)
+    _check_shares(train, world_size, "sequences")
+    classes = len(tokenizer.names)
+    shuffled = torch.randperm(len(train), generator=generator_for(seed, "calibration"))
+    return Data(
+        name=settings.name,
+        classes=classes,
+        class_names=tokenizer.names,
+        channels=0,
+        image_size=0,
+        evaluation_image_size=0,
+        mean=(),
+        std=(),
+        train=sequences.SequenceLoader(
+            train,
+            sequences.training_order(len(train), seed=seed, rank=rank, world_size=world_size),
+            batch_size=settings.batch_size,
+            drop_incomplete=True,
+        ),
+        validation=in_order(cut(found.train[number] for number in validation)),
+        test=LazyLoader(lambda: in_order(cut(found.test))),
+        calibration=in_order(train, lambda epoch: shuffled),
+        task="text",
+        length=length,
+        token_chance=Chance(*train.guess(classes)),
+    )
+
+
+def _check_shares(training: Sized, world_size: int, what: str = "images") -> None:
     if len(training) < world_size:
         raise UsageError(
-            f"{len(training)} training images cannot be shared among {world_size} processes; use fewer devices"
+            f"{len(training)} training {what} cannot be shared among {world_size} processes; use fewer devices"
         )

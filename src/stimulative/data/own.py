@@ -1,15 +1,17 @@
 """Loaders of one's own, made into what the training loop consumes."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
 from stimulative.data.dataset import Data
 from stimulative.data.loader import Batch, derived_seed
+from stimulative.data.sequences import IGNORED
 from stimulative.errors import UsageError
 
 
@@ -63,7 +65,7 @@ class OwnLoader:
     def __iter__(self) -> Iterator[Batch]:
         for x, y in self.unmoved():
             yield (
-                x.to(self._device, non_blocking=True),
+                pytree.tree_map_only(Tensor, lambda part: part.to(self._device, non_blocking=True), x),
                 y.to(device=self._device, dtype=torch.int64, non_blocking=True),
             )
 
@@ -98,12 +100,14 @@ class OwnLoader:
             self._counted = sum(sizes), len(sizes)
         return self._counted
 
-    def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
-        if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch):
-            return batch[0], batch[1]
+    def _pair(self, batch: Any) -> Batch:
+        if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor):
+            x = dict(batch[0]) if isinstance(batch[0], Mapping) else batch[0]
+            if all(isinstance(part, Tensor) for part in (x.values() if isinstance(x, dict) else [x])):
+                return x, batch[1]
         raise UsageError(
             f"{self._name} must give batches (x, y) of two tensors, got {_described(batch)}; "
-            "wrap it in a loader that picks them"
+            "wrap it in a loader that picks them (for a language model x is a mapping of tensors)"
         )
 
 
@@ -123,10 +127,12 @@ def from_loaders(
 
     Args:
         train: Batches `(x, y)` to train on: x (batch, channels, height, width), ready for the model;
-            y whole numbers (batch,) from 0 to `classes - 1`.
+            y whole numbers (batch,) from 0 to `classes - 1`. Or of text: x a mapping of `input_ids` and
+            `attention_mask`, whole numbers (batch, length); y the token that follows each, (batch, length), -100 where
+            none counts.
         validation: Batches to choose the best checkpoint on.
         test: Batches to report on; not touched before it is used.
-        classes: Number of classes.
+        classes: Number of classes; of text, of tokens.
         calibration: Training images, augmented as for training, to recalibrate BatchNorm on; `train` at its
             first epoch if not given.
         device: Where batches go.
@@ -151,27 +157,43 @@ def from_loaders(
     names = getattr(getattr(train, "dataset", None), "classes", None)
     if not isinstance(names, list | tuple) or len(names) != classes:
         names = range(classes)
+    text = isinstance(x, dict)
+    size = 0 if text else x.shape[-1]
     return Data(
         name="own",
         classes=classes,
         class_names=tuple(str(name) for name in names),
-        channels=x.shape[1] if x.ndim > 1 else 1,
-        image_size=x.shape[-1],
-        evaluation_image_size=x.shape[-1],
+        channels=0 if text else x.shape[1] if x.ndim > 1 else 1,
+        image_size=size,
+        evaluation_image_size=size,
         mean=(),
         std=(),
-        **loaders,
+        train=loaders["train"],
+        validation=loaders["validation"],
+        test=loaders["test"],
+        calibration=loaders["calibration"],
+        task="text" if text else "images",
+        length=x["input_ids"].shape[-1] if text else 0,
     )
 
 
-def _checked_first_batch(loader: OwnLoader, classes: int) -> Tensor:
+def _checked_first_batch(loader: OwnLoader, classes: int) -> Any:
     # Looking must not change what a run draws later from the global random state.
     with torch.random.fork_rng(devices=[]), closing(loader.unmoved()) as batches:
         first = next(batches, None)
     if first is None:
         raise UsageError("train gives no batch; it must hold at least one")
     x, y = first
-    if not len(y) or y.shape != x.shape[:1]:
+    if isinstance(x, dict):
+        if "input_ids" not in x or not len(y) or y.shape != x["input_ids"].shape:
+            shapes = {key: tuple(part.shape) for key, part in x.items()}
+            raise UsageError(
+                f"train must give one target per token of input_ids, got y of shape {tuple(y.shape)} for {shapes}"
+            )
+        y = y[y != IGNORED]
+        if not len(y):
+            raise UsageError(f"train gives a first batch in which no target counts: all of them are {IGNORED}")
+    elif not len(y) or y.shape != x.shape[:1]:
         raise UsageError(
             f"train must give one label per image, got y of shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
         )

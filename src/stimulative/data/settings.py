@@ -2,9 +2,10 @@
 
 import difflib
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from stimulative.data.augmentation import auto_augment_problem
+from stimulative.data.tokens import BYTES
 
 NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
 """Side in pixels of the small-image sets."""
@@ -14,20 +15,30 @@ NATIVE_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 
 FOLDER = "folder:"
 FAKE = "fake"
-KNOWN = (*NATIVE_SIZE, FOLDER + "PATH", FAKE)
+TEXT = "text:"
+PYDOC = "pydoc"
+KNOWN = (*NATIVE_SIZE, FOLDER + "PATH", FAKE, PYDOC, TEXT + "PATH")
+
+DEFAULT_LENGTH = 128
+"""Tokens of a sequence."""
 
 RESIZED_ONLY = ("evaluation_image_size", "color_jitter", "lighting", "auto_augment")
 """Settings that the small-image sets do not have: their images stay as they are on the device."""
 
+_OF_BOTH = ("name", "batch_size", "evaluation_batch_size", "validation", "workers")
+_OF_TEXT = ("length", "tokenizer")
+
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images to train on, and how they are fed.
+    """Which images or texts to train on, and how they are fed.
 
     Args:
         name: The data set: `digits` (scikit-learn's, built in), `cifar10`, `cifar100`, `folder:PATH` with
             one folder of images per class in `PATH/train` and `PATH/val`, or `fake`: images made up on the fly, to
-            try a recipe without its data, which are prepared like those of `folder:PATH`.
+            try a recipe without its data, which are prepared like those of `folder:PATH`. For language models `pydoc`
+            (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a document
+            a file, in `PATH/train` and `PATH/val`.
         path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
             `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
             (`train-*.parquet`, `test-*.parquet`).
@@ -35,8 +46,13 @@ class DataSettings:
             `fake` has as many as it is told, 10 if null.
         images: For `fake`: training images; a quarter as many are held out, half as many are tested on. Null is
             2,000, 500 and 1,000, or an image of every class where that is more.
-        batch_size: Images per training step and device.
-        evaluation_batch_size: Images per batch where nothing is trained.
+        length: For text: tokens of a sequence, 128 if null. Documents are cut into sequences of so many, and a
+            document's last one is padded.
+        tokenizer: For text: `bytes`, which needs nothing and has 257 tokens, or the path of a `tokenizer.json` or of a
+            folder in which Transformers saved a tokenizer.
+        batch_size: Images or sequences per training step and device.
+        evaluation_batch_size: Images or sequences per batch where nothing is trained. Sequences of a vocabulary of tens
+            of thousands want few: each has that many logits for each of its tokens.
         image_size: Side of the square training image in pixels, for `folder:PATH` (224 if not given) and `fake` (32).
             The other sets keep their own size.
         evaluation_image_size: For `folder:PATH` and `fake`: side where nothing is trained; null is `image_size`.
@@ -49,6 +65,10 @@ class DataSettings:
             colours that is added to training images (Krizhevsky et al. 2012: 0.1); 0 turns it off.
         auto_augment: For `folder:PATH` and `fake`: a policy of timm's in its words, such as `rand-m9-mstd0.5`,
             `augmix-m3-w3` or `original`, or `uniform` for UniformAugment; null turns it off.
+        mixup: Alpha of the Beta distribution of the share that two training images are mixed by, and their labels
+            alike; 0 turns it off. With `cutmix`, too, each batch gets one of them, with probability 1/2.
+        cutmix: Alpha of the Beta distribution of the share of a training image that stays when a box of another one is
+            put into it, and of its label; 0 turns it off.
         mean: Mean of each channel, from 0 to 1, that is subtracted; null takes ImageNet's for `folder:PATH` and `fake`,
             else that of the training images.
         std: Deviation of each channel, from 0 to 1, that is divided by; null as for the mean.
@@ -56,7 +76,7 @@ class DataSettings:
             centre.
         interpolation: For `folder:PATH` and `fake`: how images are resized.
         validation: Share of the training images held out to choose the best checkpoint on; every class keeps
-            its share. `fake` does not read it.
+            its share. `fake` does not read it. Of text, whole documents with that share of the characters.
         workers: Processes that read and decode images, for `folder:PATH` and `fake`; the small sets live on the
             device.
     """
@@ -65,6 +85,8 @@ class DataSettings:
     path: str | None = None
     classes: int | None = None
     images: int | None = None
+    length: int | None = None
+    tokenizer: str = BYTES
     batch_size: int = 128
     evaluation_batch_size: int = 500
     image_size: int | None = None
@@ -74,6 +96,8 @@ class DataSettings:
     color_jitter: float = 0.0
     lighting: float = 0.0
     auto_augment: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop_ratio: float = 0.875
@@ -85,6 +109,16 @@ class DataSettings:
     def folder(self) -> str | None:
         """The PATH of `folder:PATH`; None for every other data set."""
         return self.name.removeprefix(FOLDER) if self.name.startswith(FOLDER) else None
+
+    @property
+    def text_folder(self) -> str | None:
+        """The PATH of `text:PATH`; None for every other data set."""
+        return self.name.removeprefix(TEXT) if self.name.startswith(TEXT) else None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether these are texts for a language model, and not images."""
+        return self.name == PYDOC or self.text_folder is not None
 
     @property
     def resized(self) -> bool:
@@ -104,6 +138,8 @@ class DataSettings:
             self._images_problem(),
             self._image_size_problem(),
             *self._small_set_problems(),
+            *self._other_kind_problems(),
+            None if self.length is None else _whole_number_problem("length", self.length, least=1),
         ]
         found += [
             _whole_number_problem("batch_size", self.batch_size, least=1),
@@ -125,8 +161,10 @@ class DataSettings:
         return [problem for problem in found if problem]
 
     def _name_problem(self) -> str | None:
-        if self.name in NATIVE_SIZE or self.name == FAKE or self.folder:
+        if self.name in NATIVE_SIZE or self.name in (FAKE, PYDOC) or self.folder or self.text_folder:
             return None
+        if self.text_folder == "":
+            return "data.name: 'text:' needs the path of a folder with train/ and val/, as in text:PATH"
         if self.folder == "":
             return "data.name: 'folder:' needs the path of a folder with train/ and val/, as in folder:PATH"
         near = difflib.get_close_matches(str(self.name).lower(), KNOWN, n=1)
@@ -134,14 +172,16 @@ class DataSettings:
         return f"data.name: unknown data set {self.name!r}; known: {', '.join(KNOWN)}{hint}"
 
     def _path_problem(self) -> str | None:
-        if self.path is None or self.name in ("cifar10", "cifar100"):
+        if self.path is None or self.name in ("cifar10", "cifar100") or self.is_text:
             return None
+        if self.name == "text":
+            return f"data.path: a folder of texts is given in the name, as data.name: text:{self.path}"
         if self.name == "folder":
             return f"data.path: a folder of images is given in the name, as data.name: folder:{self.path}"
         return f"data.path: only cifar10 and cifar100 are read from a path, got {self.path!r} for {self.name!r}"
 
     def _classes_problem(self) -> str | None:
-        if self.classes is None:
+        if self.classes is None or self.is_text:
             return None
         native = NATIVE_CLASSES.get(self.name)
         if native is not None and self.classes != native:
@@ -149,7 +189,7 @@ class DataSettings:
         return _whole_number_problem("classes", self.classes, least=2)
 
     def _images_problem(self) -> str | None:
-        if self.images is None:
+        if self.images is None or self.is_text:
             return None
         if self.name != FAKE:
             return f"data.images: only fake makes as many images as it is told, got {self.images!r} for {self.name!r}"
@@ -167,8 +207,17 @@ class DataSettings:
             if getattr(self, key) != defaults[key]
         ]
 
+    def _other_kind_problems(self) -> list[str]:
+        """Settings of images given for text, and the reverse."""
+        kind = "images" if self.is_text else "texts (pydoc, text:PATH)"
+        return [
+            f"data.{key}: a setting of {kind}, got {getattr(self, key)!r} for {self.name!r}; leave it out"
+            for key, default in (defaults_of_images() if self.is_text else defaults_of_text()).items()
+            if getattr(self, key) != default
+        ]
+
     def _image_size_problem(self) -> str | None:
-        if self.image_size is None:
+        if self.image_size is None or self.is_text:
             return None
         native = NATIVE_SIZE.get(self.name)
         if native is not None and self.image_size != native:
@@ -181,7 +230,7 @@ class DataSettings:
     def _normalisation_problem(self) -> str | None:
         if (self.mean is None) != (self.std is None):
             return "data.mean: mean and std go together; give both, or neither"
-        if self.mean is None or self.std is None:
+        if self.mean is None or self.std is None or self.is_text:
             return None
         if self.resized and (len(self.mean), len(self.std)) != (3, 3):
             return (
@@ -211,8 +260,8 @@ class DataSettings:
     def _augmentation_problems(self) -> list[str]:
         found = [
             f"data.{key}: expected a number of at least 0, got {value!r}"
-            for key, value in (("color_jitter", self.color_jitter), ("lighting", self.lighting))
-            if not _is_number(value) or not 0 <= value < float("inf")
+            for key in ("color_jitter", "lighting", "mixup", "cutmix")
+            if not _is_number(value := getattr(self, key)) or not 0 <= value < float("inf")
         ]
         problem = None if self.auto_augment is None else auto_augment_problem(self.auto_augment)
         return [*found, f"data.auto_augment: {problem}"] if problem else found
@@ -226,6 +275,16 @@ class DataSettings:
                 f"crop may miss the image, got {self.crop_padding}"
             )
         return problem
+
+
+def defaults_of_text() -> dict[str, Any]:
+    """The settings that only texts have, with their defaults."""
+    return {field.name: field.default for field in fields(DataSettings) if field.name in _OF_TEXT}
+
+
+def defaults_of_images() -> dict[str, Any]:
+    """The settings that only images have, with their defaults."""
+    return {field.name: field.default for field in fields(DataSettings) if field.name not in (*_OF_BOTH, *_OF_TEXT)}
 
 
 def _is_number(value: object) -> bool:

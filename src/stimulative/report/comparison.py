@@ -19,6 +19,7 @@ from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.reading import read_run, read_study, understanding
 from stimulative.report.study import failures, grouped, span
 from stimulative.report.style import HEIGHT, Palette
+from stimulative.report.words import Words, words_of
 
 SUBNETS = "comparison-subnets"
 """The name of the file with the numbers of the picture; ``comparison.csv`` is the table of methods."""
@@ -116,6 +117,10 @@ class _Compared:
         return Palette({name: self.methods.get(name, name) for name in self.rows}, "method")
 
     @property
+    def words(self) -> Words:
+        return words_of(self.rows.values())
+
+    @property
     def subject(self) -> str:
         run = self.study["runs"][0]
         return f"{run['model']} on {run['data']}"
@@ -126,8 +131,9 @@ class _Compared:
         seeds = [row["seeds"] for row in self.rows.values()]
         each = " each" if len(set(seeds)) > 1 else ""
         return (
-            f"{span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'}{each}, {epochs} epochs; top-1 accuracy on the "
-            f"test split, statistics of each subnet recalibrated.{failures(self.study)}"
+            f"{span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'}{each}, {epochs} epochs; "
+            f"{self.words.accuracy} on the test split{self.words.recalibrated.format(of='each subnet')}."
+            f"{failures(self.study)}"
         )
 
     @property
@@ -157,8 +163,15 @@ class _Compared:
                 "top1": statistics.fmean(row["top1"] for row in measured),
                 "seeds": len(measured),
             }
+            | _mean_perplexity(measured)
             for (method, subnet), measured in groups.items()
         ]
+
+
+def _mean_perplexity(measured: Sequence[Row]) -> Row:
+    """The mean perplexity of a subnet over seeds, of texts; nothing for images."""
+    known = [row["perplexity"] for row in measured if "perplexity" in row]
+    return {"perplexity": statistics.fmean(known)} if known else {}
 
 
 def names_of(directory: Path, study: dict[str, Any]) -> dict[Path, str]:
@@ -177,7 +190,7 @@ def _by_blocks(compared: _Compared) -> Any:
     rows = [row | {"place": row["blocks"] + shift[row["method"]]} for row in compared.subnets()]
     # the rows beside this chart, which have the same marks, are its legend
     base = alt.Chart(data(rows)).encode(palette.colour.legend(None))
-    y = {"type": "quantitative", "scale": compared.accuracies, "title": "top-1 (%)"}
+    y = {"type": "quantitative", "scale": compared.accuracies, "title": compared.words.axis}
     marks = base.mark_point(opacity=0.5, size=28 if len(names) <= 4 else 18).encode(
         alt.X(
             "place",
@@ -216,7 +229,7 @@ def _distribution_figure(compared: _Compared) -> Figure:
 def _distributions(compared: _Compared, width: int | None = None) -> Any:
     """A row a method; all in one chart of two numbers, whose width can follow that of a page."""
     colour, shape = compared.palette.colour.legend(None), compared.palette.shape.legend(None)
-    x = {"type": "quantitative", "scale": compared.accuracies, "title": "top-1 (%)"}
+    x = {"type": "quantitative", "scale": compared.accuracies, "title": compared.words.axis}
     y = alt.Y("low", type="quantitative", **_rows_axis(compared.labels, compared.height))
     by_method = grouped(compared.family, lambda row: row["method"])
     tick = _TICK * len(compared.rows) / compared.height

@@ -11,6 +11,7 @@ from stimulative.report.figure import Figure, Row, data, save_all, tooltip
 from stimulative.report.reading import read_study
 from stimulative.report.study import span
 from stimulative.report.style import HEIGHT, Palette, legend, names_axis
+from stimulative.report.words import Words, words_of
 
 _STATISTICS = {True: "recalibrated", False: "as trained"}
 
@@ -49,7 +50,7 @@ def _deletions(study: dict[str, Any], palette: Palette) -> Figure:
         palette.colour,
         alt.Detail("statistics", type="nominal"),
     )
-    y = alt.Y("mean", type="quantitative", title="top-1 (%)")
+    y = alt.Y("mean", type="quantitative", title=_words(study).axis)
     band = base.mark_area(opacity=0.12).encode(alt.Y("low", type="quantitative"), alt.Y2("high"))
     line = base.mark_line().encode(y, _dash(rows))
     marks = base.mark_point(filled=False, strokeWidth=2).encode(
@@ -87,7 +88,7 @@ def _swaps(study: dict[str, Any], palette: Palette) -> Figure:
         scale=alt.Scale(reverse=True, zero=False),
         axis=alt.Axis(format="~g", tickCount=6),
     )
-    y = alt.Y("top1", type="quantitative", title="top-1 (%)")
+    y = alt.Y("top1", type="quantitative", title=_words(study).axis)
     looks = (palette.colour, alt.Detail("statistics", type="nominal"))
     line = (
         alt.Chart(data([row | {"top1": row["mean"]} for row in means]))
@@ -108,7 +109,7 @@ def _swaps(study: dict[str, Any], palette: Palette) -> Figure:
                 statistics="statistics",
                 k="swapped pairs:d",
                 tau="tau:.2f",
-                top1="top-1 (%):.2f",
+                top1=f"{_words(study).axis}:.2f",
                 subnet="order",
             ),
         )
@@ -135,14 +136,16 @@ def _singles(study: dict[str, Any], palette: Palette) -> Figure:
             axis=names_axis(names),
             scale=alt.Scale(padding=0.3),
         ),
-        alt.Y("top1", type="quantitative", title="top-1 (%)"),
+        alt.Y("top1", type="quantitative", title=_words(study).axis),
         palette.colour,
         alt.Detail("statistics", type="nominal"),
     )
     marks = base.mark_point(filled=False, strokeWidth=2).encode(
         palette.shape,
         **palette.full_or_hollow("statistics", _STATISTICS[False]),
-        tooltip=tooltip(run="run", statistics="statistics", name="without", top1="top-1 (%):.2f", subnet="subnet"),
+        tooltip=tooltip(
+            run="run", statistics="statistics", name="without", top1=f"{_words(study).axis}:.2f", subnet="subnet"
+        ),
     )
     chart = base.mark_line(strokeWidth=1.2, opacity=0.7).encode(_dash(rows)) + marks
     whole = ", ".join(f"{run['run']} {run['main']:.2f}" for run in study["runs"])
@@ -184,4 +187,10 @@ def _measured(study: dict[str, Any], rows: list[Row]) -> str:
     both = " (full marks and hollow ones)" if len(kinds) > 1 else ""
     images = span(run.get("images", study["images"]) for run in runs)
     of = " and ".join(dict.fromkeys(f"{run['model']} on {run['data']}" for run in runs))
-    return f"{of}: top-1 accuracy on {images} test images, {stated}{both}; seed of the draws {study['seed']}."
+    words = _words(study)
+    stated = f", {stated}{both}" if words.recalibrated else ""
+    return f"{of}: {words.accuracy} on {images} test {words.samples}{stated}; seed of the draws {study['seed']}."
+
+
+def _words(study: dict[str, Any]) -> Words:
+    return words_of(study["runs"])

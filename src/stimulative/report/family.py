@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from stimulative.report.depth import depth_figure
+from stimulative.report.depth import depth_figure, perplexity_figure
 from stimulative.report.figure import Figure, Row, data, save_all, thinned, tooltip
 from stimulative.report.histogram import histogram_figure
 from stimulative.report.reading import read_run
@@ -20,7 +20,7 @@ POINTS = 1500
 """So many points a chart draws at most; the table and the CSV file have all of them."""
 
 _COSTS = {
-    "flops": ("family", "Accuracy and computation", "FLOPs for one image", "~s"),
+    "flops": ("family", "Accuracy and computation", "FLOPs for one {sample}", "~s"),
     "latency_ms": ("family-latency", "Accuracy and latency", "latency (ms)", "~g"),
 }
 
@@ -45,7 +45,7 @@ def family_figures(study: Study, points: int = POINTS) -> list[Figure]:
     if not study.family:
         return []
     figures = [scatter_figure(study, "flops", points), scatter_figure(study, "latency_ms", points)]
-    figures += [histogram_figure(study), depth_figure(study), stages_figure(study)]
+    figures += [histogram_figure(study), depth_figure(study), perplexity_figure(study), stages_figure(study)]
     return [figure for figure in figures if figure.rows]
 
 
@@ -64,11 +64,11 @@ def scatter_figure(study: Study, cost: str, points: int = POINTS) -> Figure:
     x = alt.X(
         cost,
         type="quantitative",
-        title=axis,
+        title=axis.format(sample=study.words.samples.removesuffix("s")),
         scale=alt.Scale(zero=False, nice=False, padding=12),
         axis=alt.Axis(format=form, tickCount=6),
     )
-    y = alt.Y("top1", type="quantitative", title="top-1 (%)", scale=alt.Scale(zero=False))
+    y = alt.Y("top1", type="quantitative", title=study.words.axis, scale=alt.Scale(zero=False))
     base = alt.Chart(data(drawn)).encode(x, y, palette.colour)
     line = base.transform_filter("datum.frontier").mark_line(interpolate="step-after", opacity=0.8).encode(palette.dash)
     marks = base.mark_point(opacity=0.65, size=55 if len(drawn) < 100 else 30).encode(
@@ -76,7 +76,8 @@ def scatter_figure(study: Study, cost: str, points: int = POINTS) -> Figure:
         tooltip=tooltip(
             subnet="subnet",
             series="trained",
-            top1="top-1 (%):.2f",
+            top1=f"{study.words.axis}:.2f",
+            **({"perplexity": "perplexity:.2f"} if any("perplexity" in row for row in rows) else {}),
             blocks="blocks:d",
             parameters="parameters:,d",
             flops="FLOPs:,d",
@@ -107,6 +108,7 @@ def _points(study: Study) -> list[Row]:
     rows = []
     for (series, subnet), measured in grouped(study.family, lambda row: (row["series"], row["subnet"])).items():
         top1 = [row["top1"] for row in measured]
+        perplexities = [row["perplexity"] for row in measured if "perplexity" in row]
         latency = [row["latency_ms"] for row in measured if row["latency_ms"] is not None]
         rows.append(
             {
@@ -120,6 +122,7 @@ def _points(study: Study) -> list[Row]:
                 "top1_std": statistics.stdev(top1) if len(top1) > 1 else 0.0,
                 "seeds": len(top1),
             }
+            | ({"perplexity": statistics.fmean(perplexities)} if perplexities else {})
         )
     return rows
 

@@ -45,6 +45,8 @@ def _numbers(runs: Sequence[Run]) -> dict[str, str]:
         if top1
         else "",
         "worst (%)": _mean(map(min, top1)),
+        "perplexity": _mean(run.summary["main"]["perplexity"] for run in runs if "perplexity" in run.summary["main"]),
+        "of all subnets": _mean(row["perplexity"] for row in members if "perplexity" in row),
         "parameters (M)": _range([row["parameters"] / 1e6 for row in members]),
         "FLOPs (M)": _range([row["flops"] / 1e6 for row in members]),
         "latency (ms)": _range([row["latency_ms"] for row in members if row["latency_ms"] is not None]),

@@ -19,7 +19,7 @@ def histogram_figure(study: Study) -> Figure:
         alt.Chart(data(rows))
         .mark_bar(fillOpacity=0.35, strokeWidth=1.5, binSpacing=0)
         .encode(
-            alt.X("from", type="quantitative", title="top-1 (%)", scale=alt.Scale(zero=False, nice=False)),
+            alt.X("from", type="quantitative", title=study.words.axis, scale=alt.Scale(zero=False, nice=False)),
             alt.X2("to"),
             alt.Y("share", type="quantitative", title="share of subnets (%)", stack=None),
             alt.Y2(datum=0),

@@ -11,6 +11,7 @@ from stimulative.report.figure import Figure, data, save_all, tooltip
 from stimulative.report.reading import read_study
 from stimulative.report.study import failures, seeds_in_words
 from stimulative.report.style import HEIGHT, Palette, legend, names_axis
+from stimulative.report.words import words_of
 
 _KINDS = {"in group": "in_group", "alone": "alone"}
 
@@ -48,7 +49,12 @@ def _accuracies(study: dict[str, Any]) -> Figure:
         for kind, key in _KINDS.items()
     ]
     base = alt.Chart(data(places)).encode(x, palette.colour)
-    y = alt.Y("mean", type="quantitative", title="mean top-1 of subnets (%)", scale=alt.Scale(zero=False))
+    y = alt.Y(
+        "mean",
+        type="quantitative",
+        title=f"mean {words_of(study['rows']).axis.replace(' (%)', '')} of subnets (%)",
+        scale=alt.Scale(zero=False),
+    )
     lines = base.mark_line().encode(
         y,
         alt.StrokeDash(
@@ -131,8 +137,8 @@ def _scales(study: dict[str, Any]) -> tuple[Palette, alt.X]:
 
 
 def _measured(study: dict[str, Any]) -> str:
-    seeds = seeds_in_words(study["seeds"])
+    seeds, words = seeds_in_words(study["seeds"]), words_of(study["rows"])
     return (
-        f"{study['model']} on {study['data']}, {study['epochs']} epochs, {seeds}; top-1 accuracy on the test "
-        f"split, statistics of subnets recalibrated.{failures(study)}"
+        f"{study['model']} on {study['data']}, {study['epochs']} epochs, {seeds}; {words.accuracy} on the test "
+        f"split{words.recalibrated.format(of='subnets')}.{failures(study)}"
     )

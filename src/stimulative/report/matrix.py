@@ -11,6 +11,7 @@ from stimulative.report.figure import Figure, data, save_all, tooltip
 from stimulative.report.reading import read_study
 from stimulative.report.study import failures, seeds_in_words
 from stimulative.report.style import WIDTH
+from stimulative.report.words import words_of
 
 # light to dark, one hue
 _STOPS = ((0xF2, 0xF7, 0xFC), (0x9E, 0xCA, 0xE1), (0x42, 0x92, 0xC6), (0x08, 0x45, 0x94))
@@ -31,7 +32,7 @@ def matrix_figures(directory: Path) -> list[Figure]:
     study = read_study(directory, "matrix")
     if not study["cells"]:
         return []
-    nets = study["nets"]
+    nets, words = study["nets"], words_of(study["cells"])
     method = f", method {study['method']}" if study.get("method") else ""
     low, high = min(cell["mean"] for cell in study["cells"]), max(cell["mean"] for cell in study["cells"])
     cells = []
@@ -43,7 +44,7 @@ def matrix_figures(directory: Path) -> list[Figure]:
         alt.X("main", type="nominal", sort=nets, scale=alt.Scale(domain=nets), title="main net", axis=_axis("top")),
         alt.Y("subnet", type="nominal", sort=nets, scale=alt.Scale(domain=nets), title="subnet", axis=_axis("left")),
         tooltip=tooltip(
-            subnet="subnet", main="inside main net", mean="top-1 (%):.2f", std="deviation:.2f", seeds="seeds:d"
+            subnet="subnet", main="inside main net", mean=f"{words.axis}:.2f", std="deviation:.2f", seeds="seeds:d"
         ),
     )
     rectangles = base.mark_rect().encode(alt.Fill("fill", type="nominal", scale=None))
@@ -53,8 +54,9 @@ def matrix_figures(directory: Path) -> list[Figure]:
         Figure(
             "matrix",
             "Subnets inside main nets",
-            "Top-1 accuracy (%) on the test split of each subnet inside each main net, statistics recalibrated, mean "
-            f"over {seeds_in_words(study['seeds'])}. Outlined: the net trained alone. {study['model']} on "
+            f"{words.accuracy.capitalize()} (%) on the test split of each subnet inside each main "
+            f"net{', statistics recalibrated' if words.recalibrated else ''}, mean over "
+            f"{seeds_in_words(study['seeds'])}. Outlined: the net trained alone. {study['model']} on "
             f"{study['data']}, {study['epochs']} epochs{method}.{failures(study)}",
             study["cells"],
             (rectangles + outlines + texts).properties(height=max(120, _CELL * len(nets))),

@@ -180,6 +180,7 @@ def _read_family(path: Path) -> list[dict[str, Any]]:
                 "flops": int(row["flops"]),
                 "latency_ms": float(row["latency_ms"]) if row.get("latency_ms") else None,
             }
+            | ({"perplexity": float(row["perplexity"])} if row.get("perplexity") else {})
             for row in csv.DictReader(file)
         ]
 

@@ -50,7 +50,7 @@ def stages_figure(study: Study) -> Figure:
         palette.colour,
     )
     spread = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
-        alt.Y("low", type="quantitative", title="top-1 (%)", scale=alt.Scale(zero=False)), alt.Y2("high")
+        alt.Y("low", type="quantitative", title=study.words.axis, scale=alt.Scale(zero=False)), alt.Y2("high")
     )
     marks = base.mark_point(size=70).encode(
         alt.Y("mean", type="quantitative"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from stimulative.report.reading import Run
 from stimulative.report.style import Palette
+from stimulative.report.words import Words, words_of
 
 # where and how fast a run computes, and what is measured afterwards, make no other net of it
 _BESIDE = (
@@ -63,6 +64,11 @@ class Study:
             for row in run.family
         ]
 
+    @property
+    def words(self) -> Words:
+        """What its numbers are called."""
+        return words_of(run.summary["main"] for run in self.runs)
+
     def measured(self) -> str:
         """What is known about how the subnets were measured, as a caption says it."""
         parts = [run.summary.get("subnets") or {} for run in self.runs if run.family]
@@ -72,7 +78,8 @@ class Study:
         how = f"statistics of each recalibrated on {span(images)} training images"
         if not any(images):
             how = "which have no statistics to recalibrate"
-        return f"Top-1 accuracy on the test split; {which} subnets, {how}; {self.seeds()}."
+        accuracy = self.words.accuracy.capitalize()
+        return f"{accuracy} on the test split; {which} subnets, {how}; {self.seeds()}."
 
     def seeds(self) -> str:
         """The seeds of all runs, as a caption says them."""

@@ -13,6 +13,7 @@ from stimulative.report.figure import Figure, data, save_all, tooltip
 from stimulative.report.reading import read_study
 from stimulative.report.study import failures, span
 from stimulative.report.style import HEIGHT, Palette, names_axis
+from stimulative.report.words import words_of
 
 _MAIN, _ALL = "main net", "all subnets"
 
@@ -53,6 +54,7 @@ def value_axis(values: Sequence[Any], title: str) -> alt.X:
 
 def _figure(study: dict[str, Any]) -> Figure:
     rows = study["rows"]
+    words = words_of(rows)
     values = [row["value"] for row in rows]
     x, numeric = value_axis(values, study["key"]), _numeric(values)
     drawn = [
@@ -69,7 +71,7 @@ def _figure(study: dict[str, Any]) -> Figure:
     ]
     palette = Palette([_MAIN, _ALL])
     base = alt.Chart(data(drawn)).encode(x, palette.colour)
-    y = alt.Y("mean", type="quantitative", title="top-1 (%)", scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("mean", type="quantitative", title=words.axis, scale=alt.Scale(zero=False, nice=True))
     spread = base.mark_rule(opacity=0.6, strokeWidth=2).encode(
         alt.Y("low", type="quantitative", scale=alt.Scale(zero=False, nice=True)), alt.Y2("high")
     )
@@ -84,7 +86,7 @@ def _figure(study: dict[str, Any]) -> Figure:
         f"Accuracy against {study['key']}",
         "Main net: mean over seeds and its standard deviation. All subnets: mean, and standard deviation over subnets. "
         f"{study['model']} on {study['data']}, {study['epochs']} epochs, {span(seeds)} seeds for each value; "
-        f"top-1 accuracy on the test split, statistics of subnets recalibrated.{failures(study)}",
+        f"{words.accuracy} on the test split{words.recalibrated.format(of='subnets')}.{failures(study)}",
         rows,
         (spread + base.mark_line().encode(y, palette.dash) + marks).properties(height=HEIGHT),
     )

@@ -30,6 +30,7 @@ def trajectory_figures(study: Study, points: int) -> list[Figure]:
     if not rows:
         return []
     # the whole loss of one method has other terms than that of another
+    words = study.words
     own = all(row["main_ce"] is not None for row in rows)
     loss, what = (
         ("main_ce", "Cross-entropy of the main net") if own else ("loss", "The whole loss, all terms of the method,")
@@ -38,7 +39,7 @@ def trajectory_figures(study: Study, points: int) -> list[Figure]:
         Figure(
             "trajectory-loss",
             "Training loss",
-            f"{what} on training images, mean of each epoch. {_lines(study)}",
+            f"{what} on training {words.samples}, mean of each epoch. {_lines(study)}",
             rows,
             _chart(study, rows, loss, "cross-entropy" if own else "loss", points),
         )
@@ -49,9 +50,10 @@ def trajectory_figures(study: Study, points: int) -> list[Figure]:
             Figure(
                 "trajectory-validation",
                 "Validation accuracy",
-                f"Top-1 accuracy of the main net on images held out of the training split. {_lines(study)}",
+                f"{words.accuracy.capitalize()} of the main net on {words.samples} held out of the training split. "
+                f"{_lines(study)}",
                 validated,
-                _chart(study, validated, "validation_top1", "top-1 (%)", points),
+                _chart(study, validated, "validation_top1", words.axis, points),
             )
         )
     return figures

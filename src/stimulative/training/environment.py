@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 _PACKAGES = ("stimulative", "torch", "torchvision", "timm", "lightning", "numpy")
+_WHERE_USED = ("transformers", "tokenizers")
 
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(package for package in _WHERE_USED if package in sys.modules)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

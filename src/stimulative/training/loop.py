@@ -9,7 +9,6 @@ epoch depend on the seed and the epoch alone, and everything else random is in t
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 import time
 import warnings
@@ -19,16 +18,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from stimulative import data as data_room
 from stimulative import models
 from stimulative.data import Data
+from stimulative.data.dataset import noise_images, noise_sequences
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS, Method, Terms
+from stimulative.objectives import logits_of
 from stimulative.training import files
+from stimulative.training.accumulation import parts
 from stimulative.training.checkpoint import load_checkpoint, save_checkpoint
 from stimulative.training.environment import PeakMemory, describe, device_name, versions
-from stimulative.training.measure import Score, in_precision_of, measure
+from stimulative.training.measure import Score, hits, in_format, in_precision_of, measure, samples_in
 from stimulative.training.metrics import MetricsFile, loggers_of
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.progress import TrainingProgress
@@ -79,10 +82,14 @@ def prepare(
     seed_all(recipe.seed)
     if model is None:
         model = models.build(
-            recipe.model.name, classes=data.classes, channels=data.channels, arguments=recipe.model.arguments
+            recipe.model.name,
+            classes=data.classes,
+            channels=max(1, data.channels),  # of text there are none
+            arguments=recipe.model.arguments,
+            task=data.task,
         )
     model.to(device)
-    network = unravel_on_images(recipe.model.name, model, data.channels, data.image_size)
+    network = unravel_on(recipe.model.name, model, data)
     if recipe.model.subnet is not None:
         network = keep_only(network, recipe.model.subnet)
     _check_outputs(recipe.model.name, network, data)
@@ -96,44 +103,87 @@ def prepare(
     return Run(recipe, data, network, method)
 
 
+def unravel_on(name: str, model: nn.Module, data: Data) -> ResidualNetwork:
+    """Unravel a model on a fixed batch of noise that is like the training data.
+
+    Raises:
+        UsageError: If it has no blocks, or does not run on such a batch.
+    """
+    return _unravel_on(name, model, data.example(), data.described(), _SIZES[data.task])
+
+
 def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> ResidualNetwork:
     """Unravel a model on a fixed batch of noise.
 
     Raises:
         UsageError: If it has no blocks, or does not run on images of this size.
     """
-    images = example_batch(channels, size).to(next(model.parameters()))
+    described = f"images of {channels} channels and {size}x{size} pixels"
+    return _unravel_on(name, model, noise_images(channels, size), described, _SIZES["images"])
+
+
+def unravel_on_text(name: str, model: nn.Module, length: int, vocabulary: int) -> ResidualNetwork:
+    """Unravel a language model on a fixed batch of random tokens.
+
+    Raises:
+        UsageError: If it has no blocks, or does not run on sequences of this length.
+    """
+    described = f"sequences of {length} tokens"
+    return _unravel_on(name, model, noise_sequences(length, vocabulary), described, _SIZES["text"])
+
+
+_SIZES = {
+    "images": "Choose another size of images, or tell the model theirs (timm's transformers: model.arguments "
+    "{img_size: N})",
+    "text": "Choose another data.length, or tell the model the longest it is to take (transformers/gpt2: "
+    "model.arguments {n_positions: N})",
+}
+"""What to do about a model that does not run on a size."""
+
+
+def _unravel_on(name: str, model: nn.Module, example: Any, described: str, advice: str) -> ResidualNetwork:
     try:
-        return unravel(model, images)
+        return unravel(model, as_in(model, example))
     except (RuntimeError, AssertionError, IndexError, TypeError) as error:
-        raise UsageError(
-            f"{name} does not run on images of {channels} channels and {size}x{size} pixels: {error}. Choose another "
-            "size of images, or tell the model theirs (timm's transformers: model.arguments {img_size: N})"
-        ) from error
+        raise UsageError(f"{name} does not run on {described}: {error}. {advice}") from error
+
+
+def as_in(module: nn.Module, x: Any) -> Any:
+    """What a model takes, on its device and in its number format."""
+    parameter = next(module.parameters())
+    moved = pytree.tree_map_only(Tensor, lambda part: part.to(parameter.device), x)
+    return in_format(moved, parameter.dtype)
 
 
 def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
-    size = data.evaluation_image_size
-    images = example_batch(data.channels, size).to(next(network.parameters()))
+    example = as_in(network, data.example(evaluation=True))
     try:
         with evaluating(network), torch.no_grad():
-            logits = network(images)
+            output = network(example)
     except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+        size = data.evaluation_image_size
         raise UsageError(
             f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "
             f"validation and test images of {size}x{size}: {error}. Leave data.evaluation_image_size out"
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (len(images), data.classes):
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    samples = example["input_ids"].shape if data.is_text else example.shape[:1]
+    wanted = (*samples, data.classes)
+    try:
+        logits = logits_of(output)
+        got = f"shape {tuple(logits.shape)}"
+    except UsageError:
+        logits, got = None, type(output).__name__
+    if logits is None or logits.shape != wanted:
+        what, classes = ("sequences", "tokens") if data.is_text else ("images", "classes")
         raise UsageError(
-            f"{name} gives {got} for {len(images)} images, but {data.name} has {data.classes} classes: it has to give "
-            f"logits of shape ({len(images)}, {data.classes})"
+            f"{name} gives {got} for {samples[0]} {what}, but {data.name} has {data.classes} {classes}: it has to give "
+            f"logits of shape {wanted}"
         )
 
 
 def example_batch(channels: int, size: int, images: int = 2) -> Tensor:
     """A fixed batch of noise of shape ``(images, channels, size, size)`` to unravel and count with."""
-    return torch.randn(images, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return noise_images(channels, size, images)
 
 
 def train(
@@ -239,7 +289,12 @@ class _Loop:
             self.metrics = MetricsFile(self.out / files.METRICS, self.epoch)
         title = self.out.name  # of a comparison's runs, all that tells a method from its variants
         with TrainingProgress(
-            title, self.epochs, len(self.data.train), start=self.epoch, visible=self.visible
+            title,
+            self.epochs,
+            len(self.data.train),
+            start=self.epoch,
+            visible=self.visible,
+            unit="seq" if self.data.is_text else "img",
         ) as self.progress:
             while self.epoch < self.epochs:
                 self._epoch()
@@ -301,15 +356,13 @@ class _Loop:
         self.method.train()
         total = torch.zeros(5, device=self.fabric.device, dtype=torch.float32)
         images = 0
-        batches, steps = self.data.train, len(self.data.train)
+        steps = len(self.data.train)
         if self.recipe.schedule.max_steps is not None:
             left = self.recipe.schedule.max_steps - self.epoch * self.updates
             steps = min(steps, left * settings.accumulate)
-            batches = itertools.islice(batches, steps)
-        for number, (x, y) in enumerate(batches, start=1):
-            last_of_update = number % settings.accumulate == 0 or number == steps
-            group = min(settings.accumulate, steps - (number - 1) // settings.accumulate * settings.accumulate)
-            terms = self._step(x, y, scale=1 / group, sync=last_of_update)
+        batches = parts(self.data.train, steps, settings.accumulate, by_tokens=self.data.is_text)
+        for number, (x, y, share, last_of_update) in enumerate(batches, start=1):
+            terms = self._step(x, y, scale=share, sync=last_of_update)
             if last_of_update:
                 if self.recipe.optimizer.clip_norm is not None:
                     self.fabric.clip_gradients(
@@ -319,14 +372,13 @@ class _Loop:
                 self.wrapped_optimizer.zero_grad(set_to_none=True)
                 self.scheduler.step()
             with torch.no_grad():
-                hits = (terms.logits.argmax(-1) == (y if y.dim() == 1 else y.argmax(-1))).sum()
                 total += torch.stack(
                     [
                         terms.loss.float(),
                         terms.main_ce.float(),
                         terms.subnet_kl.float(),
                         terms.auxiliary.float(),
-                        hits / len(y),
+                        hits(terms.logits, y) / samples_in(y),
                     ]
                 )
             images += len(y)
@@ -344,10 +396,11 @@ class _Loop:
         }
         return means, images * self.fabric.world_size
 
-    def _step(self, x: Tensor, y: Tensor, *, scale: float, sync: bool) -> Terms:
-        x = x.contiguous(memory_format=self.layout) if self.layout is torch.channels_last else x
+    def _step(self, x: Any, y: Tensor, *, scale: float, sync: bool) -> Terms:
+        if self.layout is torch.channels_last and isinstance(x, Tensor):
+            x = x.contiguous(memory_format=self.layout)
         if self.recipe.method.settings.get("schedule") == "lean":
-            x = x.to(next(self.method.parameters()).dtype)
+            x = in_format(x, next(self.method.parameters()).dtype)
             with self.fabric.autocast():
                 return self.method.backward(x, y, scale=scale, backward=self.fabric.backward)
         # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
@@ -394,7 +447,7 @@ class _Loop:
             "train_seconds": round(self.seconds, 3),
             "peak_memory_mib": round(peak, 1),
             "parameters": sum(parameter.numel() for parameter in self.network.model.parameters()),
-            "main": {"top1": score.top1, "loss": score.loss, **calibration},
+            "main": {**score.to_mapping(), **calibration},
             "subnets": {
                 "count": self.network.space.count,
                 "evaluated": 0,
@@ -452,14 +505,16 @@ class _Loop:
             )
 
     def _check_learning(self, main_ce: float, top1: float) -> None:
-        chance = math.log(self.data.classes)
+        chance = self.data.chance
         late = self.epoch > max(1.0, self.recipe.schedule.warmup_epochs)
-        if late and not self.warned and main_ce >= 0.98 * chance and top1 < 150 / self.data.classes:
+        if late and not self.warned and main_ce >= 0.98 * chance.loss and top1 < 1.5 * chance.top1:
             self.warned = True
+            text, count = self.data.is_text, self.data.classes
+            what = "not below that of guessing by frequency alone," if text else f"about ln({count}) ="
             balanced = "balance" in self.recipe.method.settings
             warnings.warn(
-                f"after epoch {self.epoch} the training loss is still {main_ce:.3f}, about ln({self.data.classes}) = "
-                f"{chance:.3f}, and the validation accuracy {top1:.1f} %: the net does no better than chance. Try "
+                f"after epoch {self.epoch} the training loss is still {main_ce:.3f}, {what} "
+                f"{chance.loss:.3f}, and the validation accuracy {top1:.1f} %: the net does no better than chance. Try "
                 "another optimizer.lr (ten times lower, or higher if it is tiny)"
                 + (
                     ", a lower method.balance or a longer method.balance_ramp: a large balance early on makes main net "

@@ -1,7 +1,11 @@
-"""Accuracy and loss of a network and of its subnets on a data set."""
+"""Accuracy and loss of a network and of its subnets on a data set.
+
+Of text each position of a sequence whose target is not -100 is a sample.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from stimulative.data.loader import Batch
 from stimulative.errors import UsageError
+from stimulative.objectives import counted, logits_of
+from stimulative.objectives.kl import IGNORED
 from stimulative.unravel import ResidualNetwork, Statistics, Subnet, evaluating
 
 
@@ -19,25 +27,57 @@ class Score:
     """How good a net is on a data set.
 
     Args:
-        top1: Share of images whose most likely class is the right one, in percent.
+        top1: Share of images whose most likely class is the right one, in percent; of text, of tokens.
         loss: Mean cross-entropy, in nats; where a temperature was fitted, that of the logits divided by it.
+        perplexity: Of text, ``exp(loss)``: as many tokens, all equally likely, would be as hard to choose from. None
+            for images.
     """
 
     top1: float
     loss: float
+    perplexity: float | None = None
+
+    def to_mapping(self) -> dict[str, float]:
+        """The score as it stands in a JSON file."""
+        perplexity = {} if self.perplexity is None else {"perplexity": self.perplexity}
+        return {"top1": self.top1, "loss": self.loss, **perplexity}
 
 
-def in_precision_of(
-    network: ResidualNetwork, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor]]:
+def perplexity_of(loss: float) -> float:
+    """``exp(loss)``, finite whatever the loss is."""
+    return math.exp(min(loss, 700.0))
+
+
+def in_format(x: Any, dtype: torch.dtype) -> Any:
+    """What a model takes, with floating point tensors in a number format; tokens and masks stay integers."""
+    return pytree.tree_map_only(Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part, x)
+
+
+def in_precision_of(network: ResidualNetwork, batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches, with images in the number format of the network's weights."""
     dtype = next(network.parameters()).dtype
-    return ((x.to(dtype), y) for x, y in batches)
+    return ((in_format(x, dtype), y) for x, y in batches)
+
+
+def samples_in(y: Tensor) -> Tensor | int:
+    """How many samples the targets of a batch are: images, or positions that count."""
+    mask = counted(y)
+    return len(y) if mask is None else mask.sum()
+
+
+def hits(logits: Tensor, y: Tensor) -> Tensor:
+    """How many samples' most likely class is the right one, or the most probable one where targets are probabilities.
+
+    Args:
+        logits: Shape ``(B, classes)``, or ``(B, positions, classes)`` of text.
+        y: Their targets.
+    """
+    return (logits.argmax(-1) == (y.argmax(-1) if y.is_floating_point() else y)).sum()
 
 
 def measure(
     network: ResidualNetwork,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     subnets: Sequence[Subnet] | None = None,
     *,
     statistics: Statistics | None = None,
@@ -48,7 +88,7 @@ def measure(
 
     Args:
         network: The network; its mode comes back as it was.
-        batches: Pairs of images and class indices.
+        batches: Pairs of what the model takes and class indices; of text, the token that follows each position.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
         temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
@@ -66,23 +106,30 @@ def measure(
         raise UsageError(f"{len(chosen)} subnets need as many temperatures, got {len(temperatures)}")
     correct: Tensor | None = None
     loss: Tensor | None = None
-    images = 0
+    samples: Tensor | int = 0
+    sequences = False
     with evaluating(network), torch.no_grad():
         for x, y in in_precision_of(network, batches):
             if correct is None or loss is None:
                 correct = torch.zeros(len(chosen), device=y.device, dtype=torch.int64)
                 double = None if y.device.type == "mps" else torch.float64
                 loss = torch.zeros(len(chosen), device=y.device, dtype=double)
-            for position, logits, _ in network.passes(x, chosen, statistics=statistics):
-                correct[position] += (logits.argmax(-1) == y).sum()
+            for position, output, _ in network.passes(x, chosen, statistics=statistics):
+                logits = logits_of(output)
+                correct[position] += hits(logits, y)
                 scaled = logits.float() if temperatures is None else logits.float() / temperatures[position]
-                loss[position] += F.cross_entropy(scaled, y, reduction="sum")
-            images += len(y)
+                loss[position] += F.cross_entropy(
+                    scaled.flatten(0, -2), y.flatten(), reduction="sum", ignore_index=IGNORED
+                )
+            samples += samples_in(y)
+            sequences = y.dim() > 1
             if after_batch is not None:
                 after_batch()
     if correct is None or loss is None:
         raise UsageError("there is nothing to measure on: the data set has no batch")
+    count = int(samples)
+    losses = [total / count for total in loss.tolist()]
     return [
-        Score(top1=100 * hits / images, loss=total / images)
-        for hits, total in zip(correct.tolist(), loss.tolist(), strict=True)
+        Score(100 * right / count, mean, perplexity_of(mean) if sequences else None)
+        for right, mean in zip(correct.tolist(), losses, strict=True)
     ]

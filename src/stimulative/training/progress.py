@@ -14,7 +14,7 @@ _LINES = 10
 
 
 class TrainingProgress:
-    """Shows the epochs of one run, with images per second and the time left.
+    """Shows the epochs of one run, with images or sequences per second and the time left.
 
     Args:
         title: What is training, such as ``stimulative, seed 0``.
@@ -22,13 +22,17 @@ class TrainingProgress:
         steps: Steps an epoch.
         start: Epochs that are done already.
         visible: Whether to show anything.
+        unit: What a sample is called, for short.
     """
 
-    def __init__(self, title: str, epochs: int, steps: int, *, start: int = 0, visible: bool = True) -> None:
+    def __init__(
+        self, title: str, epochs: int, steps: int, *, start: int = 0, visible: bool = True, unit: str = "img"
+    ) -> None:
         self.title = title
         self.epochs = epochs
         self.steps = steps
         self.visible = visible
+        self.unit = unit
         self.console = Console(stderr=True)
         self.live = visible and self.console.is_terminal
         self.bar = Progress(
@@ -58,7 +62,8 @@ class TrainingProgress:
 
     def epoch_done(self, epoch: int, loss: float, top1: float, images_per_second: float) -> None:
         """Show what the epoch brought."""
-        state = f"epoch {epoch}/{self.epochs}  loss {loss:.3f}  val {top1:5.2f}%  {images_per_second:,.0f} img/s"
+        speed = f"{images_per_second:,.0f} {self.unit}/s"
+        state = f"epoch {epoch}/{self.epochs}  loss {loss:.3f}  val {top1:5.2f}%  {speed}"
         self.bar.update(self.task, state=state)
         often = max(1, self.epochs // _LINES)
         if self.visible and not self.live and (epoch % often == 0 or epoch == self.epochs):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from stimulative.data.settings import DataSettings
 from stimulative.errors import UsageError
@@ -47,7 +47,7 @@ class Recipe:
 
     Attributes:
         model: The network.
-        data: The images.
+        data: The images, or the texts.
         method: How the network is trained.
         optimizer: How weights follow gradients.
         schedule: How long, and how the learning rate moves.
@@ -218,7 +218,8 @@ class _Reading:
                 sentences = self.methods[name].problems(arguments)
             else:
                 parts[section] = owner(**arguments)
-                sentences = parts[section].problems()
+                of = (_task(values),) if section == "model" else ()
+                sentences = parts[section].problems(*of)
             impossible += [(section, sentence.removeprefix(f"{section}.")) for sentence in sentences]
         for section, sentence in impossible:
             key = f"{section}.{sentence.partition(':')[0]}"
@@ -232,6 +233,12 @@ class _Reading:
                 f"seed: must be at least 0 and below 2**32, got {parts['seed']} ({given['seed'].origin})"
             )
         return parts
+
+
+def _task(values: Mapping[str, Any]) -> Literal["images", "text"]:
+    """What the model is for, as the name of the data says."""
+    name = values.get("data.name")
+    return "text" if isinstance(name, str) and DataSettings(name=name).is_text else "images"
 
 
 def _fitting(annotation: Any, given: Given) -> Any:

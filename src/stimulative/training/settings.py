@@ -158,12 +158,15 @@ class EvaluationSettings:
     """What is measured once training is over.
 
     Attributes:
-        subnets: Which subnets to evaluate: all; a number of them, drawn with the seed; or auto, which is all where
-            they are at most 1,000, and else 1,000 drawn, the main net and the smallest among them.
+        subnets: Which subnets to evaluate: all; a number of them, drawn with the seed, the main net and the smallest
+            among them where it is 2 or more; or auto, which is all where they are at most 1,000, and else 1,000 drawn.
+        space: Which subnets there are, by the blocks that a stage keeps at a depth: the first ones (ordered), the last
+            ones behind a fixed first one (suffix), evenly spread ones (every_other), or any (unordered).
         calibration_images: Training images on which BatchNorm statistics are re-estimated before evaluation.
     """
 
     subnets: int | Literal["auto", "all"] = "auto"
+    space: Literal["ordered", "suffix", "every_other", "unordered"] = "ordered"
     calibration_images: int = 2000
 
     def problems(self) -> list[str]:

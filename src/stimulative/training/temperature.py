@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stimulative.data.loader import Batch
 from stimulative.errors import UsageError
+from stimulative.objectives import counted, logits_of
 from stimulative.training.measure import in_precision_of
 from stimulative.unravel import ResidualNetwork, Statistics, Subnet, evaluating
 
@@ -47,9 +49,14 @@ class LossCurve:
         """Count a batch in.
 
         Args:
-            logits: Shape ``(B, classes)``.
-            targets: Class indices of shape ``(B,)``.
+            logits: Shape ``(B, classes)``, or ``(B, positions, classes)`` of text.
+            targets: Class indices in their shape without the classes, -100 where none counts.
         """
+        counts = counted(targets)
+        if counts is not None:
+            logits, targets = logits[counts], targets[counts]
+        if not len(targets):
+            return
         z = logits.detach().to(torch.float32 if logits.device.type == "mps" else torch.float64)
         if not self.samples:
             self.scale = z.std(-1, correction=0).mean()
@@ -97,7 +104,7 @@ class LossCurve:
 
 def fit_temperatures(
     network: ResidualNetwork,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     subnets: Sequence[Subnet] | None = None,
     *,
     statistics: Statistics | None = None,
@@ -107,8 +114,8 @@ def fit_temperatures(
 
     Args:
         network: The network; its mode comes back as it was.
-        batches: Pairs of images and class indices that were not trained on, and that nothing is reported on: the
-            validation part.
+        batches: Pairs of what the model takes and class indices that were not trained on, and that nothing is reported
+            on: the validation part.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
         after_batch: Called after each batch, to show progress.
@@ -123,8 +130,8 @@ def fit_temperatures(
     curves = [LossCurve() for _ in chosen]
     with evaluating(network), torch.no_grad():
         for x, y in in_precision_of(network, batches):
-            for position, logits, _ in network.passes(x, chosen, statistics=statistics):
-                curves[position].add(logits, y)
+            for position, output, _ in network.passes(x, chosen, statistics=statistics):
+                curves[position].add(logits_of(output), y)
             if after_batch is not None:
                 after_batch()
     if any(not curve.samples for curve in curves):

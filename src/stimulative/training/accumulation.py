@@ -1,0 +1,51 @@
+"""Batches that make up one optimiser step, and what share each of them has in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from stimulative.data.loader import Batch
+from stimulative.training.measure import samples_in
+
+
+class Part(NamedTuple):
+    """A batch of an optimiser step.
+
+    Args:
+        x: What the model takes.
+        y: Its targets.
+        share: The share of the batch's gradient in that of the step.
+        last: Whether it is the step's last one.
+    """
+
+    x: Any
+    y: Tensor
+    share: float
+    last: bool
+
+
+def parts(batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool) -> Iterator[Part]:
+    """Divide the batches of an epoch into optimiser steps.
+
+    Args:
+        batches: The batches.
+        steps: How many of them are trained on.
+        accumulate: Batches of an optimiser step; the epoch's last one may have less.
+        by_tokens: Weigh each batch by the tokens in it that count, of which padding leaves more or less. Otherwise
+            batches count alike. It reads the batches of a step before the first of them is given.
+    """
+    source = iter(batches)
+    for first in range(0, steps, accumulate):
+        size = min(accumulate, steps - first)
+        if by_tokens and size > 1:
+            group = list(itertools.islice(source, size))
+            counts = [int(samples_in(y)) for _, y in group]
+            shares = [count / max(1, sum(counts)) for count in counts]
+        else:
+            group, shares = itertools.islice(source, size), [1 / size] * size
+        for place, ((x, y), share) in enumerate(zip(group, shares, strict=False), start=1):
+            yield Part(x, y, share, place == size)
