@@ -1,0 +1,77 @@
+"""Training batches of mixed images, whose labels are mixed alike: mixup and CutMix.
+
+A batch gets one share lambda, drawn from Beta(alpha, alpha). Mixup makes `lambda * x + (1 - lambda) * x'` of an image
+and its partner. CutMix puts a box of the partner's into the image, of the area 1 - lambda before it is clipped at the
+border, and takes the share that is left as lambda. The labels become `lambda * y + (1 - lambda) * y'`. Partners are
+neighbours in the batch, which is shuffled. With both, each batch gets one of them, with probability 1/2, as in timm.
+
+Sources:
+    Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018 (arXiv 1710.09412).
+    Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019 (arXiv
+    1905.04899). There a batch is mixed with a probability (1/2 on CIFAR); here every batch is.
+
+Both are torchvision's. timm's refuse batches of an odd size.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stimulative.data.loader import Batch, Loader, generator_for
+
+
+class MixedLoader:
+    """The batches of a loader, mixed. What is drawn depends on the seed, the epoch and the batch's number alone.
+
+    Processes that train together draw the same, so that their k-th batches are mixed as one large batch would be.
+
+    Args:
+        loader: Gives x (batch, channels, height, width) and y int64 (batch,).
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none.
+        classes: Number of classes.
+        seed: Of the run.
+    """
+
+    def __init__(self, loader: Loader, *, mixup: float, cutmix: float, classes: int, seed: int) -> None:
+        self._loader = loader
+        self._mix = _transform(mixup, cutmix, classes)
+        self._seed = seed
+        self._epoch = 0
+
+    @property
+    def images(self) -> int:
+        """Images of a pass."""
+        return self._loader.images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next passes."""
+        self._epoch = epoch
+        self._loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give `(x, y)`: x as the loader does, y the probabilities of the classes, float32 (batch, classes)."""
+        numbers = generator_for(self._seed, f"mixing epoch {self._epoch}")
+        for x, y in self._loader:
+            number = int(torch.randint(2**63 - 1, (), generator=numbers))
+            # torchvision draws from the global generator, which is the training's own
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(number)
+                mixed = self._mix(x, y)
+            yield mixed
+
+
+def _transform(mixup: float, cutmix: float, classes: int) -> Callable[[Any, Tensor], Batch]:
+    from torchvision.transforms import v2
+
+    wanted: list[Any] = []
+    if mixup:
+        wanted.append(v2.MixUp(alpha=mixup, num_classes=classes))
+    if cutmix:
+        wanted.append(v2.CutMix(alpha=cutmix, num_classes=classes))
+    return wanted[0] if len(wanted) == 1 else v2.RandomChoice(wanted)
