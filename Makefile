@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test browser lint format
+.PHONY: help install demo test browser coverage lint format
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ test: install  ## Run the tests
 
 browser: install  ## Run the tests of the report in headless Chromium, which has to be on the machine
 	$(BIN)/python -m pytest -m browser -n 0
+
+coverage: install  ## Write docs/coverage.md: which of timm's and torchvision's models can be unraveled (up to an hour)
+	$(BIN)/python benchmarks/coverage.py --seconds 1200 --page docs/coverage.md
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -123,11 +123,14 @@ def test_the_shipped_recipes_are_these() -> None:
         "cifar100-resnet101",
         "cifar100-resnet20",
         "cifar100-resnet50",
+        "cifar100-vit-tiny",
         "digits",
         "digits-densenet",
+        "digits-vit",
         "imagenet-resnet50",
         "imagenet-resnet50-plus",
         "imagenet-resnet50-plus-400",
+        "imagenet-vit-small",
         "text-gpt2-tiny",
     ]
 
