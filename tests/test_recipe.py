@@ -580,7 +580,7 @@ def test_a_file_that_cannot_be_read_hides_no_problem_of_the_command_line() -> No
 def test_an_unknown_name_suggests_a_near_recipe() -> None:
     assert error("cifar100-resnet5").endswith("; did you mean 'cifar100-resnet50'?")
     assert error("digits.yaml").endswith("; did you mean 'digits'?")
-    assert error("zebra").endswith("imagenet-resnet50-plus-400, or the path of a YAML file")
+    assert error("zebra").endswith("imagenet-vit-small, text-gpt2-tiny, or the path of a YAML file")
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ from stimulative.methods.base import Method, Terms, check_settings, impossible, 
 from stimulative.objectives import cross_entropy
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.branches import branch_ends
-from stimulative.unravel.execution import Place
 from stimulative.unravel.recording import tensors_in
+from stimulative.unravel.wiring import Place
 
 Decay = Literal["linear", "uniform", "exponential"]
 

@@ -26,12 +26,12 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel.execution import Place
 from stimulative.unravel.mode import evaluating
 from stimulative.unravel.network import ResidualNetwork
 from stimulative.unravel.passing import inputs_of
 from stimulative.unravel.recalibration import layers_with_statistics
 from stimulative.unravel.recording import Call, Trace, record, tensors_in
+from stimulative.unravel.wiring import Place
 
 _SCALE = 0.25  # a power of two changes no digit of a product, however coarsely the device rounds
 _SAME = 1e-4  # of the largest input, as in discovery

@@ -16,12 +16,13 @@ from stimulative.unravel import recalibration
 from stimulative.unravel.channels import Channels, Reader, put
 from stimulative.unravel.dense import Dense, NotDense, find_dense
 from stimulative.unravel.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
-from stimulative.unravel.execution import Pass, Place, Wiring, replay
+from stimulative.unravel.execution import Pass, replay
 from stimulative.unravel.observing import AfterBlock, after_blocks
 from stimulative.unravel.recalibration import Statistics, with_statistics
 from stimulative.unravel.recording import Trace, arguments_of, record
 from stimulative.unravel.skipping import skipping
 from stimulative.unravel.subnet import Subnet, SubnetSpace
+from stimulative.unravel.wiring import Place, Wiring
 
 SubnetLike = Subnet | str | Sequence[int]
 _CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"

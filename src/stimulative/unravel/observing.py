@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.unravel.execution import Place, Wiring, skip
 from stimulative.unravel.interception import call_slot, intercepted
 from stimulative.unravel.shrinking import check_whole
+from stimulative.unravel.wiring import Place, Wiring, skip
 
 AfterBlock = Callable[[Place, Any, Callable[[], Any]], Any]
 """Gets a block's place, its output, and what skipping it would return; returns what the model goes on with."""

@@ -131,6 +131,15 @@ def widens(template: Template) -> bool:
     return any(isinstance(leaf, Input) and leaf.widened for leaf in pytree.tree_leaves(template))
 
 
+def weighs(template: Template, given: Any, output: Any) -> bool:
+    """Whether the first tensor of an output is an input times a number other than one."""
+    first = next((leaf for leaf in pytree.tree_leaves(template) if isinstance(leaf, Input)), None)
+    if first is None or first.widened:
+        return False
+    x, y = tensors_in(given)[first.number], tensors_in(output)[0]
+    return bool((y - x).abs().amax() > _TOLERANCE * x.abs().amax())
+
+
 def passed(template: Template, args: tuple[Any, ...], kwargs: dict[str, Any], before: Any = None) -> Any:
     """What a skipped block returns.
 

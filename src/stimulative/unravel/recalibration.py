@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel.execution import Node, Wiring, replay
+from stimulative.unravel.execution import Node, replay
 from stimulative.unravel.mode import evaluating
 from stimulative.unravel.recording import arguments_of, tensors_in
+from stimulative.unravel.wiring import Wiring
 
 Stages = tuple[tuple[int, ...], ...]
 LayerStatistics = dict[str, tuple[Tensor, Tensor]]

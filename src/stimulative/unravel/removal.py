@@ -16,10 +16,10 @@ from typing import Any
 from torch import nn
 
 from stimulative.errors import UsageError
-from stimulative.unravel.execution import Place, skip
 from stimulative.unravel.network import ResidualNetwork, SubnetLike
 from stimulative.unravel.shrinking import misfit, shrink_for_good
 from stimulative.unravel.stacks import stacks_of
+from stimulative.unravel.wiring import Place, skip
 
 
 class RemovedBlock(nn.Module):

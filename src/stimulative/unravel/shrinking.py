@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,9 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stimulative.errors import UsageError
 from stimulative.unravel.stacks import Stack, config_of, layers_that_run, per_layer, stacks_of
-
-if TYPE_CHECKING:
-    from stimulative.unravel.execution import Decision, Place, Wiring
+from stimulative.unravel.wiring import Decision, Place, Wiring
 
 _TYPES = "layer_types", "layers_block_type"
 _HOOKED = "_output_capturing_hooks_installed"

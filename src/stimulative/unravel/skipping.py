@@ -23,9 +23,10 @@ import torch
 from torch import nn
 
 from stimulative.unravel.channels import Slice, sliced
-from stimulative.unravel.execution import Place, Wiring, exclusive, refuse_checkpoint, skip
+from stimulative.unravel.execution import exclusive, refuse_checkpoint
 from stimulative.unravel.interception import call_slot, intercepted
 from stimulative.unravel.shrinking import shrunk
+from stimulative.unravel.wiring import Place, Wiring, skip
 
 
 @contextmanager

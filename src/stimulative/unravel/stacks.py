@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from stimulative.unravel.execution import Decision, Wiring
+from stimulative.unravel.wiring import Decision, Wiring
 
 _COUNT = "num_hidden_layers"
 _DEPTHS = "depths"
