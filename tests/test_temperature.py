@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stimulative import unravel
 from stimulative.analysis import evaluate
-from stimulative.analysis.family import read_family
+from stimulative.analysis.destruction import destroy
+from stimulative.analysis.family import open_run, read_family
 from stimulative.errors import UsageError
 from stimulative.training import load_recipe, measure, train
 from stimulative.training.temperature import LossCurve, fit_temperatures
@@ -145,8 +146,6 @@ def test_a_run_writes_the_temperature_of_its_main_net(calibrated):
     main = trained["main"]
     assert main["temperature"] > 0 and abs(main["temperature"] - 1) > 1e-3
     assert evaluated["main"] == main == json.loads((out / "summary.json").read_text())["main"]
-    from stimulative.analysis.family import open_run
-
     run = open_run(out)
     network, data = run.network, run.data
     assert run.method.calibrates
@@ -174,3 +173,12 @@ def test_every_subnet_has_its_temperature_in_the_table(calibrated):
     assert len(family) == 4 and all(temperatures) and len(set(temperatures)) == 4
     assert family[-1].temperature == pytest.approx(trained["main"]["temperature"], rel=0.2)
     assert max(member.score.loss for member in family) < math.log(10) + 0.2
+
+
+def test_losses_of_a_destroyed_net_are_at_the_temperature_of_the_net_itself(calibrated, tmp_path):
+    out, trained, _ = calibrated
+    row = next(row for row in destroy([out], tmp_path, draws=1)["single"] if not row["recalibrated"])
+    run = open_run(out)
+    subnet = run.network.resolve(row["subnet"])
+    (score,) = measure(run.network, run.data.test, [subnet], temperatures=[trained["main"]["temperature"]])
+    assert (row["top1"], row["loss"]) == (pytest.approx(score.top1, rel=1e-4), pytest.approx(score.loss, rel=1e-4))

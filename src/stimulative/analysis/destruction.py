@@ -157,7 +157,8 @@ def _measured(
     todo = damage(network.stages, draws, seed)
     batches = test if images is None else draw_images(test, images, seed)
     report = None if progress is None else lambda done, total: progress(run.label, done, total)
-    scores, calibration_images = _scores(opened, todo.subnets, batches, report)
+    temperature = run.summary["main"].get("temperature")
+    scores, calibration_images = _scores(opened, todo.subnets, batches, report, temperature)
     return {
         **{key: run.summary[key] for key in ("model", "data", "method")},
         "main": scores[False][todo.main].top1,
@@ -175,19 +176,33 @@ def _scores(
     subnets: Sequence[Subnet],
     batches: Loader | list[Batch],
     progress: Callable[[int, int], Any] | None,
+    temperature: float | None,
 ) -> tuple[Scores, int]:
-    """The scores of subnets, and the number of images that they were recalibrated on."""
+    """The scores of subnets, and the number of images that they were recalibrated on.
+
+    Where the main net's logits were brought to the scale of probabilities by a temperature, so are all: what is
+    destroyed is the net as it is deployed.
+    """
     network, calibration = opened.network, opened.data.calibration
     images = opened.recipe.evaluation.calibration_images
     groups = _groups(network, subnets)
     to_calibrate = min(len(calibration), math.ceil(images * len(calibration) / calibration.images))
     total = len(batches) + len(groups) * (len(batches) + to_calibrate)
     steps = Steps(progress, total)
-    scores = {False: dict(zip(subnets, measure(network, batches, subnets, after_batch=steps.step), strict=True))}
+    temperatures = None if temperature is None else [temperature] * len(subnets)
+    whole = measure(network, batches, subnets, temperatures=temperatures, after_batch=steps.step)
+    scores = {False: dict(zip(subnets, whole, strict=True))}
     used = 0
     for group in groups:
         found = network.recalibrate(_counted(in_precision_of(network, calibration), steps.step), group, images=images)
-        measured = measure(network, batches, group, statistics=found, after_batch=steps.step)
+        measured = measure(
+            network,
+            batches,
+            group,
+            statistics=found,
+            temperatures=None if temperatures is None else temperatures[: len(group)],
+            after_batch=steps.step,
+        )
         scores.setdefault(True, {}).update(zip(group, measured, strict=True))
         used = found.images
     return scores, used
@@ -213,8 +228,8 @@ def _notes(network: ResidualNetwork, todo: Damage, scores: Scores) -> list[str]:
     notes = []
     if True not in scores:
         notes.append("no layer keeps running statistics: there is nothing to recalibrate, each net is measured once")
-    if any(stage.concatenates for stage in network.stages):
-        notes.append("blocks whose outputs are concatenated differ in width and cannot be swapped")
+    if any(stage.in_own_order for stage in network.stages):
+        notes.append("blocks whose outputs are concatenated, or wider than their inputs, cannot be swapped")
     if not todo.swaps:
         notes.append("nothing swapped: no stage has two blocks that can take each other's place")
     return notes
