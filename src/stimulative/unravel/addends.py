@@ -6,8 +6,9 @@ adds an MLP (TinyViT). As a whole it cannot be skipped, but its *addends* can, e
 of a block is one if
 
 - it returns nothing but zeros when its parameters are zero, and
-- the block's output does not depend on the block's input any more when the module returns its own input times minus
-  one: ``x + f(x)`` is then ``x - x``. A module that is added to anything else (another branch, say) does not pass.
+- the block's output does not depend on the block's input any more when the module returns a constant minus its own
+  input: ``x + f(x)`` is then ``x + c - x``. A module that is added to anything else (another branch) does not pass.
+  Without the constant, a module between two ReLUs would: ``relu(-relu(x))`` is zero.
 
 Addends at the same place of blocks that follow each other are a stage.
 """
@@ -92,11 +93,12 @@ def _addends(
         returned: list[Any] = []
         try:
             _run(block, zeros, (args, kwargs), place, partial(_listening, returned))
-            negated = [_run(block, elsewhere, given, place, _negating) for given in ((args, kwargs), other)]
+            opposing = partial(_opposing, [])
+            opposed = [_run(block, elsewhere, given, place, opposing) for given in ((args, kwargs), other)]
         except Exception:  # a block that cannot run so has no addends that we know of
             continue
         vanishes = bool(returned) and not any(bool(tensor.any()) for tensor in tensors_in(returned[0]))
-        if vanishes and _equal(*negated):
+        if vanishes and _equal(*opposed):
             accepted.append(place)
             yield place
 
@@ -121,8 +123,12 @@ def _listening(returned: list[Any], original: Callable[..., Any], *args: Any, **
     return returned[-1]
 
 
-def _negating(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return -tensors_in((args, kwargs))[0]
+def _opposing(constant: list[Tensor], original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A constant, as large as the first input that it is called with, minus the input."""
+    x = tensors_in((args, kwargs))[0]
+    if not constant:
+        constant.append(_another(x) * x.abs().amax())
+    return constant[0] - x
 
 
 def _moved(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

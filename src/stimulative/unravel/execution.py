@@ -192,13 +192,13 @@ def replay(
         del run
         # without cuts, and when the next pass is the same, later outputs hang on the same graph
         needed = following is not None and (not cut or following == passes[number])
-        retain_graph = needed or _bypass(model, wiring, output, cuts, passes[number], len(names))
+        retain_graph = needed or _bypass(model, wiring, output, cuts, entries, passes[number], len(names))
         yield Pass(position, output, retain_graph)
         del output
         done = [at for at in cuts if number >= len(shared) or at > shared[number]]
         for at in sorted(done, reverse=True):
             segment = cuts.pop(at)
-            segment.backward(retain_graph=_bypass(model, wiring, segment.upstream, cuts, passes[number], at))
+            segment.backward(retain_graph=_bypass(model, wiring, segment.upstream, cuts, entries, passes[number], at))
             del segment
 
 
@@ -220,19 +220,24 @@ def _bypass(
     wiring: Wiring,
     outputs: Any,
     cuts: Mapping[int, _Cut],
+    entries: Sequence[_Entry],
     decisions: tuple[Decision, ...],
     end: int,
 ) -> bool:
     """Whether the graph of outputs reaches into a graph before a cut, so that backward must not free it.
+
+    Before a cut is what was cut there, and all that the next pass remembers: a stream beside the one that was cut may
+    have a graph of its own.
 
     It is the same in every step, so it is looked for once for each way through the network.
     """
     if not cuts:
         return False
     trained = sum(parameter.requires_grad for parameter in model.parameters())
-    key = (frozenset(cuts), decisions[:end], trained)
+    key = (frozenset(cuts), len(entries), decisions[:end], trained)
     if key not in wiring.bypassed:
-        before = _graph([tensor for cut in cuts.values() for tensor in cut.upstream])
+        remembered = [tensor for entry in entries for tensor in tensors_in(entry.output)]
+        before = _graph([*remembered, *(tensor for cut in cuts.values() for tensor in cut.upstream)])
         wiring.bypassed[key] = not before.isdisjoint(_graph(tensors_in(outputs)))
     return wiring.bypassed[key]
 

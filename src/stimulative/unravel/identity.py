@@ -2,9 +2,10 @@
 
 A residual unit computes ``x + f(x)``, and ``f`` vanishes when its parameters do. Some weigh the input by a parameter of
 their own, ``g x + f(x)``, and return nothing when that is zero, too. Such a *gain* is told from other parameters by
-setting it to one while all others are zero: a gain gives nothing then, where a bias gives something of its own.
-A norm behind the addition (as in BERT) has a gain, too; with it at one such a block returns an input of mean 0 and
-variance 1.
+setting it to one while all others are zero: a gain gives the input or nothing then, where a bias gives something of
+its own. A norm behind the addition (as in BERT) has a gain, too; with it at one such a block returns an input of mean 0
+and variance 1. What only weighs its input (a squeeze-and-excitation gate, half of the input at zero parameters) adds
+nothing: it is no block.
 
 Modules are tried while the model runs on the example input, each right before it is called for the first time, so that
 their inputs need not be kept. What is inside of a block is tried only where it may be a run of blocks itself.
@@ -21,7 +22,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.unravel.mode import evaluating
-from stimulative.unravel.passing import Template, could_pass, pass_through
+from stimulative.unravel.passing import Template, could_pass, pass_through, weighs
 from stimulative.unravel.recording import Call, before_calls, run_on, tensors_in
 
 NO_PARAMETERS = "has no parameters"
@@ -59,7 +60,7 @@ class _Trial:
         self.by_name = by_name
         self.blocks: dict[str, Template] = {}
         self.reasons: dict[str, str] = {}
-        self.needed: dict[tuple[type, frozenset[str]], list[tuple[str, ...]]] = {}
+        self.needed: dict[tuple[type, frozenset[str], frozenset[str]], list[tuple[str, ...]]] = {}
 
     def look(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if name in self.blocks or name in self.reasons:
@@ -99,14 +100,15 @@ class _Trial:
                 key: torch.ones_like(value) if key in ones else torch.zeros_like(value)
                 for key, value in parameters.items()
             }
-            own_args, own_kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
-            with evaluating(module), torch.inference_mode(False), torch.no_grad():
-                return functional_call(module, values, own_args, own_kwargs, tie_weights=False)
+            return _run(module, values, given)
 
         try:
-            template = pass_through(call, at_zero=output((), given), given=given)
+            at_zero = output((), given)
+            template = pass_through(call, at_zero=at_zero, given=given)
             if template is None and self._has_a_sibling(name):
                 template = self._with_gains(module, parameters, output, call, given)
+            elif template is not None and weighs(template, given, at_zero) and _gates(module, parameters, given):
+                return None, "only weighs its input"
         except Exception as error:  # a module that cannot run with zeros (a solver, say) is no block that we know of
             return None, f"fails with its parameters at zero ({type(error).__name__})"
         return template, "does not return its input when its parameters are zero"
@@ -129,20 +131,28 @@ class _Trial:
         def signal(ones: Collection[str]) -> bool:
             return any(bool(tensor.any()) for tensor in tensors_in(output(ones, given))[:1])
 
-        gains = _gains(module, parameters, signal)
-        kind = (type(module), frozenset(gains))
+        each = _one_a_channel(module, parameters)
+        if not each or signal(()):
+            return None
+        alone = [name for name in each if signal((name,))]  # biases, but also the gain of a block that has one only
+        gains = [name for name in each if name not in alone]
+        kind = (type(module), frozenset(each), frozenset(gains))
         if kind not in self.needed:  # blocks of a kind need the same ones
-            self.needed[kind] = list(dict.fromkeys(_least(order, signal) for order in (gains, gains[::-1]) if gains))
+            together = dict.fromkeys(_least(order, signal) for order in (gains, gains[::-1]) if gains)
+            self.needed[kind] = [*together, *((name,) for name in alone)]
         for ones in self.needed[kind]:
             for inputs in (given, _normalised(given, call)):
-                template = pass_through(call, at_zero=output(ones, inputs), given=inputs)
-                if template is not None:
+                at_zero = output(ones, inputs)
+                template = pass_through(call, at_zero=at_zero, given=inputs)
+                if template is not None and not (
+                    weighs(template, inputs, at_zero) and _gates(module, parameters, inputs)
+                ):
                     return template
         return None
 
 
-def _gains(module: nn.Module, parameters: Mapping[str, Tensor], signal: Callable[[Collection[str]], bool]) -> list[str]:
-    """The parameters that can only weigh something: one number a channel, or a single one.
+def _one_a_channel(module: nn.Module, parameters: Mapping[str, Tensor]) -> list[str]:
+    """The parameters of one number a channel, or a single one: gains and biases.
 
     None of a module that has no others, such as a norm, which would return its input without adding to it.
     """
@@ -157,9 +167,7 @@ def _gains(module: nn.Module, parameters: Mapping[str, Tensor], signal: Callable
         for name, value in parameters.items()
         if name not in statistics and value.numel() and value.numel() == max(value.shape, default=1)
     ]
-    if not parameters.keys() - {*each} - statistics or signal(()):
-        return []
-    return [name for name in each if not signal((name,))]
+    return each if parameters.keys() - {*each} - statistics else []
 
 
 def _least(gains: list[str], signal: Callable[[Collection[str]], bool]) -> tuple[str, ...]:
@@ -172,6 +180,29 @@ def _least(gains: list[str], signal: Callable[[Collection[str]], bool]) -> tuple
         if signal(fewer):
             needed = fewer
     return tuple(sorted(needed))
+
+
+def _gates(module: nn.Module, parameters: Mapping[str, Tensor], given: Any) -> bool:
+    """Whether a module returns nothing wherever its input is nothing, whatever its parameters are."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    def halved(tensor: Tensor) -> Tensor:
+        return drawn(tensor).relu() if tensor.is_floating_point() else tensor
+
+    inputs = pytree.tree_map_only(Tensor, halved, given)
+    output = tensors_in(_run(module, {name: drawn(value) for name, value in parameters.items()}, inputs))[0]
+    sources = [tensor for tensor in tensors_in(inputs) if tensor.shape == output.shape]
+    return any(not bool(output[source == 0].any()) for source in sources)
+
+
+def _run(module: nn.Module, values: dict[str, Tensor], given: Any) -> Any:
+    """What a module returns with other values for its parameters; its input is not written into."""
+    args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
+    with evaluating(module), torch.inference_mode(False), torch.no_grad():
+        return functional_call(module, values, args, kwargs, tie_weights=False)
 
 
 def own_parameters(module: nn.Module) -> dict[str, Tensor]:
