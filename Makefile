@@ -37,7 +37,7 @@ browser: install  ## Run the tests of the report in headless Chromium, which has
 	$(BIN)/python -m pytest -m browser -n 0
 
 coverage: install  ## Write docs/coverage.md: which of timm's and torchvision's models can be unraveled (up to an hour)
-	$(BIN)/python benchmarks/coverage.py --seconds 1200 --page docs/coverage.md
+	$(BIN)/python benchmarks/coverage.py --page docs/coverage.md
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ own, which is ended after `--seconds`.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 import traceback
 import warnings
@@ -50,20 +51,20 @@ NOT_RESIDUAL = {
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", seconds=120, jobs=2, only="", page="")
+    options = arguments(__doc__ or "", seconds=600, jobs=1, only="", page="")
     result = cover(only=[name for name in options.only.split(",") if name], seconds=options.seconds, jobs=options.jobs)
     if options.page:
         Path(options.page).write_text(page(result), encoding="utf-8")
     report(options, result, [*table(result), summary_line(result)])
 
 
-def cover(*, only: Sequence[str] = (), seconds: float = 120, jobs: int = 2) -> dict[str, Any]:
+def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1) -> dict[str, Any]:
     """Try one model of every family.
 
     Args:
         only: Families to try, such as ``timm/resnet`` or ``resnet``; all of them by default.
         seconds: How long one family may take.
-        jobs: How many are tried at once.
+        jobs: How many are tried at once; the largest take 13 GiB each.
 
     Returns:
         ``found``, ``not_residual`` and ``failed`` as counts, and ``models``: by family its ``status``, ``model``,
@@ -74,7 +75,11 @@ def cover(*, only: Sequence[str] = (), seconds: float = 120, jobs: int = 2) -> d
         for family in (*timm_families(), *torchvision_families())
         if not only or family in only or family.partition("/")[2] in only
     ]
-    models = {family: found for family, found in sorted(_in_processes(families, seconds, jobs))}
+    models = {}
+    for family, found in _in_processes(families, seconds, jobs):
+        models[family] = found
+        print(f"{len(models)}/{len(families)} {family}: {found['status']}", file=sys.stderr, flush=True)
+    models = dict(sorted(models.items()))
     counts = {
         status.replace(" ", "_"): sum(found["status"] == status for found in models.values())
         for status in ("found", "not residual", "failed")

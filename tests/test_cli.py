@@ -55,6 +55,22 @@ def test_unravel_prints_the_plan_as_a_table(capsys):
     assert "features.2-3" in text and "36 ordered subnets" in text and "1-1-1-1" in text
 
 
+def test_unravel_says_what_always_runs_and_why(capsys):
+    arguments = "{n_layer: 3, n_embd: 16, n_head: 2, n_positions: 32}"
+    assert main(["unravel", "transformers/gpt2", "--arguments", arguments, "--length", "32", "--classes", "50"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "transformers/gpt2 on sequences of 32 tokens" in text
+    assert "transformer.h 3 blocks (GPT2Block), depths 1..3" in text
+    assert "transformer.ln_f LayerNorm, always runs: it is a single layer" in text
+    order = [
+        text.index(part) for part in ("transformer.wte", "transformer.h 3", "transformer.ln_f", "3 ordered subnets")
+    ]
+    assert order == sorted(order)
+    assert main(["unravel", "timm/efficientvit_b0", "--image-size", "64", "--json"]) == 0
+    always = {part["name"]: part["reason"] for part in json.loads(capsys.readouterr().out)["always"]}
+    assert always["stages.2.blocks.0"] == "turns (2, 32, 8, 8) into (2, 64, 4, 4)"
+
+
 def test_train_evaluate_and_what_they_leave(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "digits", "--out", str(out), *TINY, "--method.balance=2"]) == 0
@@ -134,6 +150,13 @@ def test_compare_tells_of_variants_and_of_those_that_failed(tmp_path, capsys):
         (["unravel"], "the following arguments are required: model"),
         (["unravel", "timm/resnet5000"], "resnet5000"),
         (["unravel", "timm/vgg11"], "no residual blocks found in VGG"),
+        (
+            ["unravel", "transformers/vit", "--image-size", "33"],
+            "transformers/vit does not run on images of 3 channels",
+        ),
+        (["unravel", "transformers/gpt2", "--image-size", "32"], "--image-size is not for text"),
+        (["unravel", "cifar/resnet20", "--length", "32"], "--length is not for images"),
+        (["unravel", "cifar/resnet20", "--arguments", "[1]"], "--arguments is a mapping in YAML"),
         (["unravel", "cifar/resnet20", "--image-size", "0"], "--image-size is 1 or more, got 0"),
         (["unravel", "cifar/resnet20", "--bogus"], "unknown option '--bogus'"),
         (

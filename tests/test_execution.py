@@ -978,6 +978,12 @@ def test_the_example_input_follows_the_model():
     assert moved.dtype == torch.float64 and len(moved) == 2
 
 
+def test_a_subnet_of_no_known_form_is_refused():
+    network = unravel(LoopedNet().double(), images())
+    with pytest.raises(UsageError, match=r"a subnet is a Subnet, its text such as '5', or a depth .* \[5\]; got 3"):
+        network(images(), 3)
+
+
 class CheckpointingNet(LoopedNet):
     """Checkpoints its blocks by itself, when it is trained."""
 

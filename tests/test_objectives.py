@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.objectives import cross_entropy, directional_divergence, kl_divergence, normalised
+from stimulative.objectives import counted, cross_entropy, directional_divergence, kl_divergence, normalised
 
 
 def random_logits(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -304,3 +304,37 @@ def test_half_precision_is_raised_before_normalising():
 def test_what_has_no_direction_is_refused(logits, amplitude, message):
     with pytest.raises(UsageError, match=message):
         normalised(logits, amplitude=amplitude)
+
+
+def test_positions_that_do_not_count_are_in_neither_term():
+    generator = torch.Generator().manual_seed(0)
+    main, student = torch.randn(2, 2, 3, 5, generator=generator, dtype=torch.float64)
+    y = torch.tensor([[1, -100, 4], [-100, 0, 2]])
+    mask = counted(y)
+    assert mask is not None and mask.tolist() == [[True, False, True], [False, True, True]]
+    kept = [(0, 0), (0, 2), (1, 1), (1, 2)]
+    expected = torch.stack([-main[at].log_softmax(-1)[y[at]] for at in kept]).mean()
+    torch.testing.assert_close(cross_entropy(main, y), expected)
+    p, q = main.log_softmax(-1), student.log_softmax(-1)
+    divergence = torch.stack([(p[at].exp() * (p[at] - q[at])).sum() for at in kept]).mean()
+    torch.testing.assert_close(kl_divergence(student, main, counted=mask), divergence)
+    assert counted(torch.tensor([1, 2])) is None and counted(torch.rand(2, 3)) is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_sequences_equal_their_positions_as_samples(smoothing):
+    z = torch.randn(2, 3, 5, dtype=torch.float64)
+    y = torch.randint(5, (2, 3))
+    one = cross_entropy(z, y, label_smoothing=smoothing)
+    torch.testing.assert_close(one, cross_entropy(z.flatten(0, 1), y.flatten(), label_smoothing=smoothing))
+    p = torch.rand(2, 3, 5, dtype=torch.float64).softmax(-1)
+    one = cross_entropy(z, p, label_smoothing=smoothing)
+    torch.testing.assert_close(one, cross_entropy(z.flatten(0, 1), p.flatten(0, 1), label_smoothing=smoothing))
+
+
+def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient():
+    z = torch.randn(2, 3, 5, requires_grad=True)
+    y = torch.full((2, 3), -100)
+    loss = cross_entropy(z, y) + kl_divergence(z, torch.randn(2, 3, 5), counted=counted(y))
+    loss.backward()
+    assert loss.item() == 0 and not z.grad.any()

@@ -162,7 +162,7 @@ def _show(title: str, network: Any, costs: Any) -> None:
     for title, subnet in (("main net", network.full), ("smallest", smallest)):
         cost = costs.of(subnet)
         console.print(
-            f"{title:<9} {subnet!s:<14} {cost.parameters / 1e6:8.2f} M parameters {cost.flops / 1e9:8.3f} GFLOPs",
+            f"{title:<9} {subnet!s:<14} {_amount(cost.parameters):>10} parameters {_amount(cost.flops):>10} FLOPs",
             highlight=False,
         )
     console.print(f"{network.space.count:,} ordered subnets", highlight=False)
@@ -177,8 +177,8 @@ def _tree(title: str, network: Any, costs: Any) -> Any:
     parts: list[tuple[float, str, str, str]] = []
     for stage, blocks, (low, high) in zip(network.stages, costs.blocks, network.space.ranges, strict=True):
         kinds = {type(network.model.get_submodule(name)).__name__: None for name in stage.block_names}
-        million = sum(block.parameters for block in blocks) / 1e6
-        what = f"{stage.blocks} blocks ({', '.join(kinds)}), depths {low}..{high}, {million:.2f} M parameters"
+        parameters = _amount(sum(block.parameters for block in blocks))
+        what = f"{stage.blocks} blocks ({', '.join(kinds)}), depths {low}..{high}, {parameters} parameters"
         notes = ["the first always runs"] if stage.fixed_entry else []
         notes += ["skipped layers take their channels away"] if stage.concatenates else []
         notes += ["channels that a skipped block adds are zeros"] if stage.widens else []
@@ -188,11 +188,19 @@ def _tree(title: str, network: Any, costs: Any) -> Any:
         names = first.name if len(group) == 1 else f"{first.name} … {last.name}"
         count = "" if len(group) == 1 else f"{len(group)} × "
         units = [number for name, number in order.items() if f"{name}.".startswith(f"{first.name}.")]
-        parts.append((min(units, default=-1), names, f"{count}{first.kind}, always runs: {first.reason}", "dim"))
+        parts.append((min(units, default=-1), names, f"{count}{first.kind}, always runs: it {first.reason}", "dim"))
     tree = Tree(title)
     for _, name, what, style in sorted(parts, key=lambda part: part[0]):
         tree.add(Text.assemble((name, style), " ", (what, "" if style == "bold" else style)))
     return tree
+
+
+def _amount(number: int) -> str:
+    """A number in thousands, millions or thousands of millions."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)
 
 
 def _alike(parts: Sequence[Any]) -> list[list[Any]]:

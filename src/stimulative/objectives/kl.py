@@ -98,7 +98,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
         label_smoothing: Share of the probability that is spread evenly over all classes, from 0 to 1.
 
     Returns:
-        The mean over all that counts, a scalar in nats, float32 or, when the logits are float64, float64.
+        The mean over all that counts, a scalar in nats, float32 or, when the logits are float64, float64; of sequences
+        of which nothing counts, 0.
 
     Raises:
         UsageError: The shapes or types are none of these.
@@ -114,9 +115,14 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
         )
     dtype = torch.promote_types(torch.float32, logits.dtype)
     targets = targets.long() if as_indices else targets.to(dtype)
-    if logits.dim() > 2:
-        logits, targets = logits.flatten(0, -2), targets.flatten() if as_indices else targets.flatten(0, -2)
-    return F.cross_entropy(logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED)
+    if logits.dim() == 2:
+        return F.cross_entropy(logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED)
+    count = (targets != IGNORED).sum() if as_indices else torch.tensor(targets[..., 0].numel(), device=logits.device)
+    logits, targets = logits.flatten(0, -2), targets.flatten() if as_indices else targets.flatten(0, -2)
+    total = F.cross_entropy(
+        logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED, reduction="sum"
+    )
+    return total / count.clamp(min=1)
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

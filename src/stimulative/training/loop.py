@@ -135,8 +135,8 @@ def unravel_on_text(name: str, model: nn.Module, length: int, vocabulary: int) -
 _SIZES = {
     "images": "Choose another size of images, or tell the model theirs (timm's transformers: model.arguments "
     "{img_size: N})",
-    "text": "Choose another data.length, or tell the model the longest it is to take (transformers/gpt2: "
-    "model.arguments {n_positions: N})",
+    "text": "Choose another length (data.length; of unravel --length), or tell the model the longest it is to take "
+    "(transformers/gpt2: model.arguments {n_positions: N})",
 }
 """What to do about a model that does not run on a size."""
 
@@ -144,7 +144,7 @@ _SIZES = {
 def _unravel_on(name: str, model: nn.Module, example: Any, described: str, advice: str) -> ResidualNetwork:
     try:
         return unravel(model, as_in(model, example))
-    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+    except (RuntimeError, AssertionError, IndexError, TypeError, ValueError) as error:
         raise UsageError(f"{name} does not run on {described}: {error}. {advice}") from error
 
 
@@ -160,7 +160,7 @@ def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
     try:
         with evaluating(network), torch.no_grad():
             output = network(example)
-    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+    except (RuntimeError, AssertionError, IndexError, TypeError, ValueError) as error:
         size = data.evaluation_image_size
         raise UsageError(
             f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "

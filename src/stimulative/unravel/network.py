@@ -274,6 +274,11 @@ class ResidualNetwork(nn.Module):
         """
         if isinstance(subnet, str):
             subnet = Subnet.parse(subnet)
+        elif not isinstance(subnet, Subnet | Sequence):
+            raise UsageError(
+                f"a subnet is a Subnet, its text such as {str(self.full)!r}, or a depth for each stage such as "
+                f"{list(self.full.depths)}; got {subnet!r}"
+            )
         elif not isinstance(subnet, Subnet):
             subnet = Subnet.from_depths(subnet)
         if subnet in self.space:
@@ -323,7 +328,8 @@ class ResidualNetwork(nn.Module):
                 raise UsageError(
                     f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "
                     "the backward pass, when it is no longer known which were skipped. Turn it off "
-                    "(model.set_grad_checkpointing(False); memory_efficient=False of a DenseNet); to save memory, "
+                    "(model.set_grad_checkpointing(False), of Transformers model.gradient_checkpointing_disable(); "
+                    "memory_efficient=False of a DenseNet); to save memory, "
                     "use schedule='lean'"
                 )
 
