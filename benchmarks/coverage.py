@@ -50,6 +50,13 @@ NOT_RESIDUAL = {
 """Families that are known to have no residual blocks, and why; that they have none is what the run has to find."""
 
 
+CLASSES = 10
+
+
+class NoClassifier(Exception):
+    """A model that does not return logits of classes, such as an encoder without a head."""
+
+
 def main() -> None:
     options = arguments(__doc__ or "", seconds=600, jobs=1, only="", page="")
     result = cover(only=[name for name in options.only.split(",") if name], seconds=options.seconds, jobs=options.jobs)
@@ -130,11 +137,14 @@ def try_family(family: str) -> dict[str, Any]:
         try:
             found = {"status": "found", **try_model(family, name), "passed_over": passed_over}
             return {**found, "seconds": round(time.perf_counter() - began, 1)}
+        except NoClassifier:
+            passed_over.append(name)
         except UsageError as error:
             first = first or {"model": name, "stages": [], "subnets": 0, "reason": str(error)}
             passed_over.append(name)
             if "no residual blocks found" not in str(error):
                 break
+    first = first or {"model": "", "stages": [], "subnets": 0, "reason": "none of its models is a classifier"}
     status = "not residual" if family in NOT_RESIDUAL and "no residual blocks found" in first["reason"] else "failed"
     reason = NOT_RESIDUAL[family] if status == "not residual" else first["reason"]
     return {"status": status, **first, "reason": reason, "seconds": round(time.perf_counter() - began, 1)}
@@ -157,6 +167,8 @@ def try_model(family: str, name: str) -> dict[str, Any]:
     with torch.no_grad():
         torch.manual_seed(1)  # some models draw random numbers
         alone = model(x)
+        if not isinstance(alone, torch.Tensor) or alone.shape != (2, CLASSES):
+            raise NoClassifier
         torch.manual_seed(1)
         whole, *others = network.run(x, subnets)
     if not torch.equal(whole, alone):
@@ -198,6 +210,14 @@ def page(result: dict[str, Any]) -> str:
         stages = ", ".join(f"`{name}` {blocks}" for name, blocks in found["stages"]) or found["reason"]
         subnets = f"{found['subnets']:,}" if found["stages"] else ""
         lines.append(f"| {family} | {found['model']} | {found['status']} | {stages} | {subnets} |")
+    smaller = {family: found["passed_over"] for family, found in result["models"].items() if found.get("passed_over")}
+    if smaller:
+        lines += [
+            "",
+            "Smaller models were passed over where nothing was found to skip, or that are no classifiers:",
+            "",
+        ]
+        lines += [f"- {family}: {', '.join(names)}" for family, names in smaller.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -231,11 +251,11 @@ def _build(family: str, name: str) -> Any:
     if family.startswith("timm/"):
         import timm
 
-        return timm.create_model(name, num_classes=10)
+        return timm.create_model(name, num_classes=CLASSES)
     from torchvision import models
 
     extras = {"aux_logits": False, "init_weights": False} if family.endswith(("googlenet", "inception")) else {}
-    return models.get_model(name, weights=None, num_classes=10, **extras)
+    return models.get_model(name, weights=None, num_classes=CLASSES, **extras)
 
 
 def _image_size(family: str, model: Any) -> int:

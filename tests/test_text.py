@@ -258,7 +258,7 @@ def test_models_and_lengths_that_do_not_fit_are_refused(settings: dict[str, Any]
     with pytest.raises(UsageError, match="classifies images, and the data are text"):
         load_recipe({**settings, "model": {"name": "cifar/resnet20"}})
     long = load_recipe(settings, {"data.length": 64})
-    with pytest.raises(UsageError, match=r"does not run on sequences of 64 tokens.*Choose another data.length"):
+    with pytest.raises(UsageError, match=r"does not run on sequences of 64 tokens.*Choose another length"):
         train(long, "never", progress=False)
     assert not Path("never/recipe.yaml").exists()
 

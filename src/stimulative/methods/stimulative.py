@@ -53,7 +53,7 @@ from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
 from stimulative.unravel.execution import Pass
 from stimulative.unravel.sampling import Sampler, resolve_sampler, sampler_problem
 
-EFFICIENT: dict[str, Any] = {"subnet_share": 0.5, "sampler": "late", "every": 1}
+EFFICIENT: dict[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
 """What ``efficient: true`` sets; measured in docs/methods.md."""
 
 
