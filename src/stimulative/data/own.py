@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from stimulative.data.dataset import Data
 from stimulative.data.loader import Batch, derived_seed
-from stimulative.data.sequences import IGNORED
 from stimulative.errors import UsageError
+from stimulative.objectives.kl import IGNORED
 
 
 class OwnLoader:

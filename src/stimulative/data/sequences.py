@@ -14,9 +14,7 @@ from torch import Tensor
 
 from stimulative.data.loader import Batch, batches_in, generator_for, share_of
 from stimulative.data.tokens import Tokenizer
-
-IGNORED = -100
-"""The target of a position that does not count, as in the losses."""
+from stimulative.objectives.kl import IGNORED
 
 
 @dataclass(frozen=True)
