@@ -16,16 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.analysis.family import draw
-from stimulative.analysis.runs import (
-    Job,
-    Outcome,
-    Workers,
-    check_methods,
-    measured,
-    measured_perplexities,
-    run_all,
-    seeds_from,
-)
+from stimulative.analysis.runs import Job, Outcome, Workers, check_methods, measured_scores, run_all, seeds_from
 from stimulative.analysis.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.errors import UsageError
 from stimulative.training import Recipe, files
@@ -126,12 +117,12 @@ def _pairs(plan: Plan, out: Path, outcome: Outcome) -> list[dict[str, Any]]:
         for method in plan.methods:
             for net, drawn in plan.drawn.items():
                 main = run_name(method, net, seed)
-                inside = measured(out / main) if main in outcome.summaries else {}
-                perplexities = measured_perplexities(out / main) if main in outcome.summaries else {}
+                inside = measured_scores(out / main) if main in outcome.summaries else {}
                 for subnet in drawn:
                     alone = outcome.summaries.get(run_name(ALONE, subnet, seed))
                     if alone is None or str(subnet) not in inside:
                         continue
+                    score = inside[str(subnet)]
                     pairs.append(
                         {
                             "method": method,
@@ -140,10 +131,10 @@ def _pairs(plan: Plan, out: Path, outcome: Outcome) -> list[dict[str, Any]]:
                             "subnet": str(subnet),
                             "blocks": subnet.blocks,
                             "seed": seed,
-                            "in_group": inside[str(subnet)],
+                            "in_group": score.top1,
                             "alone": alone["main"]["top1"],
-                            "gap": alone["main"]["top1"] - inside[str(subnet)],
-                            **_perplexities(perplexities.get(str(subnet)), alone["main"].get("perplexity")),
+                            "gap": alone["main"]["top1"] - score.top1,
+                            **_perplexities(score.perplexity, alone["main"].get("perplexity")),
                         }
                     )
     return pairs

@@ -11,15 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stimulative.analysis.runs import (
-    Job,
-    Workers,
-    measured,
-    measured_perplexities,
-    run_all,
-    seeds_from,
-    spread,
-)
+from stimulative.analysis.runs import Job, Workers, measured_scores, run_all, seeds_from, spread
 from stimulative.analysis.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.training import Recipe, files
 from stimulative.unravel import Subnet
@@ -100,13 +92,11 @@ def matrix(
                 continue
             names = [name for name in (plan.run_of(net, seed) for seed in plan.seeds) if name in outcome.summaries]
             if subnet == net:
-                mains = [outcome.summaries[name]["main"] for name in names]
-                values = [main["top1"] for main in mains]
-                perplexities = [main["perplexity"] for main in mains if "perplexity" in main]
+                scores = [outcome.summaries[name]["main"] for name in names]
             else:
-                values = [measured(out / name)[str(subnet)] for name in names]
-                known = [measured_perplexities(out / name) for name in names]
-                perplexities = [of[str(subnet)] for of in known if of]
+                scores = [measured_scores(out / name)[str(subnet)].to_mapping() for name in names]
+            values = [score["top1"] for score in scores]
+            perplexities = [score["perplexity"] for score in scores if "perplexity" in score]
             if values:
                 cells.append(
                     {

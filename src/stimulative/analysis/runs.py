@@ -23,6 +23,7 @@ from stimulative.analysis.family import evaluate, read_family, summary_of
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 from stimulative.training import Recipe, files, load_recipe, train
+from stimulative.training.measure import Score
 
 FAILURE = "failure.txt"
 
@@ -155,17 +156,14 @@ def finished(directory: Path, job: Job) -> dict[str, Any] | None:
 
 def measured(directory: Path) -> dict[str, float]:
     """The top-1 accuracy, in percent, of each subnet of a run that has been measured, by its text."""
-    if not (directory / files.SUBNETS).exists():
-        return {}
-    return {str(member.subnet): member.score.top1 for member in read_family(directory / files.SUBNETS)}
+    return {subnet: score.top1 for subnet, score in measured_scores(directory).items()}
 
 
-def measured_perplexities(directory: Path) -> dict[str, float]:
-    """The perplexity of each subnet of a run that has been measured, by its text; none for images."""
+def measured_scores(directory: Path) -> dict[str, Score]:
+    """The score of each subnet of a run that has been measured, by its text."""
     if not (directory / files.SUBNETS).exists():
         return {}
-    scores = {str(member.subnet): member.score for member in read_family(directory / files.SUBNETS)}
-    return {subnet: score.perplexity for subnet, score in scores.items() if score.perplexity is not None}
+    return {str(member.subnet): member.score for member in read_family(directory / files.SUBNETS)}
 
 
 def check_methods(methods: Sequence[str], *, once: bool = True) -> None:

@@ -40,6 +40,34 @@ class Loader(Protocol):
         ...
 
 
+class CountedBatches:
+    """What a loader of equally many samples in every epoch knows: how many, in how many batches, and which epoch it is.
+
+    Args:
+        count: Samples of an epoch.
+        batch_size: Samples per batch.
+        drop_incomplete: Drop the last batch if it is incomplete, unless it is the only one.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, drop_incomplete: bool) -> None:
+        self._batch_size = batch_size
+        self._batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
+        self._images = min(count, self._batches * batch_size)
+        self._epoch = 0
+
+    @property
+    def images(self) -> int:
+        """Samples of a pass."""
+        return self._images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next passes."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._batches
+
+
 class LazyLoader:
     """A loader that is built when it is first used.
 

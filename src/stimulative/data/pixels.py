@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stimulative.data.loader import Batch, batches_in, generator_for, share_of
+from stimulative.data.loader import Batch, CountedBatches, generator_for, share_of
 
 
 class Pixels(NamedTuple):
@@ -137,7 +137,7 @@ class PixelStore:
         return self.normalisation(images), self.labels[views.image]
 
 
-class PixelLoader:
+class PixelLoader(CountedBatches):
     """Batches from a store on the device.
 
     Args:
@@ -157,24 +157,9 @@ class PixelLoader:
         batch_size: int,
         drop_incomplete: bool = False,
     ) -> None:
+        super().__init__(images, batch_size, drop_incomplete=drop_incomplete)
         self._store = store
         self._views = views
-        self._batch_size = batch_size
-        self._batches = batches_in(images, batch_size, drop_incomplete=drop_incomplete)
-        self._images = min(images, self._batches * batch_size)
-        self._epoch = 0
-
-    @property
-    def images(self) -> int:
-        """Images of a pass."""
-        return self._images
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next passes."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
         device = self._store.padded.device

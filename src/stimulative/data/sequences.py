@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stimulative.data.loader import Batch, batches_in, generator_for, share_of
+from stimulative.data.loader import Batch, CountedBatches, generator_for, share_of
 from stimulative.data.tokens import Tokenizer
 from stimulative.objectives.kl import IGNORED
 
@@ -56,7 +56,7 @@ class Sequences:
         return float(torch.special.entr(shares).sum()), 100 * float(shares.max())
 
 
-class SequenceLoader:
+class SequenceLoader(CountedBatches):
     """Batches of sequences.
 
     Args:
@@ -74,25 +74,9 @@ class SequenceLoader:
         batch_size: int,
         drop_incomplete: bool = False,
     ) -> None:
+        super().__init__(len(order(0)), batch_size, drop_incomplete=drop_incomplete)
         self._sequences = sequences
         self._order = order
-        self._batch_size = batch_size
-        self._epoch = 0
-        count = len(order(0))
-        self._batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
-        self._images = min(count, self._batches * batch_size)
-
-    @property
-    def images(self) -> int:
-        """Sequences of a pass."""
-        return self._images
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next passes."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
         numbers = self._order(self._epoch)[: self._images].to(self._sequences.tokens.device)

@@ -266,11 +266,9 @@ class StimulativeTraining(Method):
     def _subnet_term(self, logits: Tensor, main: Tensor, y: Tensor) -> Tensor:
         """How far a subnet is from what it learns from, on the samples that it ran on."""
         y = y[: len(logits)]
-        target, count = main[: len(logits)], counted(y)
         if self.objective == "labels":
-            loss = self._cross_entropy(logits, y)
-            # the mean over no position at all is no number, and part of a batch may be padding alone
-            return loss if count is None else torch.where(count.any(), loss, 0)
+            return self._cross_entropy(logits, y)
+        target, count = main[: len(logits)], counted(y)
         if self.objective == "directional":
             return directional_divergence(
                 logits, target, temperature=self.temperature, amplitude=self.amplitude, counted=count

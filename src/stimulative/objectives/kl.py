@@ -115,14 +115,15 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
         )
     dtype = torch.promote_types(torch.float32, logits.dtype)
     targets = targets.long() if as_indices else targets.to(dtype)
-    if logits.dim() == 2:
+    sequences = logits.dim() > 2
+    if sequences:
+        logits, targets = logits.flatten(0, -2), targets.flatten() if as_indices else targets.flatten(0, -2)
+    if not (sequences and as_indices):
         return F.cross_entropy(logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED)
-    count = (targets != IGNORED).sum() if as_indices else torch.tensor(targets[..., 0].numel(), device=logits.device)
-    logits, targets = logits.flatten(0, -2), targets.flatten() if as_indices else targets.flatten(0, -2)
     total = F.cross_entropy(
         logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED, reduction="sum"
     )
-    return total / count.clamp(min=1)
+    return total / (targets != IGNORED).sum().clamp(min=1)  # the mean over no position at all is no number
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

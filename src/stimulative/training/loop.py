@@ -181,11 +181,6 @@ def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
         )
 
 
-def example_batch(channels: int, size: int, images: int = 2) -> Tensor:
-    """A fixed batch of noise of shape ``(images, channels, size, size)`` to unravel and count with."""
-    return noise_images(channels, size, images)
-
-
 def train(
     recipe: Recipe | str | Path,
     out: str | Path,

@@ -21,12 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from stimulative.unravel.identity import own_parameters
+from stimulative.unravel.identity import own_parameters, run_with
 from stimulative.unravel.interception import call_slot, intercepted
-from stimulative.unravel.mode import evaluating
 from stimulative.unravel.passing import could_pass
 from stimulative.unravel.recording import Call, before_calls, run_on, tensors_in
 
@@ -93,12 +91,13 @@ def _addends(
         returned: list[Any] = []
         try:
             _run(block, zeros, (args, kwargs), place, partial(_listening, returned))
+            if not returned or any(bool(tensor.any()) for tensor in tensors_in(returned[0])):
+                continue
             opposing = partial(_opposing, [])
             opposed = [_run(block, elsewhere, given, place, opposing) for given in ((args, kwargs), other)]
         except Exception:  # a block that cannot run so has no addends that we know of
             continue
-        vanishes = bool(returned) and not any(bool(tensor.any()) for tensor in tensors_in(returned[0]))
-        if vanishes and _equal(*opposed):
+        if _equal(*opposed):
             accepted.append(place)
             yield place
 
@@ -113,9 +112,8 @@ def _run(
     """What a block returns with other values for some parameters and something else in place of a module's call."""
     inner = block.get_submodule(place)
     call = partial(instead, getattr(inner, call_slot(inner)))
-    own_args, own_kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
-    with evaluating(block), torch.inference_mode(False), torch.no_grad(), intercepted({place: inner}, {place: call}):
-        return functional_call(block, values, own_args, own_kwargs, tie_weights=False)
+    with intercepted({place: inner}, {place: call}):
+        return run_with(block, values, given)
 
 
 def _listening(returned: list[Any], original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ same holds for attention maps, which layers leave behind when they run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,11 +60,16 @@ def _cache_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     return "use_cache=True" if kwargs.get("use_cache") is True else None
 
 
+def configs_of(model: nn.Module) -> list[Any]:
+    """The configs of a model's modules, each once; none of a model that is not of Transformers."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return list({id(config): config for config in configs if hasattr(config, "__dict__")}.values())
+
+
 @contextmanager
-def without_caches(model: nn.Module) -> Iterator[None]:
-    """A model that does not make a cache of its own accord, for a while: ``use_cache`` of its configs is off."""
-    configs = (getattr(getattr(module, "config", None), "__dict__", {}) for module in model.modules())
-    switched = [fields for fields in {id(fields): fields for fields in configs}.values() if fields.get("use_cache")]
+def without_caches(configs: Iterable[Any]) -> Iterator[None]:
+    """Models of these configs do not make a cache of their own accord, for a while: ``use_cache`` is off."""
+    switched = [config.__dict__ for config in configs if config.__dict__.get("use_cache")]
     for fields in switched:
         fields["use_cache"] = False
     try:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel.caches import check_for_several, is_cache, without_caches
+from stimulative.unravel.caches import check_for_several, configs_of, is_cache, without_caches
 from stimulative.unravel.channels import Slice, sliced
 from stimulative.unravel.interception import call_slot, intercepted
 from stimulative.unravel.recording import tensors_in
@@ -155,9 +155,12 @@ def replay(
     cuts: dict[int, _Cut] = {}
     modules: dict[str, nn.Module] = {}
 
+    writes = "" in wiring.writers and len(order) > 1
+
+    def copied(x: Tensor) -> Tensor:
+        return x.clone() if writes or x.is_inference() else x
+
     def own(tree: Any) -> Any:
-        writes = "" in wiring.writers and len(order) > 1
-        copied = lambda x: x.clone() if writes or x.is_inference() else x  # noqa: E731
         return pytree.tree_map_only(Tensor, copied, tree, is_leaf=is_cache)  # the model fills the cache that it gets
 
     for number, position in enumerate(order):
@@ -211,7 +214,9 @@ def _as_smaller(run: _Pass, decisions: Sequence[Decision], alone: bool) -> Itera
             run.decisions.update({place.name: place.index for place in run.wiring.places if place.name in inside})
             yield
     else:
-        with without_caches(run.model), numbered(run.model, run.wiring, decisions):
+        if "configs" not in run.wiring.found:  # a walk over all modules is too long for every pass
+            run.wiring.found["configs"] = configs_of(run.model)
+        with without_caches(run.wiring.found["configs"]), numbered(run.model, run.wiring, decisions):
             yield
 
 

@@ -100,7 +100,7 @@ class _Trial:
                 key: torch.ones_like(value) if key in ones else torch.zeros_like(value)
                 for key, value in parameters.items()
             }
-            return _run(module, values, given)
+            return run_with(module, values, given)
 
         try:
             at_zero = output((), given)
@@ -193,13 +193,13 @@ def _gates(module: nn.Module, parameters: Mapping[str, Tensor], given: Any) -> b
         return drawn(tensor).relu() if tensor.is_floating_point() else tensor
 
     inputs = pytree.tree_map_only(Tensor, halved, given)
-    output = tensors_in(_run(module, {name: drawn(value) for name, value in parameters.items()}, inputs))[0]
+    output = tensors_in(run_with(module, {name: drawn(value) for name, value in parameters.items()}, inputs))[0]
     sources = [tensor for tensor in tensors_in(inputs) if tensor.shape == output.shape]
     return any(not bool(output[source == 0].any()) for source in sources)
 
 
-def _run(module: nn.Module, values: dict[str, Tensor], given: Any) -> Any:
-    """What a module returns with other values for its parameters; its input is not written into."""
+def run_with(module: nn.Module, values: dict[str, Tensor], given: Any) -> Any:
+    """What a module returns with other values for some parameters; its input is not written into."""
     args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
     with evaluating(module), torch.inference_mode(False), torch.no_grad():
         return functional_call(module, values, args, kwargs, tie_weights=False)

@@ -285,7 +285,7 @@ class ResidualNetwork(nn.Module):
             return subnet
         if len(subnet.stages) != len(self.stages):
             self.space.check(subnet)
-        for stage, kept in zip(self.stages, subnet.stages, strict=True):
+        for number, (stage, kept) in enumerate(zip(self.stages, subnet.stages, strict=True)):
             legal = range(int(stage.fixed_entry), stage.blocks + 1)
             if len(kept) not in legal or any(block >= stage.blocks for block in kept):
                 raise UsageError(
@@ -299,7 +299,7 @@ class ResidualNetwork(nn.Module):
                     f"reads what all before it add, so they run in their own order only; got {list(kept)}"
                 )
             if stage.fixed_entry and kept[0] != 0:
-                carries = stage.name in {self.stages[number].name for number in self.wiring.carrying}
+                carries = number in self.wiring.carrying
                 does = "makes what later ones hand on" if carries else "changes stride or width"
                 raise UsageError(
                     f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 {does} and always runs first, got "

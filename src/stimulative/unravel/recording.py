@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-from stimulative.unravel.caches import check_example, without_caches
+from stimulative.unravel.caches import check_example, configs_of, without_caches
 from stimulative.unravel.mode import evaluating
 
 
@@ -83,7 +83,7 @@ def run_on(model: nn.Module, example_input: Any) -> Any:
     """What the model returns in evaluation mode and without gradients, from copies of the example input."""
     args, kwargs = arguments_of(example_input)
     check_example(args, kwargs)
-    with quietly(model), without_caches(model):
+    with quietly(model), without_caches(configs_of(model)):
         # copies, since some models write into their input, and so that tensors of inference mode count writes too
         args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
         return model(*args, **kwargs)
