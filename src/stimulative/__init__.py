@@ -1,5 +1,7 @@
 """Train a residual network so that every sub-network pulls its weight, measure it, and deploy the one that fits."""
 
+from typing import TYPE_CHECKING, Any
+
 from stimulative.errors import UsageError as UsageError
 from stimulative.methods import CommonTraining as CommonTraining
 from stimulative.methods import GroupKnowledge as GroupKnowledge
@@ -16,4 +18,19 @@ from stimulative.unravel import Subnet as Subnet
 from stimulative.unravel import SubnetSpace as SubnetSpace
 from stimulative.unravel import unravel as unravel
 
+if TYPE_CHECKING:
+    from stimulative.deploy import extract as extract
+    from stimulative.deploy import load as load
+
 __version__ = "0.1.0"
+
+_DEPLOY = "extract", "load"
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported when it is first asked for, since it is slow to."""
+    if name in _DEPLOY:
+        from stimulative import deploy
+
+        return getattr(deploy, name)
+    raise AttributeError(f"module 'stimulative' has no attribute {name!r}")

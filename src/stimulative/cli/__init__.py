@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from stimulative.cli import compare, destroy, evaluate, loafing, matrix, report, sweep, train, unravel
+from stimulative.cli import compare, destroy, evaluate, export, loafing, matrix, pack, report, sweep, train, unravel
 from stimulative.cli.parser import Parser
 from stimulative.cli.source import without_settings
 from stimulative.errors import UsageError

@@ -84,7 +84,11 @@ class Slice:
 
     def of(self, module: nn.Module, key: str, whole: Tensor) -> Tensor:
         """The part of one of the module's parameters or buffers that is left; gradients flow through it."""
-        if treats_each(module):
+        return self.part(whole, key, each=treats_each(module))
+
+    def part(self, whole: Tensor, key: str, *, each: bool) -> Tensor:
+        """The part of a tensor of the module; ``each`` is whether the module treats each channel by itself."""
+        if each:
             return narrowed(whole, 0, self.inputs)
         part = narrowed(whole, 1, self.inputs) if key == "weight" else whole
         return part if self.outputs is None else part.narrow(0, 0, self.outputs)
@@ -190,6 +194,29 @@ def put(whole: Tensor, runs: Runs, part: Tensor) -> None:
         # as a norm's own updates of its statistics do, which a backward pass to come does not read
         whole.data.narrow(0, start, length).copy_(part.detach().narrow(0, position, length))
         position += length
+
+
+def narrow_for_good(module: Any, piece: Slice) -> None:
+    """Make a reader the one that a smaller net is built with: narrower parameters and buffers, and sizes that say so.
+
+    Parameters that are computed (parametrised) are left to what computes them.
+    """
+    sizes: dict[str, Any] = {
+        key: (piece.width,) if isinstance(whole, tuple) else piece.width
+        for key, whole in (size_of(module) or {}).items()
+    }
+    if not sizes:
+        inputs, outputs = (
+            ("in_features", "out_features") if isinstance(module, nn.Linear) else ("in_channels", "out_channels")
+        )
+        sizes = {inputs: piece.width} | ({} if piece.outputs is None else {outputs: piece.outputs})
+    for key, whole in module._parameters.items():
+        if whole is not None:
+            module._parameters[key] = nn.Parameter(piece.of(module, key, whole.detach()).clone(), whole.requires_grad)
+    for key, whole in module._buffers.items():
+        if whole is not None and whole.dim() > 0:
+            module._buffers[key] = piece.of(module, key, whole).clone()
+    vars(module).update(sizes)
 
 
 @contextmanager

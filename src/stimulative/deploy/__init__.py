@@ -1,0 +1,7 @@
+"""From a trained network to what is deployed: extraction, families, export, and choosing under a budget."""
+
+from stimulative.deploy.elastic import Elastic as Elastic
+from stimulative.deploy.exporting import export as export
+from stimulative.deploy.extraction import extract as extract
+from stimulative.deploy.loading import load as load
+from stimulative.deploy.packing import pack as pack

@@ -1,0 +1,180 @@
+"""Copies a model without the blocks that a subnet skips.
+
+What is left is a module of the same class, made of the same classes, as if it had been built with fewer blocks:
+
+- A block that stands in a container (``Sequential``, ``ModuleList``, ``ModuleDict``) is taken out of it. What is left
+  moves up where the container numbers its children, so that names are those of the smaller architecture.
+- Where the code around the blocks cannot do with fewer of them (it asks for a block by its name or number), an
+  ``nn.Identity`` stands in the place of a skipped block.
+- Where a config counts the layers (Hugging Face Transformers), it says how many are left.
+- What reads the channels of skipped dense layers (DenseNet's) has the narrower parameters of the smaller net.
+
+Nothing is copied that is not kept. A view shares the parameters of the model instead of copying them.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from stimulative.unravel import ResidualNetwork, Subnet, layers_with_statistics
+from stimulative.unravel.channels import Slice, narrow_for_good, treats_each
+from stimulative.unravel.shrinking import shrink_for_good
+from stimulative.unravel.stacks import stacks_of
+from stimulative.unravel.wiring import Decision, Place
+
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+_CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
+
+
+@dataclass(frozen=True)
+class Carving:
+    """A model of one subnet.
+
+    Args:
+        model: The model.
+        modules: Its modules by the names that they have in the whole model.
+        children: What has become of each container that lost blocks: for each child that is left, its key there and
+            the name that it has in the whole model, in the order of the container.
+        identities: The names of blocks that an ``nn.Identity`` stands for.
+    """
+
+    model: nn.Module
+    modules: dict[str, nn.Module]
+    children: dict[str, dict[str, str]]
+    identities: tuple[str, ...]
+
+
+def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, deleting: bool = True) -> Carving:
+    """Copy the model of a network without the blocks that a subnet skips.
+
+    Args:
+        network: The network; it is not changed.
+        subnet: One of its subnets.
+        shared: Whether the copy has the model's own parameters and buffers, but for running statistics, instead of
+            copies of them. What reads the channels of dense layers then narrows its parameters in each call.
+        deleting: Whether skipped blocks are taken out of their containers; otherwise identities stand in their places.
+    """
+    source, wiring = network.model, network.wiring
+    decisions = wiring.decisions(subnet.stages)
+    stacks = stacks_of(source, wiring)
+    in_stacks = {layer for stack in stacks for layer in stack.layers}
+    running = {wiring.blocks[place.stage][at] for place, at in _decided(wiring.places, decisions) if at is not None}
+    memo: dict[int, Any] = {id(source.get_submodule(place.name)): nn.Identity() for place in wiring.places}
+    for name in running:
+        memo.pop(id(source.get_submodule(name)), None)
+    if shared:
+        memo.update((id(tensor), tensor) for tensor in _lasting(source))
+    model = copy.deepcopy(source, memo)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    slices = [piece for pieces in wiring.slices(subnet.stages).values() for piece in pieces]
+    _narrow(modules, [piece for piece in slices if _runs(piece.name, wiring.places, decisions)], shared=shared)
+    children: dict[str, dict[str, str]] = {}
+    identities: list[str] = []
+    for parent, places in _by_parent(
+        pair for pair in _decided(wiring.places, decisions) if pair[0].name not in in_stacks
+    ):
+        blocks = {
+            place.name: None if block is None else wiring.blocks[place.stage][block] for place, block in places.items()
+        }
+        if all(name == block for name, block in blocks.items()):
+            continue
+        if isinstance(modules[parent], _CONTAINERS) and (deleting or network.wiring.channels is not None):
+            children[parent] = _left_in(parent, modules[parent], blocks)
+            _fill(modules[parent], children[parent], modules)
+        else:
+            for name, block in blocks.items():
+                modules[parent]._modules[name.rpartition(".")[2]] = modules[block] if block else nn.Identity()
+            identities += [name for name, block in blocks.items() if block is None]
+    for old, new in shrink_for_good(model, wiring, decisions).items():
+        container, _, key = new.rpartition(".")
+        children.setdefault(container, {})[key] = old
+    whole = {name: [f"{name}.{key}" for key in source.get_submodule(name)._modules] for name in children}
+    children = {name: left for name, left in children.items() if list(left.values()) != whole[name]}
+    return Carving(model, modules, children, tuple(identities))
+
+
+def _decided(places: Sequence[Place], decisions: Sequence[Decision]) -> Iterable[tuple[Place, Decision]]:
+    return zip(places, decisions, strict=True)
+
+
+def _runs(name: str, places: Sequence[Place], decisions: Sequence[Decision]) -> bool:
+    """Whether a module is in no block that is skipped."""
+    return not any(
+        block is None and f"{name}.".startswith(f"{place.name}.") for place, block in _decided(places, decisions)
+    )
+
+
+def _by_parent(
+    decided: Iterable[tuple[Place, Decision]],
+) -> Iterable[tuple[str, dict[Place, Decision]]]:
+    found: dict[str, dict[Place, Decision]] = {}
+    for place, block in decided:
+        found.setdefault(place.name.rpartition(".")[0], {})[place] = block
+    return found.items()
+
+
+def _left_in(name: str, container: nn.Module, blocks: dict[str, str | None]) -> dict[str, str]:
+    """The children that are left in a container, by their new keys."""
+    prefix = f"{name}." if name else ""
+    keys = list(container._modules)
+    left = [module for key in keys if (module := blocks.get(f"{prefix}{key}", f"{prefix}{key}")) is not None]
+    if _are_numbered(keys):
+        return dict(zip(keys, left, strict=False))
+    return {module.rpartition(".")[2]: module for module in left}
+
+
+def _are_numbered(keys: Sequence[str]) -> bool:
+    """Whether keys are numbers in a row, behind one word for all (``denselayer1``, ``denselayer2``)."""
+    found = [match for key in keys if (match := _NUMBERED.fullmatch(key))]
+    numbers = [int(match[2]) for match in found]
+    same = len({match[1] for match in found}) == 1
+    return len(found) == len(keys) and same and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _fill(container: nn.Module, left: dict[str, str], modules: dict[str, nn.Module]) -> None:
+    container._modules.clear()
+    container._modules.update({key: modules[name] for key, name in left.items()})
+
+
+def _lasting(model: nn.Module) -> list[Tensor]:
+    """The tensors of a model that are the same in all of its subnets: all but running statistics."""
+    statistics = {
+        id(buffer) for layer in layers_with_statistics(model).values() for buffer in layer.buffers(recurse=False)
+    }
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if id(buffer) not in statistics)]
+
+
+class Part(nn.Module):
+    """The part of a parameter that belongs to the channels that a subnet keeps; a parametrisation of PyTorch.
+
+    Args:
+        piece: Which channels.
+        module: The module whose parameter it is.
+        key: The parameter's name in the module.
+    """
+
+    def __init__(self, piece: Slice, module: nn.Module, key: str) -> None:
+        super().__init__()
+        self.piece, self.key = piece, key
+        self.each = treats_each(module)
+
+    def forward(self, whole: Tensor) -> Tensor:
+        """Narrow the whole parameter."""
+        return self.piece.part(whole, self.key, each=self.each)
+
+
+def _narrow(modules: dict[str, nn.Module], slices: Iterable[Slice], *, shared: bool) -> None:
+    for piece in slices:
+        module = modules[piece.name]
+        if shared:
+            parts = {key: Part(piece, module, key) for key, value in module._parameters.items() if value is not None}
+            for key, part in parts.items():
+                parametrize.register_parametrization(module, key, part, unsafe=True)
+        narrow_for_good(module, piece)

@@ -1,0 +1,123 @@
+"""Loads a family file: one module whose depth is switched while it runs; ``packing`` describes the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stimulative import models
+from stimulative.data.dataset import noise_images, noise_sequences
+from stimulative.deploy.carving import Carving, carve
+from stimulative.deploy.elastic import Elastic
+from stimulative.deploy.packing import FORMAT, KEY
+from stimulative.errors import UsageError
+from stimulative.training.loop import as_in
+from stimulative.unravel import Subnet, unravel
+
+
+def load(file: str | Path, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Elastic:
+    """Load a family file as one module whose depth is switched at run time.
+
+    Args:
+        file: What ``stimulative pack`` wrote.
+        model: The whole model, as it was trained, where it cannot be built by the name that the file says; it is filled
+            with the file's weights, and taken apart.
+        device: Where to.
+
+    Returns:
+        The family, in evaluation mode, with the largest subnet in use.
+
+    Raises:
+        UsageError: If the file is no family file, or does not fit the model.
+    """
+    path = Path(file)
+    tensors, about = _read(path)
+    whole = _built(about) if model is None else model
+    example = _example(about)
+    missing = _fill(whole, tensors, path)
+    stages = [stage["blocks"] for stage in about["stages"]]
+    network = unravel(whole, as_in(whole, example), stages=stages)
+    nets = {}
+    for entry in about["subnets"]:
+        subnet = Subnet.parse(entry["subnet"])
+        carving = carve(network, subnet, shared=True, deleting=entry["deleting"])
+        _check_filled(path, subnet, carving, missing)
+        for layer, number in entry["statistics"].items():
+            of: Any = carving.modules[layer]
+            for kind in ("running_mean", "running_var"):
+                of._buffers[kind] = tensors[f"statistics.{number}.{layer}.{kind}"].clone()
+        nets[subnet] = carving.model.eval()
+    return Elastic(nets, about).to(device)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the JSON of a family file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; write one: stimulative pack RUN")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            about = json.loads((opened.metadata() or {}).get(KEY, "null"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read as a family file: {error}. Write it again: stimulative pack"
+        ) from error
+    if not isinstance(about, Mapping) or about.get("format") != FORMAT:
+        raise UsageError(
+            f"{path} is no family file of this version ({FORMAT!r}): its header says "
+            f"{about.get('format') if isinstance(about, Mapping) else 'nothing'!r}. Write one: stimulative pack RUN"
+        )
+    return tensors, dict(about)
+
+
+def _built(about: Mapping[str, Any]) -> nn.Module:
+    arguments = {key: value for key, value in about["model"]["arguments"].items() if key not in ("pretrained",)}
+    text = about["task"] == "text"
+    with torch.random.fork_rng(devices=[]):
+        return models.build(
+            about["model"]["name"],
+            classes=about["vocabulary"] if text else len(about["classes"]),
+            channels=1 if text else about["channels"],
+            arguments=arguments,
+            task=about["task"],
+        )
+
+
+def _example(about: Mapping[str, Any]) -> Any:
+    if about["task"] == "text":
+        return noise_sequences(about["length"], about["vocabulary"])
+    return noise_images(about["channels"], about["image_size"])
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> set[int]:
+    """Fill a model with the weights of a file; the tensors of the model that the file does not have."""
+    own = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    given = {name: value for name, value in tensors.items() if not name.startswith("statistics.")}
+    wrong = [name for name, value in given.items() if name not in own or own[name].shape != value.shape]
+    if wrong:
+        raise UsageError(
+            f"{path} does not fit the model {type(model).__name__}: {len(wrong)} of its {len(given)} tensors have "
+            f"other names or shapes there, such as {wrong[0]}. Give the model that was trained: load(FILE, model=...)"
+        )
+    dtype = next((value.dtype for value in given.values() if value.is_floating_point()), torch.float32)
+    model.to(dtype)
+    model.load_state_dict(given, strict=False)
+    own = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    filled = {id(own[name]) for name in given}
+    return {id(value) for value in own.values()} - filled
+
+
+def _check_filled(path: Path, subnet: Subnet, carving: Carving, missing: set[int]) -> None:
+    """Make sure that a subnet has nothing left that the file did not fill."""
+    empty = [name for name, value in carving.model.named_parameters() if id(value) in missing]
+    if empty:
+        raise UsageError(
+            f"{path} lacks {len(empty)} tensors of its subnet {subnet}, such as {empty[0]}: write it again"
+        )

@@ -1,0 +1,314 @@
+"""A family file holds shared weights once, and what is loaded of it switches depth without copying or patching."""
+
+import copy
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import kinds
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from test_extraction import WITHOUT_LIBRARY, call
+
+import stimulative
+from stimulative import Subnet
+from stimulative.analysis.family import evaluate, read_family
+from stimulative.cli import main
+from stimulative.deploy import Elastic, pack
+from stimulative.deploy.carving import carve
+from stimulative.deploy.finished import open_finished
+from stimulative.errors import UsageError
+from stimulative.objectives import logits_of
+from stimulative.training import load_recipe, train
+
+SETTINGS = {"schedule.epochs": 2, "evaluation.calibration_images": 200, "training.loggers": []}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A digits run of a few seconds, evaluated."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    train(load_recipe("digits", SETTINGS), out, progress=False)
+    evaluate(out, latency=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "dense"
+    train(load_recipe("digits-densenet", {**SETTINGS, "schedule.max_steps": 5}), out, progress=False)
+    return out
+
+
+def test_what_is_loaded_is_each_subnet_as_it_was_measured(run, tmp_path):
+    packed = pack(run, out=tmp_path / "family.safetensors")
+    family = {str(member.subnet): member for member in read_family(run / "subnets.csv")}
+    finished = open_finished(run)
+    net = stimulative.load(tmp_path / "family.safetensors")
+    assert [entry["subnet"] for entry in packed["subnets"]] == [str(subnet) for subnet in net.subnets]
+    assert len(net.subnets) > 1
+    for entry, subnet in zip(packed["subnets"], net.subnets, strict=True):
+        assert entry["parameters"] == sum(parameter.numel() for parameter in net.net(subnet).parameters())
+        correct = seen = 0
+        with net.use(subnet):
+            for x, y in finished.run.data.test:
+                correct += int((call(net, x).argmax(1) == y).sum())
+                seen += len(y)
+        assert 100 * correct / seen == pytest.approx(family[str(subnet)].score.top1, abs=1e-3)
+        assert entry["top1"] == family[str(subnet)].score.top1
+
+
+@pytest.mark.parametrize("which", ["run", "dense"])
+def test_weights_are_there_once_in_the_file_and_in_memory(which, request, tmp_path):
+    directory = request.getfixturevalue(which)
+    network = open_finished(directory).network
+    subnets = [network.full, network.space.smallest]
+    pack(directory, subnets, out=tmp_path / "family.safetensors")
+    whole = sum(parameter.numel() for parameter in network.parameters())
+    in_file = load_file(tmp_path / "family.safetensors")
+    weights = {name: value for name, value in in_file.items() if not name.startswith("statistics.")}
+    assert sum(value.numel() for name, value in weights.items()) == whole
+    net = stimulative.load(tmp_path / "family.safetensors")
+    assert sum(parameter.numel() for parameter in net.parameters()) == whole  # each counted once
+    own = {id(parameter) for parameter in net.net(network.full).parameters()}
+    assert all(id(parameter) in own for parameter in net.net(network.space.smallest).parameters())
+    statistics = network.recalibrate([torch.randn(4, 1, 8, 8)], subnets)
+    assert statistics.nodes  # these nets have norms, and so the file has statistics
+    assert len([name for name in in_file if name.startswith("statistics.1.")]) > 0
+
+
+def test_blocks_that_no_subnet_runs_are_not_in_the_file(run, tmp_path):
+    pack(run, ["2-1-1", "1-1-1"], out=tmp_path / "small.safetensors")
+    names = set(load_file(tmp_path / "small.safetensors"))
+    assert "layer1.1.conv1.weight" in names
+    assert not any(name.startswith(("layer1.2", "layer2.1", "layer3.1")) for name in names)
+    net = stimulative.load(tmp_path / "small.safetensors")
+    assert str(net.subnet) == "2-1-1"
+    assert not any(name.startswith("layer2.1") for name, _ in net.net("2-1-1").named_parameters())
+
+
+def test_the_depth_in_use_is_each_threads_own(run, tmp_path):
+    pack(run, ["3-3-3", "1-1-1", "2-2-2"], out=tmp_path / "family.safetensors")
+    net = stimulative.load(tmp_path / "family.safetensors")
+    x = torch.randn(4, 1, 8, 8)
+    expected = {str(subnet): call(net.net(subnet), x) for subnet in net.subnets}
+    assert str(net.subnet) == "3-3-3"
+    net.use("2-2-2")
+    started = threading.Barrier(2)
+
+    def serve(depth):
+        started.wait()
+        first = str(net.subnet)
+        net.use(depth)
+        return first, all(torch.equal(call(net, x), expected[depth]) for _ in range(50))
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(serve, ["1-1-1", "3-3-3"]))
+    assert results == [("3-3-3", True), ("3-3-3", True)]  # new threads start with the largest
+    assert str(net.subnet) == "2-2-2" and torch.equal(call(net, x), expected["2-2-2"])
+
+
+def test_a_context_goes_back_to_the_depth_before_it(run, tmp_path):
+    pack(run, ["3-3-3", "1-1-1", "2-2-2"], out=tmp_path / "family.safetensors")
+    net = stimulative.load(tmp_path / "family.safetensors")
+    other = stimulative.load(tmp_path / "family.safetensors")
+    with pytest.raises(ZeroDivisionError), net.use([2, 2, 2]) as inside:
+        assert inside is net and str(net.subnet) == "2-2-2" and str(other.subnet) == "3-3-3"
+        with net.use(Subnet(((0,), (0,), (0,)))):
+            assert str(net.subnet) == "1-1-1"
+        assert str(net.subnet) == "2-2-2"
+        raise ZeroDivisionError
+    assert str(net.subnet) == "3-3-3"
+    copied = copy.deepcopy(net)
+    copied.use("1-1-1")
+    assert str(net.subnet) == "3-3-3" and str(copied.subnet) == "1-1-1"
+    with pytest.raises(UsageError, match=r"subnet 3-1-1 is not in this family; allowed: 3-3-3, 1-1-1, 2-2-2"):
+        net.use("3-1-1")
+
+
+def test_compiled_and_in_inference_mode_every_depth_is_itself(run, tmp_path):
+    depths = [f"{a}-{b}-{c}" for a in (1, 2, 3) for b in (1, 2, 3) for c in (1, 2)]
+    pack(run, depths, out=tmp_path / "family.safetensors")
+    net = stimulative.load(tmp_path / "family.safetensors")
+    x = torch.randn(4, 1, 8, 8)
+    expected = {depth: call(net.net(depth), x) for depth in depths}
+    compiled = torch.compile(net, backend="eager")
+    ran = []
+
+    def backend(graph, example):
+        ran.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    each = stimulative.load(tmp_path / "family.safetensors")
+    each.compile(backend=backend)
+    limit = 8  # PyTorch's own, which Transformers raises
+    with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=limit):
+        for depth in depths[:3] + depths[:3]:
+            net.use(depth)
+            assert torch.allclose(compiled(x), expected[depth], atol=1e-6)
+        for depth in depths + depths:
+            with each.use(depth):
+                assert torch.allclose(each(x), expected[depth], atol=1e-6)
+    assert len(ran) == len(depths) > limit  # each once, however many there are
+
+
+@pytest.mark.parametrize("kind", ["resnet50", "densenet", "swin", "llama"])
+def test_what_is_shared_stays_shared_when_it_is_converted(kind):
+    model, x = kinds.make(kind)
+    network = stimulative.unravel(model, x)
+    subnets = [network.full, network.space.smallest]
+    net = Elastic({subnet: carve(network, subnet, shared=True).model.eval() for subnet in subnets}, {})
+    shared = sum(parameter.numel() for parameter in net.parameters())
+    assert shared == sum(parameter.numel() for parameter in model.parameters())
+    net.double()
+    assert sum(parameter.numel() for parameter in net.parameters()) == shared
+    assert all(parameter.dtype is torch.float64 for parameter in net.parameters())
+    buffers = [{id(buffer) for name, buffer in part.named_buffers() if "running" not in name} for part in net.nets]
+    assert kind != "swin" or (buffers[0] and buffers[1] <= buffers[0])
+    model.double().eval()
+    x = x if isinstance(x, dict) else x.double()
+    with net.use(subnets[1]), torch.no_grad():
+        assert torch.allclose(call(net, x), logits_of(network(x, subnets[1])), atol=1e-9)
+
+
+def test_a_text_family_takes_tokens(tmp_path):
+    out = tmp_path / "text"
+    settings = {"schedule.max_steps": 2, "training.loggers": [], "data.length": 32, "data.batch_size": 8}
+    train(load_recipe("text-gpt2-tiny", settings), out, progress=False)
+    finished = open_finished(out)
+    packed = pack(out, ["6", "2"])
+    assert packed["subnets"][1]["perplexity"] > 1 and "classes" not in packed
+    net = stimulative.load(out / "family.safetensors")
+    x = finished.run.data.example()
+    for subnet in ("6", "2"):
+        with net.use(subnet), torch.no_grad():
+            assert torch.allclose(call(net, x), finished.network(x, subnet).logits, atol=1e-6)
+    assert net.net("2").config.num_hidden_layers == 2
+
+
+def test_the_file_can_be_read_where_this_library_is_not(tmp_path):
+    """docs/deploy.md describes the file; this is what a program makes of it that knows no more than that."""
+    out = tmp_path / "run"
+    recipe = load_recipe(
+        "digits",
+        {**SETTINGS, "schedule.max_steps": 2, "model.name": "cifar/resnet34", "training.label_smoothing": 0.0},
+    )
+    train(recipe, out, progress=False)
+    pack(out, ["3-4-6-3", "2-2-3-1"], out=tmp_path / "family.safetensors")
+    net = stimulative.load(tmp_path / "family.safetensors")
+    x = torch.randn(4, 1, 8, 8)
+    torch.save({"x": x, "expected": call(net.net("2-2-3-1"), x)}, tmp_path / "expected.pt")
+    script = f"""{WITHOUT_LIBRARY}
+import json, timm, torch
+from safetensors import safe_open
+from torch import nn
+
+with safe_open("family.safetensors", framework="pt") as file:
+    about = json.loads(file.metadata()["stimulative"])
+    tensors = {{name: file.get_tensor(name) for name in file.keys()}}
+model = timm.create_model("resnet34", num_classes=len(about["classes"]), in_chans=about["channels"])
+model.conv1, model.maxpool = nn.Conv2d(1, 64, 3, padding=1, bias=False), nn.Identity()
+entry = next(entry for entry in about["subnets"] if entry["subnet"] == "2-2-3-1")
+for stage, depth in zip(about["stages"], entry["subnet"].split("-")):
+    for block in stage["blocks"][int(depth):]:
+        model.set_submodule(block, nn.Identity())
+weights = {{name: value for name, value in tensors.items() if not name.startswith("statistics.")}}
+for layer, number in entry["statistics"].items():
+    for kind in ("running_mean", "running_var"):
+        weights[f"{{layer}}.{{kind}}"] = tensors[f"statistics.{{number}}.{{layer}}.{{kind}}"]
+missing, unexpected = model.load_state_dict(weights, strict=False)
+assert all(name.endswith("num_batches_tracked") for name in missing)
+saved = torch.load("expected.pt")
+with torch.no_grad():
+    assert torch.allclose(model.eval()(saved["x"]), saved["expected"], atol=1e-6)
+print("same")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "same\n", done.stderr
+
+
+def test_the_command_writes_the_frontier_and_says_so(run, tmp_path, capsys):
+    out = tmp_path / "family.safetensors"
+    assert main(["pack", str(run), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    about = json.loads((tmp_path / "family.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert [entry["subnet"] for entry in about["subnets"]] == summary["frontier"]["flops"]
+    assert f"{out}: {out.stat().st_size / 1e6:,.2f} MB" in printed and "stimulative.load(" in printed
+    with safe_open(out, framework="pt") as opened:
+        assert json.loads(opened.metadata()["stimulative"]) == about
+    assert about["recipe"]["data"]["name"] == "digits" and len(about["classes"]) == 10 and len(about["mean"]) == 1
+    assert main(["pack", str(run), "--out", str(out), "--subnets", "3-3-3,2-2-2", "1-1-1", "--force", "--json"]) == 0
+    assert [entry["subnet"] for entry in json.loads(capsys.readouterr().out)["subnets"]] == ["3-3-3", "2-2-2", "1-1-1"]
+
+
+def test_the_command_refuses_what_it_cannot_do(run, dense, tmp_path, capsys):
+    def refused(*words):
+        assert main(["pack", *map(str, words)]) == 2
+        return capsys.readouterr().err
+
+    assert "have not been measured, so there is no frontier: stimulative evaluate" in refused(dense)
+    assert "subnet 4-1-1 does not fit stage 'layer1'" in refused(run, "--subnets", "4-1-1")
+    assert "cannot read the subnet 'all'" in refused(run, "--subnets", "all")
+    assert "is 'frontier', or subnets" in refused(run, "--subnets", "frontier", "1-1-1")
+    assert "is not a run directory" in refused(tmp_path)
+    there = tmp_path / "there.safetensors"
+    there.write_text("mine")
+    assert f"{there} exists; replace it with --force" in refused(run, "--out", there)
+    assert "FILE.safetensors" in refused(run, "--out", tmp_path / "family.json")
+    assert "is a folder" in refused(run, "--out", tmp_path)
+    assert "cannot write to /proc/none" in refused(run, "--out", "/proc/none/family.safetensors")
+    assert there.read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch, capsys):
+    import safetensors.torch
+
+    there = tmp_path / "family.safetensors"
+    there.write_bytes(b"before")
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    assert main(["pack", str(run), "--out", str(there), "--force"]) == 2
+    assert f"cannot write {there}: No space left on device. Nothing was left behind" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["family.safetensors"] and there.read_bytes() == b"before"
+
+    def refused(tensors, path, metadata):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: Read-only file system")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", refused)
+    assert main(["pack", str(run), "--out", str(there), "--force"]) == 2
+    assert "Read-only file system" in capsys.readouterr().err and there.read_bytes() == b"before"
+
+
+def test_what_is_no_family_file_is_refused(run, tmp_path):
+    with pytest.raises(UsageError, match=r"there is no file .*write one: stimulative pack RUN"):
+        stimulative.load(tmp_path / "none.safetensors")
+    with pytest.raises(UsageError, match=r"is no family file of this version.*its header says 'nothing'"):
+        stimulative.load(run / "model.safetensors")
+    (tmp_path / "text.safetensors").write_text("a text")
+    with pytest.raises(UsageError, match="cannot be read as a family file"):
+        stimulative.load(tmp_path / "text.safetensors")
+    pack(run, ["3-3-3", "1-1-1"], out=tmp_path / "family.safetensors")
+    other, _ = kinds.make("small-stem-resnet")
+    with pytest.raises(UsageError, match=r"does not fit the model ResNet.*Give the model that was trained"):
+        stimulative.load(tmp_path / "family.safetensors", model=other)
+
+
+def test_a_model_that_no_name_builds_is_given(run, tmp_path):
+    pack(run, ["3-3-3", "1-1-1"], out=tmp_path / "family.safetensors")
+    whole = copy.deepcopy(open_finished(run).network.model)
+    for parameter in whole.parameters():
+        parameter.data.zero_()
+    net = stimulative.load(tmp_path / "family.safetensors", model=whole)
+    x = torch.randn(2, 1, 8, 8)
+    by_name = stimulative.load(tmp_path / "family.safetensors")
+    assert torch.equal(call(net, x), call(by_name, x)) and call(net, x).abs().max() > 0
