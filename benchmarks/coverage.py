@@ -1,8 +1,9 @@
-"""Which of timm's and torchvision's models can be unraveled, run at any depth, and trained.
+"""Which of timm's and torchvision's models can be unraveled, run at any depth, trained, and taken apart.
 
 For every model file of the installed timm the smallest model in it that has a stage of two blocks or more, and for
 every classification family of torchvision likewise: it is unraveled, its main net is compared with the model itself,
-its smallest and a middle subnet run, and one step of stimulative training is taken. Each model ends as
+its smallest and a middle subnet run, one step of stimulative training is taken, and both are taken out as modules of
+their own and compared with what they were in place. Each model ends as
 
   found          all of that worked
   not residual   no block of it can be skipped, for the reason in `NOT_RESIDUAL`
@@ -151,7 +152,7 @@ def try_family(family: str) -> dict[str, Any]:
 
 
 def try_model(family: str, name: str) -> dict[str, Any]:
-    """Unravel a model, run two subnets of it, and take a step of stimulative training."""
+    """Unravel a model, run two subnets of it, take a step of stimulative training, and take the subnets out."""
     import torch
 
     import stimulative
@@ -181,6 +182,14 @@ def try_model(family: str, name: str) -> dict[str, Any]:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if not gradients or not all(bool(gradient.isfinite().all()) for gradient in gradients):
         raise ArithmeticError("a step of stimulative training gives no finite gradients")
+    with torch.no_grad():
+        for parameter in model.parameters():  # a last norm that starts at zero makes a block of nothing
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    for subnet in subnets[1:]:
+        taken = stimulative.extract(network, subnet, "keep")  # compares what it gives with the subnet in place
+        if subnet != network.full and sum(parameter.numel() for parameter in taken.parameters()) >= whole:
+            raise ArithmeticError("what was taken out is not smaller")
     return {
         "model": name,
         "image_size": size,
@@ -195,10 +204,11 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Coverage",
         "",
-        "Which architectures can be unraveled, run at any depth, and trained: one model of every model file of timm,",
-        "and of every classification family of torchvision, the smallest that has a stage of two blocks or more. Each",
-        "was unraveled without being told anything about it, its main net compared with the model itself, its smallest",
-        "and a middle subnet run, and one step of stimulative training taken. Written by `make coverage`.",
+        "Which architectures can be unraveled, run at any depth, trained, and taken apart: one model of every file of",
+        "timm, and of every classification family of torchvision, the smallest that has a stage of two blocks or more.",
+        "Each was unraveled without being told anything about it, its main net compared with the model itself, its",
+        "smallest and a middle subnet run, one step of stimulative training taken, and both subnets taken out as plain",
+        "modules and compared with what they were in place. Written by `make coverage`.",
         "",
         f"**{result['found']} found, {result['not_residual']} not residual, {result['failed']} failed** "
         f"(timm {versions['timm']}, torchvision {versions['torchvision']}, torch {versions['torch']}).",

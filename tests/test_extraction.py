@@ -248,38 +248,114 @@ def test_a_loop_that_counts_gets_identities_instead():
     assert parameters(taken) < parameters(network.model)
 
 
+class Scaled(nets.MLPBlock):
+    def forward(self, x, scale):
+        return x + scale * self.f(x)
+
+
 class Numbered(nn.Module):
-    """A net that does something else after its first block than after the others, and hands over two things."""
+    """A net that does something else after its first block than after the others, and gives blocks two things."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 6, 1)
-        self.blocks = nn.ModuleList(Scaled() for _ in range(4))
+        self.blocks = nn.ModuleList(Scaled(6) for _ in range(4))
 
     def forward(self, x):
         x = self.stem(x).mean((2, 3))
         for number, block in enumerate(self.blocks):
-            x = block(x, torch.tensor(2.0))
+            x = block(x, scale=torch.tensor(2.0))
             if number == 0:
                 x = torch.tanh(x)
         return x
 
 
-class Scaled(nets.MLPBlock):
-    def __init__(self) -> None:
-        super().__init__(6)
+def test_blocks_that_are_given_more_get_a_stand_in_that_takes_it(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 4)
+    network = stimulative.unravel(Numbered(), x)
+    subnet = Subnet(((1, 2),))  # without block 0, after which the tanh is
+    carving = carve_checked(network, subnet, None)
+    assert list(carving.stand_ins) == ["blocks.0", "blocks.3"] and not carving.identities
+    with evaluating(network), torch.no_grad():
+        expected = network(x, subnet)
+    assert torch.allclose(carving.model(x), expected)
+    program = torch.export.export(carving.model, (x,))
+    assert torch.allclose(program.module()(x), expected)
+    assert len(stimulative.extract(network, "3").blocks) == 3  # where nothing of that matters, there is none
 
-    def forward(self, x, scale):
-        return x + scale * self.f(x)
+
+@pytest.mark.parametrize("name", ["rexnet_100", "dpn48b", "tiny_vit_5m_224", "mvitv2_tiny", "twins_svt_small"])
+def test_blocks_whose_skipped_call_is_no_identity(name):
+    """Channels of zeros behind the input, several tensors, sums in the code around: no class of this library either."""
+    model = timm.create_model(name, num_classes=10)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    x = kinds.images(224, 1)
+    network = stimulative.unravel(model, x)
+    subnet = network.space.smallest
+    taken = stimulative.extract(network, subnet, "keep")
+    with evaluating(network), torch.no_grad():
+        expected = network(x, subnet)
+    assert torch.allclose(call(taken, x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert parameters(taken) == CostModel(network, x).of(subnet).parameters < parameters(model)
+    buffer = io.BytesIO()
+    torch.save(taken, buffer)
+    assert b"stimulative" not in buffer.getvalue()
+
+
+class Remembering(nn.Module):
+    """A block that also returns something of its own making."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return x + self.f(x), self.g(x)
+
+
+class Reading(nn.Module):
+    """A net that asks for its blocks by number, and reads what the last one has made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.blocks = nn.ModuleList(Remembering() for _ in range(3))
+
+    def forward(self, x):
+        x, made = self.stem(x).mean((2, 3)), None
+        for number in range(3):
+            x, made = self.blocks[number](x)
+        return torch.cat([x, made], 1)
 
 
 def test_what_would_not_be_the_subnet_is_refused():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 4)
-    network = stimulative.unravel(Numbered(), x)
-    assert stimulative.extract(network, "3") is not None
-    with pytest.raises(UsageError, match=r"cannot be taken out of Numbered.*outputs differ by up to.*Run it in place"):
-        stimulative.extract(network, Subnet(((1, 2),)))
+    network = stimulative.unravel(Reading(), x)
+    with pytest.raises(UsageError) as raised:
+        stimulative.extract(network, "2")
+    assert str(raised.value) == (
+        "subnet 2 cannot be taken out of Reading. Without the skipped blocks: it fails: IndexError: index 2 is out of "
+        "range; with something else in their places: what block 'blocks.2' returns when it is skipped is made by the "
+        "block before it. Run it in place: network(x, subnet), or network.only(subnet)"
+    )
+
+
+def test_a_difference_is_an_error(monkeypatch):
+    model, x = kinds.make("cifar-resnet")
+    network = stimulative.unravel(model, x)
+
+    def wrong(*args, **kwargs):
+        carving = carve(*args, **kwargs)
+        next(carving.model.parameters()).data[0] += 0.01
+        return carving
+
+    monkeypatch.setattr("stimulative.deploy.extraction.carve", wrong)
+    with pytest.raises(UsageError, match=r"its outputs differ by up to [\d.e-]+, where the largest is"):
+        stimulative.extract(network, "1-2-1", "keep")
 
 
 @pytest.mark.parametrize("kind", ["cifar-resnet", "densenet", "swin", "llama"])

@@ -5,7 +5,7 @@ What is left is a module of the same class, made of the same classes, as if it h
 - A block that stands in a container (``Sequential``, ``ModuleList``, ``ModuleDict``) is taken out of it. What is left
   moves up where the container numbers its children, so that names are those of the smaller architecture.
 - Where the code around the blocks cannot do with fewer of them (it asks for a block by its name or number), an
-  ``nn.Identity`` stands in the place of a skipped block.
+  ``nn.Identity`` stands in the place of a skipped block; see ``standing_in`` for blocks of which that is not all.
 - Where a config counts the layers (Hugging Face Transformers), it says how many are left.
 - What reads the channels of skipped dense layers (DenseNet's) has the narrower parameters of the smaller net.
 
@@ -22,15 +22,23 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
+from stimulative.deploy.standing_in import stand_in
 from stimulative.unravel import ResidualNetwork, Subnet, layers_with_statistics
 from stimulative.unravel.channels import Slice, narrow_for_good, treats_each
+from stimulative.unravel.passing import Nothing, widens
+from stimulative.unravel.recording import record
 from stimulative.unravel.shrinking import shrink_for_good
 from stimulative.unravel.stacks import stacks_of
 from stimulative.unravel.wiring import Decision, Place
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 _CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
+
+
+class NoStandIn(Exception):
+    """Nothing can stand in the place of a skipped block."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,20 @@ class Carving:
         modules: Its modules by the names that they have in the whole model.
         children: What has become of each container that lost blocks: for each child that is left, its key there and
             the name that it has in the whole model, in the order of the container.
-        identities: The names of blocks that an ``nn.Identity`` stands for.
+        stand_ins: What stands for skipped blocks, by their names.
+        deleting: Whether skipped blocks were taken out of their containers.
     """
 
     model: nn.Module
     modules: dict[str, nn.Module]
     children: dict[str, dict[str, str]]
-    identities: tuple[str, ...]
+    stand_ins: dict[str, nn.Module]
+    deleting: bool
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The names of blocks that an ``nn.Identity`` stands for."""
+        return tuple(name for name, module in self.stand_ins.items() if type(module) is nn.Identity)
 
 
 def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, deleting: bool = True) -> Carving:
@@ -59,7 +74,10 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
         subnet: One of its subnets.
         shared: Whether the copy has the model's own parameters and buffers, but for running statistics, instead of
             copies of them. What reads the channels of dense layers then narrows its parameters in each call.
-        deleting: Whether skipped blocks are taken out of their containers; otherwise identities stand in their places.
+        deleting: Whether skipped blocks are taken out of their containers; otherwise something stands in their places.
+
+    Raises:
+        NoStandIn: If nothing can.
     """
     source, wiring = network.model, network.wiring
     decisions = wiring.decisions(subnet.stages)
@@ -76,28 +94,25 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
     slices = [piece for pieces in wiring.slices(subnet.stages).values() for piece in pieces]
     _narrow(modules, [piece for piece in slices if _runs(piece.name, wiring.places, decisions)], shared=shared)
     children: dict[str, dict[str, str]] = {}
-    identities: list[str] = []
-    for parent, places in _by_parent(
-        pair for pair in _decided(wiring.places, decisions) if pair[0].name not in in_stacks
-    ):
-        blocks = {
-            place.name: None if block is None else wiring.blocks[place.stage][block] for place, block in places.items()
-        }
+    stand_ins: dict[str, nn.Module] = {}
+    alone = [pair for pair in _decided(wiring.places, decisions) if pair[0].name not in in_stacks]
+    for parent, places in _by_parent(alone):
+        blocks = {place.name: None if at is None else wiring.blocks[place.stage][at] for place, at in places}
         if all(name == block for name, block in blocks.items()):
             continue
-        if isinstance(modules[parent], _CONTAINERS) and (deleting or network.wiring.channels is not None):
-            children[parent] = _left_in(parent, modules[parent], blocks)
-            _fill(modules[parent], children[parent], modules)
-        else:
-            for name, block in blocks.items():
-                modules[parent]._modules[name.rpartition(".")[2]] = modules[block] if block else nn.Identity()
-            identities += [name for name, block in blocks.items() if block is None]
+        in_container = deleting and isinstance(modules[parent], _CONTAINERS)
+        for place, at in places:
+            if at is None and not (in_container and _can_go(place)):
+                stand_ins[place.name] = modules[place.name] = _stand_in(network, place)
+                blocks[place.name] = place.name
+        children[parent] = _left_in(parent, modules[parent], blocks)
+        _fill(modules[parent], children[parent], modules)
     for old, new in shrink_for_good(model, wiring, decisions).items():
         container, _, key = new.rpartition(".")
         children.setdefault(container, {})[key] = old
-    whole = {name: [f"{name}.{key}" for key in source.get_submodule(name)._modules] for name in children}
+    whole = {name: _names_in(name, source.get_submodule(name)) for name in children}
     children = {name: left for name, left in children.items() if list(left.values()) != whole[name]}
-    return Carving(model, modules, children, tuple(identities))
+    return Carving(model, modules, children, stand_ins, deleting)
 
 
 def _decided(places: Sequence[Place], decisions: Sequence[Decision]) -> Iterable[tuple[Place, Decision]]:
@@ -111,21 +126,45 @@ def _runs(name: str, places: Sequence[Place], decisions: Sequence[Decision]) -> 
     )
 
 
-def _by_parent(
-    decided: Iterable[tuple[Place, Decision]],
-) -> Iterable[tuple[str, dict[Place, Decision]]]:
-    found: dict[str, dict[Place, Decision]] = {}
+def _by_parent(decided: Iterable[tuple[Place, Decision]]) -> Iterable[tuple[str, list[tuple[Place, Decision]]]]:
+    found: dict[str, list[tuple[Place, Decision]]] = {}
     for place, block in decided:
-        found.setdefault(place.name.rpartition(".")[0], {})[place] = block
+        found.setdefault(place.name.rpartition(".")[0], []).append((place, block))
     return found.items()
+
+
+def _can_go(place: Place) -> bool:
+    """Whether a net without the block goes on with what it is given as it is."""
+    made = any(isinstance(leaf, Nothing) for leaf in pytree.tree_leaves(place.returns))
+    return not made and not widens(place.returns)
+
+
+def _stand_in(network: ResidualNetwork, place: Place) -> nn.Module:
+    """What stands in a block's place.
+
+    Raises:
+        NoStandIn: If nothing can.
+    """
+    found = network.wiring.found
+    if "first calls" not in found:
+        found["first calls"] = {}
+        for call in record(network.model, network.example_input).calls:
+            found["first calls"].setdefault(call.name, call)
+    module = stand_in(place, found["first calls"][place.name])
+    if module is None:
+        raise NoStandIn(f"what block {place.name!r} returns when it is skipped is made by the block before it")
+    return module
+
+
+def _names_in(name: str, container: nn.Module) -> list[str]:
+    return [f"{name}.{key}" if name else key for key in container._modules]
 
 
 def _left_in(name: str, container: nn.Module, blocks: dict[str, str | None]) -> dict[str, str]:
     """The children that are left in a container, by their new keys."""
-    prefix = f"{name}." if name else ""
     keys = list(container._modules)
-    left = [module for key in keys if (module := blocks.get(f"{prefix}{key}", f"{prefix}{key}")) is not None]
-    if _are_numbered(keys):
+    left = [module for child in _names_in(name, container) if (module := blocks.get(child, child)) is not None]
+    if len(left) == len(keys) or _are_numbered(keys):
         return dict(zip(keys, left, strict=False))
     return {module.rpartition(".")[2]: module for module in left}
 

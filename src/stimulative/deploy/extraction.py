@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stimulative.deploy.carving import Carving, carve
+from stimulative.deploy.carving import Carving, NoStandIn, carve
 from stimulative.errors import UsageError
 from stimulative.unravel import ResidualNetwork, Statistics, Subnet, SubnetLike, evaluating, layers_with_statistics
 from stimulative.unravel.caches import configs_of, without_caches
@@ -113,7 +113,11 @@ def carve_checked(
         expected = _outputs(network(network.example_input, subnet, statistics=statistics))
     problems = []
     for deleting in (True, False):
-        carving = carve(network, subnet, shared=shared, deleting=deleting)
+        try:
+            carving = carve(network, subnet, shared=shared, deleting=deleting)
+        except NoStandIn as error:
+            problems.append(str(error))
+            continue
         if statistics is not None:
             _put_statistics(carving, statistics.of(network.wiring, subnet.stages))
         carving.model.eval()
@@ -121,15 +125,15 @@ def carve_checked(
             with torch.no_grad(), without_caches(configs_of(carving.model)):
                 got = _outputs(carving.model(*args, **kwargs))
         except Exception as error:  # whatever a model does that misses its blocks
-            problems.append(f"it fails with {type(error).__name__}: {error}")
+            problems.append(f"it fails: {type(error).__name__}: {error}")
             continue
         difference = _difference(expected, got)
         if difference is None:
             return carving
         problems.append(difference)
     raise UsageError(
-        f"subnet {subnet} cannot be taken out of {type(network.model).__name__}. Without the skipped blocks "
-        f"{problems[0]}; with nn.Identity in their places {problems[1]}. Run it in place: network(x, subnet), or "
+        f"subnet {subnet} cannot be taken out of {type(network.model).__name__}. Without the skipped blocks: "
+        f"{problems[0]}; with something else in their places: {problems[1]}. Run it in place: network(x, subnet), or "
         "network.only(subnet)"
     )
 

@@ -87,7 +87,7 @@ def pack(
         "stages": [{"name": stage.name, "blocks": list(stage.block_names)} for stage in network.stages],
         "calibration_images": statistics.images,
         "subnets": [
-            {**_described(member), "statistics": number, "deleting": not carving.identities}
+            {**_described(member), "statistics": number, "deleting": carving.deleting}
             for member, number, carving in zip(members, numbers, carvings, strict=True)
         ],
     }
