@@ -12,18 +12,19 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_extraction import WITHOUT_LIBRARY, call
+from test_extraction import WITHOUT_LIBRARY, call, with_gaps
 
 import stimulative
 from stimulative import Subnet
 from stimulative.analysis.family import evaluate, read_family
 from stimulative.cli import main
-from stimulative.deploy import Elastic, pack
+from stimulative.deploy import Elastic, pack, save_family
 from stimulative.deploy.carving import carve
 from stimulative.deploy.finished import open_finished
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
 from stimulative.training import load_recipe, train
+from stimulative.unravel import evaluating
 
 SETTINGS = {"schedule.epochs": 2, "evaluation.calibration_images": 200, "training.loggers": []}
 
@@ -70,7 +71,7 @@ def test_weights_are_there_once_in_the_file_and_in_memory(which, request, tmp_pa
     pack(directory, subnets, out=tmp_path / "family.safetensors")
     whole = sum(parameter.numel() for parameter in network.parameters())
     in_file = load_file(tmp_path / "family.safetensors")
-    weights = {name: value for name, value in in_file.items() if not name.startswith("statistics.")}
+    weights = {name: value for name, value in in_file.items() if is_weight(name)}
     assert sum(value.numel() for name, value in weights.items()) == whole
     net = stimulative.load(tmp_path / "family.safetensors")
     assert sum(parameter.numel() for parameter in net.parameters()) == whole  # each counted once
@@ -155,6 +156,49 @@ def test_compiled_and_in_inference_mode_every_depth_is_itself(run, tmp_path):
             with each.use(depth):
                 assert torch.allclose(each(x), expected[depth], atol=1e-6)
     assert len(ran) == len(depths) > limit  # each once, however many there are
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_subnets_of_every_kind_come_out_of_the_file_as_they_went_in(kind, tmp_path):
+    model, x = kinds.make(kind)
+    network = stimulative.unravel(model, x)
+    subnets = list(dict.fromkeys([network.full, network.space.smallest, with_gaps(network)]))
+    statistics = network.recalibrate([x], subnets)
+    save_family(
+        network, tmp_path / "family.safetensors", subnets, [x], entries=[{"top1": n} for n in range(len(subnets))]
+    )
+    again, _ = kinds.make(kind)
+    for parameter in again.parameters():
+        parameter.data.normal_()
+    net = stimulative.load(tmp_path / "family.safetensors", model=again, example_input=x)
+    for subnet in subnets:
+        with evaluating(network), torch.no_grad():
+            expected = logits_of(network(x, subnet, statistics=statistics))
+        with net.use(subnet):
+            assert torch.allclose(call(net, x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert net.about["subnets"][1]["top1"] == 1
+    stored = sum(value.numel() for name, value in load_file(tmp_path / "family.safetensors").items() if is_weight(name))
+    own = sum(p.numel() for p in model.parameters())
+    assert own <= stored <= own + sum(b.numel() for name, b in model.named_buffers() if "running" not in name)
+
+
+def is_weight(name):
+    return not name.startswith("statistics.")
+
+
+def test_a_family_of_a_model_without_a_name(tmp_path):
+    model, x = kinds.make("cifar-resnet")
+    network = stimulative.unravel(model, x)
+    file = tmp_path / "family.safetensors"
+    with pytest.raises(UsageError, match="each subnet needs its own: give calibration="):
+        save_family(network, file, ["1-1-1"])
+    with pytest.raises(UsageError, match="at least one subnet"):
+        save_family(network, file, [], [x])
+    assert not file.exists()
+    save_family(network, file, ["1-1-1", "1-1-1"], [x])
+    with pytest.raises(UsageError, match="was written of a model without a name: give the whole model"):
+        stimulative.load(file)
+    assert len(stimulative.load(file, model=model, example_input=x).subnets) == 1
 
 
 @pytest.mark.parametrize("kind", ["resnet50", "densenet", "swin", "llama"])

@@ -1,5 +1,6 @@
 """Models by name: CIFAR nets, timm, torchvision, Transformers, and factories of one's own."""
 
 from stimulative.models.catalog import build as build
+from stimulative.models.catalog import build_pretrained as build_pretrained
 from stimulative.models.catalog import names as names
 from stimulative.models.settings import ModelSettings as ModelSettings

@@ -22,6 +22,7 @@ from stimulative.models.transformers import Task, find_transformers
 
 _STEM_IS_FIXED = dict.fromkeys(("stem_type", "stem_width", "replace_stem_pool"), "the cifar/ stem is fixed")
 _UNTRAINED = {"pretrained": NO_WEIGHTS}
+_OTHER_STEM = "timm's weights are of another stem, for large images"
 _CIFAR = {
     **{
         f"cifar/resnet{depth}": Factory(f"cifar/resnet{depth}", partial(cifar_resnet, depth))
@@ -29,7 +30,10 @@ _CIFAR = {
     },
     **{
         f"cifar/{name}": Factory(
-            f"cifar/{name}", partial(small_stem_resnet, name), reserved=_STEM_IS_FIXED | _UNTRAINED
+            f"cifar/{name}",
+            partial(small_stem_resnet, name),
+            reserved=_STEM_IS_FIXED | _UNTRAINED,
+            none_published=_OTHER_STEM,
         )
         for name in ("resnet18", "resnet34", "resnet50", "resnet101")
     },
@@ -37,12 +41,14 @@ _CIFAR = {
         "cifar/mobilenetv3_large",
         partial(small_stem_mobilenetv3, "mobilenetv3_large_100"),
         reserved=_UNTRAINED,
+        none_published=_OTHER_STEM,
     ),
     **{
         f"cifar/densenet{depth}": Factory(
             f"cifar/densenet{depth}",
             partial(small_stem_densenet, depth),
             reserved=dict.fromkeys(("stem_type", "aa_layer", "aa_stem_only"), "the cifar/ stem is fixed") | _UNTRAINED,
+            none_published=_OTHER_STEM,
         )
         for depth in DENSENET_LAYERS
     },
@@ -122,3 +128,23 @@ def build(
         if count < 1:
             raise UsageError(f"a model needs at least 1 of its {word}; got {count}")
     return find(name, task).build(classes=classes, channels=channels, arguments=arguments or {})
+
+
+def build_pretrained(
+    name: str, *, channels: int = 3, arguments: Mapping[str, Any] | None = None, task: Task = "images"
+) -> nn.Module:
+    """Builds the model with the weights that timm or torchvision publishes, and with as many classes as these have.
+
+    They are downloaded at first use. timm turns them into weights for other channels, and for other sizes of images
+    where the arguments say so.
+
+    Args:
+        name: ``timm/NAME`` or ``torchvision/NAME``.
+        channels: Channels of the images.
+        arguments: Further keyword arguments for the model's factory.
+        task: As for :func:`build`.
+
+    Raises:
+        UsageError: There are none, they cannot be had, or they do not fit the arguments or the channels.
+    """
+    return find(name, task).build_pretrained(channels=channels, arguments=arguments or {})

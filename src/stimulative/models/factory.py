@@ -38,6 +38,9 @@ class Factory:
         rgb_only: The model has three input channels and no way to change that.
         reserved: Keywords of ``make`` that are not the user's to give, with the reason.
         known: The keywords of ``make``, where its signature does not name them.
+        make_pretrained: Like ``make``, but with the weights that the model's library publishes, and with as many
+            classes as they have; None if there are none.
+        none_published: Why there are none.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Factory:
     rgb_only: bool = False
     reserved: Mapping[str, str] = field(default_factory=dict)
     known: frozenset[str] | None = None
+    make_pretrained: Callable[..., nn.Module] | None = None
+    none_published: str = "nobody publishes weights of it by this name"
 
     def problems(self, arguments: Mapping[str, Any]) -> list[str]:
         """Returns what is wrong with ``arguments``, as far as it shows without building the model."""
@@ -87,6 +92,33 @@ class Factory:
                 f"the factory {self.name!r} must return a torch.nn.Module; got {type(model).__name__} {model!r}"
             )
         return model
+
+    def build_pretrained(self, *, channels: int, arguments: Mapping[str, Any]) -> nn.Module:
+        """Builds the model with the weights that its library publishes, downloaded at first use.
+
+        Raises:
+            UsageError: There are none, they cannot be had, or they do not fit the arguments or the channels.
+        """
+        if self.make_pretrained is None:
+            raise UsageError(self.no_pretrained())
+        if self.rgb_only and channels != 3:
+            raise UsageError(self._no_such_channels(channels))
+        sizes = {} if self.channels_keyword is None else {self.channels_keyword: channels}
+        try:
+            return self.make_pretrained(**sizes, **arguments)
+        except Exception as error:  # of the network, the hub's cache, the files, and weights that do not fit
+            reason = " ".join(str(error).split())[:500]
+            raise UsageError(
+                f"the published weights of model {self.name!r} cannot be had: {type(error).__name__}: {reason}. "
+                "Without a network, download the file elsewhere and give its path: model.weights PATH (--from PATH)"
+            ) from error
+
+    def no_pretrained(self) -> str:
+        """Why the model cannot start from published weights, and from what it can."""
+        return (
+            f"model {self.name!r} has no pretrained weights: {self.none_published}; give a file or a run directory, or "
+            "take a timm/ or torchvision/ model"
+        )
 
     def _unknown(self, argument: str, accepted: Set[str] | None) -> str:
         message = f"model {self.name!r} takes no argument {argument!r}"

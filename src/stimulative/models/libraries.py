@@ -1,4 +1,4 @@
-"""The models of timm and torchvision, by the names they have there, without their trained weights."""
+"""The models of timm and torchvision, by the names they have there: with new parameters, or with published weights."""
 
 import inspect
 from functools import partial
@@ -7,7 +7,10 @@ from stimulative.errors import UsageError
 from stimulative.models.factory import Factory
 from stimulative.models.suggestion import did_you_mean
 
-NO_WEIGHTS = "models are built without trained weights, load a state dict instead"
+NO_WEIGHTS = (
+    "models are built without trained weights; to start from some, say model.weights: pretrained, or give a file "
+    "(--from pretrained, --from FILE)"
+)
 _NOT_CLASSIFIERS = ("detection", "optical_flow", "quantization", "segmentation", "video")
 
 
@@ -25,12 +28,17 @@ def find_timm(name: str) -> Factory:
         nearest = did_you_mean(name, (f"timm/{known}" for known in timm.list_models()))
         raise UsageError(f"timm has no model {architecture!r}; timm.list_models() lists the known ones{nearest}")
     try:
-        get_pretrained_cfg(architecture)
+        published = get_pretrained_cfg(architecture)
     except RuntimeError as error:
         bare = architecture.split(".")[0]
         raise UsageError(f"unknown model {name!r}: {error} Leave the tag off: 'timm/{bare}'") from error
+    has_weights = published is not None and published.has_weights
     return Factory(
-        name, partial(timm.create_model, architecture, pretrained=False), reserved={"pretrained": NO_WEIGHTS}
+        name,
+        partial(timm.create_model, architecture, pretrained=False),
+        reserved={"pretrained": NO_WEIGHTS},
+        make_pretrained=partial(timm.create_model, architecture, pretrained=True) if has_weights else None,
+        none_published="timm publishes none",
     )
 
 
@@ -64,4 +72,5 @@ def find_torchvision(name: str) -> Factory:
         channels_keyword=channels_keyword,
         rgb_only=channels_keyword is None,
         reserved={"weights": NO_WEIGHTS},
+        make_pretrained=partial(models.get_model, architecture, weights="DEFAULT"),
     )

@@ -8,6 +8,9 @@ from stimulative.models.catalog import find
 from stimulative.models.transformers import Task
 from stimulative.unravel import Subnet
 
+PRETRAINED = "pretrained"
+"""What ``weights`` says for the weights that the model's library publishes."""
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -25,11 +28,18 @@ class ModelSettings:
             fields of their config, for instance {num_hidden_layers: 4, hidden_size: 64}.
         subnet: Blocks to keep: the others are removed before training, so that this subnet is trained alone. A
             depth for each stage, such as 2-1-3; null keeps all.
+        weights: Trained weights to start from: a file, the directory of a finished run, or pretrained for those that
+            timm or torchvision publishes (downloaded at first use). A layer that differs in the number of classes alone
+            starts anew; everything else has to fit. Null starts with new parameters.
+        freeze_stem: Leave everything that runs before the first block as it was trained: its parameters, and the
+            statistics of its normalisation layers, for subnets, too. Of what is new it freezes nothing.
     """
 
     name: str = "cifar/resnet20"
     arguments: dict[str, Any] = field(default_factory=dict)
     subnet: str | None = None
+    weights: str | None = None
+    freeze_stem: bool = False
 
     def problems(self, task: Task = "images") -> list[str]:
         """Returns what is wrong with these settings, one sentence each, without building the model.
@@ -39,7 +49,10 @@ class ModelSettings:
         """
         problems = []
         try:
-            problems += [f"model.arguments: {problem}" for problem in find(self.name, task).problems(self.arguments)]
+            factory = find(self.name, task)
+            problems += [f"model.arguments: {problem}" for problem in factory.problems(self.arguments)]
+            if self.weights == PRETRAINED and factory.make_pretrained is None:
+                problems.append(f"model.weights: {factory.no_pretrained()}")
         except UsageError as error:
             problems.append(f"model.name: {error}")
         try:
@@ -47,4 +60,6 @@ class ModelSettings:
                 Subnet.parse(self.subnet)
         except UsageError as error:
             problems.append(f"model.subnet: {error}")
+        if self.weights == "":
+            problems.append("model.weights: expected a file, a run directory, pretrained, or null; got an empty text")
         return problems

@@ -29,6 +29,7 @@ _KINDS = {
 # Config fields that the signatures do not show, since all configs take them.
 _COMMON = {"attn_implementation", "num_labels", "output_attentions"}
 _PREFIX = "transformers/"
+_NO_CHECKPOINT = "it is built from a config, which is that of no checkpoint in particular"
 
 
 def find_transformers(name: str, task: Task = "images") -> Factory:
@@ -73,7 +74,16 @@ def find_transformers(name: str, task: Task = "images") -> Factory:
     make = partial(_make, auto_class, model_type, fields)
     if task == "images":
         channels = "num_channels" if "num_channels" in fields else None
-        return Factory(name, make, "num_labels", channels, channels is None, reserved, frozenset(fields))
+        return Factory(
+            name,
+            make,
+            "num_labels",
+            channels,
+            channels is None,
+            reserved,
+            frozenset(fields),
+            none_published=_NO_CHECKPOINT,
+        )
     if "vocab_size" not in fields:
         nearest = did_you_mean(f"{name}_text", (f"{_PREFIX}{known}" for known in with_class if known != model_type))
         raise UsageError(
@@ -81,7 +91,7 @@ def find_transformers(name: str, task: Task = "images") -> Factory:
             f"take the type of its text model{nearest}"
         )
     reserved |= {"num_labels": "a language model has no classes", "is_decoder": "a causal language model is one"}
-    return Factory(name, make, "vocab_size", None, False, reserved, frozenset(fields))
+    return Factory(name, make, "vocab_size", None, False, reserved, frozenset(fields), none_published=_NO_CHECKPOINT)
 
 
 def _make(auto_class: str, model_type: str, fields: set[str], **arguments: Any) -> nn.Module:

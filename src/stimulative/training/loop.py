@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from stimulative.data import Data
 from stimulative.data.dataset import noise_images, noise_sequences
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS, Method, Terms
+from stimulative.models.settings import PRETRAINED
 from stimulative.objectives import logits_of
 from stimulative.training import files
 from stimulative.training.accumulation import parts
@@ -37,8 +39,10 @@ from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.progress import TrainingProgress
 from stimulative.training.randomness import random_states, restore_random_states, seed_all
 from stimulative.training.recipe import Recipe, load_recipe
+from stimulative.training.start import Origin, Start, read_start, weights_file
 from stimulative.training.temperature import fit_temperatures
 from stimulative.unravel import ResidualNetwork, Statistics, evaluating, keep_only, layers_with_statistics, unravel
+from stimulative.unravel.stem import freeze, keep_frozen, stem_of
 
 
 class Diverged(RuntimeError):
@@ -47,12 +51,42 @@ class Diverged(RuntimeError):
 
 @dataclass
 class Run:
-    """What a recipe resolves to: the data, and the network and the method that it trains."""
+    """What a recipe resolves to: the data, and the network and the method that it trains.
+
+    Args:
+        recipe: The recipe.
+        data: The data.
+        network: The network.
+        method: The method.
+        origin: Where the network's weights came from, where they were loaded.
+        loaded: What was loaded, in a sentence.
+    """
 
     recipe: Recipe
     data: Data
     network: ResidualNetwork
     method: Method
+    origin: Origin | None = None
+    loaded: str = ""
+
+    def trunk(self) -> list[nn.Parameter] | None:
+        """The parameters that were loaded, where the recipe has a learning rate of their own for them.
+
+        Raises:
+            UsageError: If nothing is new beside them.
+        """
+        settings = self.recipe.optimizer
+        if settings.trunk_lr == 1 or self.origin is None:
+            return None
+        new = {id(self.network.model.get_parameter(name)) for name in self.origin.new}
+        trunk = [parameter for parameter in self.network.model.parameters() if id(parameter) not in new]
+        if len(trunk) == len(list(self.method.parameters())):
+            raise UsageError(
+                f"optimizer.trunk_lr: {settings.trunk_lr} is for what was loaded beside a new head, but all of the net "
+                f"was loaded from {self.origin.file}; set it to 1, and optimizer.lr to "
+                f"{settings.trunk_lr * settings.lr:g} for the same"
+            )
+        return trunk
 
 
 def prepare(
@@ -63,6 +97,8 @@ def prepare(
     model: nn.Module | None = None,
     rank: int = 0,
     world_size: int = 1,
+    weights: bool = False,
+    origin: Origin | None = None,
 ) -> Run:
     """Open the data, build and unravel the model and set up the method, seeded by the recipe.
 
@@ -73,13 +109,19 @@ def prepare(
         model: A model of one's own instead of the recipe's.
         rank: The number of this process among all that train together.
         world_size: The number of these processes.
+        weights: Whether to load the weights that the recipe starts from (``model.weights``), as a run does at its
+            beginning; whoever loads others later has no need of them.
+        origin: Where those came from that are to be loaded later, of a run that goes on.
 
     Raises:
-        UsageError: If the data, the model or the method cannot be used.
+        UsageError: If the data, the model, its weights or the method cannot be used.
     """
+    if weights:
+        _check_start(recipe, own_model=model is not None)
     if data is None:
         data = data_room.load(recipe.data, seed=recipe.seed, device=device, rank=rank, world_size=world_size)
     seed_all(recipe.seed)
+    start = read_start(recipe.model, data, own_model=model is not None) if weights and recipe.model.weights else None
     if model is None:
         model = models.build(
             recipe.model.name,
@@ -90,8 +132,15 @@ def prepare(
         )
     model.to(device)
     network = unravel_on(recipe.model.name, model, data)
+    filled = None
     if recipe.model.subnet is not None:
+        filled = None if start is None else _fill_if_whole(start, network, recipe, data)
         network = keep_only(network, recipe.model.subnet)
+    if start is not None and filled is None:
+        filled = start.fill(network.model, recipe.model.name, data)
+    origin, loaded = filled or (origin, "")
+    if recipe.model.freeze_stem:
+        freeze(network, stem_of(network), new=() if origin is None else origin.new)
     _check_outputs(recipe.model.name, network, data)
     method = METHODS[recipe.method.name](
         network,
@@ -100,7 +149,31 @@ def prepare(
         total_steps=recipe.schedule.epochs * len(data.train),
         seed=recipe.seed,
     )
-    return Run(recipe, data, network, method)
+    return Run(recipe, data, network, method, origin, loaded)
+
+
+def _check_start(recipe: Recipe, *, own_model: bool) -> None:
+    """Refuse settings that are about trained weights where there are none."""
+    if recipe.model.weights is not None:
+        return
+    if recipe.optimizer.trunk_lr != 1:
+        raise UsageError(
+            f"optimizer.trunk_lr: {recipe.optimizer.trunk_lr} is for what was loaded from model.weights, and nothing "
+            "is; say model.weights (--from), or leave it out"
+        )
+    if recipe.model.freeze_stem and not own_model:
+        raise UsageError(
+            "model.freeze_stem: a stem that nobody has trained would stay as it is drawn; say model.weights (--from), "
+            "or leave it out"
+        )
+
+
+def _fill_if_whole(start: Start, network: ResidualNetwork, recipe: Recipe, data: Data) -> tuple[Origin, str] | None:
+    """Load weights of the whole net before blocks are removed from it; None if they are not, as a smaller net's are."""
+    try:
+        return start.fill(network.model, recipe.model.name, data)
+    except UsageError:
+        return None
 
 
 def unravel_on(name: str, model: nn.Module, data: Data) -> ResidualNetwork:
@@ -215,6 +288,8 @@ def train(
             f"allow; got training.devices {recipe.training.devices}, use schedule joint there"
         )
     out = Path(out)
+    if recipe.model.weights not in (None, PRETRAINED) and not (out / files.RECIPE).exists():
+        weights_file(recipe.model.weights)
     finished = _check_directory(recipe, out, resume=resume)
     if finished is not None:
         return finished
@@ -255,6 +330,8 @@ class _Loop:
             model=model,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
+            weights=self.saved is None,
+            origin=Origin.from_mapping(self.saved["weights"]) if self.saved and "weights" in self.saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
@@ -263,7 +340,7 @@ class _Loop:
             for stage in self.network.stages:
                 for name in stage.block_names:
                     self.network.model.get_submodule(name).compile()
-        self.optimizer = optimizer_of(self.method, recipe.optimizer)
+        self.optimizer = optimizer_of(self.method, recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, recipe.schedule, self.updates)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
@@ -272,6 +349,8 @@ class _Loop:
         self.seconds = 0.0
         self.warned = False
         self.visible = progress and self.chief
+        if self.visible and self.prepared.loaded:
+            print(f"{out.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
         if self.saved is not None:
             self._restore(self.saved)
 
@@ -349,6 +428,7 @@ class _Loop:
         """
         settings = self.recipe.training
         self.method.train()
+        keep_frozen(self.network.model)
         total = torch.zeros(5, device=self.fabric.device, dtype=torch.float32)
         images = 0
         steps = len(self.data.train)
@@ -432,6 +512,7 @@ class _Loop:
         temperatures = self._temperatures()
         score = measure(self.network, self.data.test, temperatures=temperatures)[0]
         calibration = {} if temperatures is None else {"temperature": temperatures[0]}
+        weights = {} if self.prepared.origin is None else {"weights": self.prepared.origin.to_mapping()}
         summary = {
             "method": self.recipe.method.name,
             "model": self.recipe.model.name,
@@ -453,6 +534,7 @@ class _Loop:
             },
             "device": device_name(self.fabric.device),
             "versions": versions(),
+            **weights,
         }
         if self.chief:
             files.save_model(self.network.model, self.out / files.MODEL)
@@ -471,6 +553,8 @@ class _Loop:
             "best": self.best,
             "seconds": self.seconds,
         }
+        if self.prepared.origin is not None:
+            state["weights"] = self.prepared.origin.to_mapping()
         save_checkpoint(self.out / name, state)
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +14,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from stimulative.training.settings import OptimizerSettings, ScheduleSettings
 
 
-def optimizer_of(module: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """The optimiser of a recipe for the parameters of a module."""
+def optimizer_of(
+    module: nn.Module, settings: OptimizerSettings, trunk: Collection[nn.Parameter] | None = None
+) -> Optimizer:
+    """The optimiser of a recipe for the parameters of a module that ask for a gradient.
+
+    Args:
+        module: The module.
+        settings: The recipe's.
+        trunk: The parameters that ``trunk_lr`` is for. Their groups come last, so that the first one has ``lr``.
+    """
     from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
 
     if settings.decay_norms_and_biases:
@@ -25,9 +35,22 @@ def optimizer_of(module: nn.Module, settings: OptimizerSettings) -> Optimizer:
         ]
     else:
         groups = param_groups_weight_decay(module, settings.weight_decay)
+    if trunk is not None and settings.trunk_lr != 1:
+        groups = _slower(groups, {id(parameter) for parameter in trunk}, settings.lr * settings.trunk_lr)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+def _slower(groups: Sequence[Mapping[str, Any]], trunk: Collection[int], lr: float) -> list[dict[str, Any]]:
+    """The groups, those of the trunk's parameters apart and with a learning rate of their own."""
+
+    def part(group: Mapping[str, Any], *, slow: bool) -> dict[str, Any]:
+        return {**group, "params": [p for p in group["params"] if (id(p) in trunk) == slow]}
+
+    new = [part(group, slow=False) for group in groups]
+    old = [{**part(group, slow=True), "lr": lr} for group in groups]
+    return [group for group in (*new, *old) if group["params"]]
 
 
 def schedule_of(optimizer: Optimizer, settings: ScheduleSettings, steps_per_epoch: int) -> LambdaLR:

@@ -40,6 +40,8 @@ class OptimizerSettings:
         weight_decay: Strength of weight decay (L2 for sgd, decoupled for adamw).
         decay_norms_and_biases: Apply weight decay to normalisation layers and biases too.
         clip_norm: Scale the gradient down to this norm when it is longer; null leaves it alone.
+        trunk_lr: Learning rate of what was loaded from model.weights, as a share of lr, which is that of what is new: a
+            head for other classes, auxiliary classifiers. 1 trains all alike.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -50,6 +52,7 @@ class OptimizerSettings:
     weight_decay: float = 5e-4
     decay_norms_and_biases: bool = False
     clip_norm: float | None = None
+    trunk_lr: float = 1.0
 
     def problems(self) -> list[str]:
         """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
@@ -66,6 +69,8 @@ class OptimizerSettings:
             found.append(f"weight_decay: must be at least 0, got {self.weight_decay}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             found.append(f"clip_norm: must be above 0, or null to leave gradients alone, got {self.clip_norm}")
+        if not 0 < self.trunk_lr <= 1:
+            found.append(f"trunk_lr: is a share of lr, above 0 and up to 1, got {self.trunk_lr}")
         return found
 
 

@@ -11,9 +11,9 @@ import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,9 @@ def load_weights(
     data: str = "the data",
     classes: int | None = None,
     channels: int | None = None,
-) -> None:
+    new_head: bool = False,
+    headless: Sequence[str] = (),
+) -> Loaded:
     """Fill a model with weights. Prefixes that all names share are taken off where the model has none.
 
     A missing ``num_batches_tracked`` is left as it is: evaluation does not read it.
@@ -83,6 +85,11 @@ def load_weights(
         data: The data set's name, for messages.
         classes: How many classes the model was built for, to tell a misfit of these from one of the architecture.
         channels: Likewise the channels of its images.
+        new_head: Leave what differs in the number of classes alone as it is in the model, instead of raising.
+        headless: The names of modules of the model that the file may lack, and that stay as they are then.
+
+    Returns:
+        What was loaded, and what was left as it is.
 
     Raises:
         UsageError: If names or shapes do not fit, all of them listed, or a value is not a finite number. The model is
@@ -94,11 +101,19 @@ def load_weights(
     missing = _without_shared(missing, own, fitting)
     unexpected = [key for key in fitting if key not in own and not key.endswith("num_batches_tracked")]
     misshaped = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
+    absent = [key for key in missing if key.startswith(tuple(f"{module}." for module in headless))]
+    missing = [key for key in missing if key not in absent]
+    shapes = {key: (tuple(fitting[key].shape), tuple(own[key].shape)) for key in misshaped}
+    theirs = None
     if misshaped and not missing and not unexpected:
-        shapes = [(tuple(fitting[key].shape), tuple(own[key].shape)) for key in misshaped]
-        explained = _explained(shapes, file, data, classes, channels)
-        if explained is not None:
+        theirs = _classes_in(shapes.values(), classes) if new_head else None
+        explained = _explained(list(shapes.values()), file, data, classes, channels, new_head=new_head)
+        if theirs is None and explained is not None:
             raise UsageError(explained)
+    if theirs is not None:
+        absent, misshaped = [*absent, *misshaped], []
+        fitting = {key: value for key, value in fitting.items() if key not in shapes}
+    new = tuple(key for key in own if key in absent)
     if missing or unexpected or misshaped:
         lines = [f"the weights in {file} do not fit the model {name}:"]
         if missing:
@@ -118,6 +133,24 @@ def load_weights(
             "is damaged; take an earlier checkpoint"
         )
     model.load_state_dict(fitting, strict=False)
+    counted = [key for key in own if not key.endswith("num_batches_tracked")]
+    return Loaded(len(counted) - len(new), len(counted), new, theirs)
+
+
+class Loaded(NamedTuple):
+    """What became of a model's tensors when weights were loaded; counters of batches are not counted.
+
+    Args:
+        loaded: How many were filled.
+        tensors: How many there are.
+        new: The names of those that were left as they are: a head for other classes.
+        classes: How many classes the weights are of, where these differ from the model's.
+    """
+
+    loaded: int
+    tensors: int
+    new: tuple[str, ...]
+    classes: int | None = None
 
 
 def sha256(file: str | Path) -> str:
@@ -248,6 +281,8 @@ def _explained(
     data: str,
     classes: int | None,
     channels: int | None,
+    *,
+    new_head: bool,
 ) -> str | None:
     """What is wrong in a sentence, if all misfits come from the number of classes or of channels."""
     of_classes = {theirs[0] for theirs, ours in shapes if _differ_at(theirs, ours, 0, classes)}
@@ -256,11 +291,23 @@ def _explained(
     if not all(known) or len(of_classes) > 1 or len(of_channels) > 1:
         return None
     parts = []
-    if of_classes:
+    if of_classes and not new_head:
         parts.append(f"the weights are of {of_classes.pop()} classes, {data} has {classes}")
     if of_channels:
         parts.append(f"the weights are for images with {_counted(of_channels.pop())}, {data} has {channels}")
-    return f"{file} does not fit the data: {'; '.join(parts)}. Give the data that they were trained for"
+    advice = (
+        "Train on such images, or, with a timm/ model, start from the weights that timm publishes, which it turns into "
+        "weights for other channels (model.weights: pretrained)"
+        if new_head
+        else "Give the data that they were trained for"
+    )
+    return f"{file} does not fit the data: {'; '.join(parts)}. {advice}"
+
+
+def _classes_in(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]], classes: int | None) -> int | None:
+    """How many classes weights are of, if all misfits come from that."""
+    found = {theirs[0] if _differ_at(theirs, ours, 0, classes) else None for theirs, ours in shapes}
+    return found.pop() if len(found) == 1 else None
 
 
 def _differ_at(theirs: tuple[int, ...], ours: tuple[int, ...], place: int, size: int | None) -> bool:

@@ -81,14 +81,22 @@ class Statistics:
         return found
 
 
+FROZEN = "statistics_are_frozen"
+"""The attribute of a layer that keeps the statistics that it has, in training and for all subnets."""
+
+
 def layers_with_statistics(module: nn.Module) -> dict[str, Any]:
-    """The layers of a module that keep running statistics, by name: BatchNorm and whatever is built like it."""
+    """The layers of a module that keep running statistics, by name: BatchNorm and whatever is built like it.
+
+    A frozen layer is none of them: it has its statistics for good.
+    """
     return {
         name: layer
         for name, layer in module.named_modules()
         if isinstance(getattr(layer, "running_mean", None), Tensor)
         and isinstance(getattr(layer, "running_var", None), Tensor)
         and hasattr(layer, "momentum")
+        and not getattr(layer, FROZEN, False)
     }
 
 
