@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 
+import nets
 import pytest
 import timm
 import torch
@@ -81,6 +82,24 @@ def test_flops_of_a_convolution_by_hand():
     one = 2 * 5 * 5 * 3 * (3 * 3 * 3)  # a multiply and an add for each weight of each of 5x5 places of 3 channels
     assert costs.of(stimulative.Subnet.parse("1")).flops == one
     assert costs.main.flops == 2 * one and costs.main.parameters == 2 * 81
+
+
+def test_a_module_that_is_given_a_parameter_is_counted_as_well():
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.ones(1, 3))
+            self.pick, self.blocks = nn.Identity(), nn.Sequential(*[nets.MLPBlock(3) for _ in range(2)])
+
+        def forward(self, x):
+            return self.blocks(x + self.pick(self.token))
+
+    x = torch.randn(1, 3)
+    network = stimulative.unravel(Token(), x)
+    network.model.blocks[0].requires_grad_(False)
+    assert CostModel(network, x).main.flops > 0
+    learned = [parameter.requires_grad for parameter in network.model.parameters()]
+    assert network.model.token.requires_grad and not all(learned) and any(learned)
 
 
 def test_a_sample_of_subnets_is_distinct_seeded_and_ordered():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -280,7 +281,7 @@ def test_the_command_writes_the_frontier_and_says_so(run, tmp_path, capsys):
     out = tmp_path / "family.safetensors"
     assert main(["pack", str(run), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    about = json.loads((tmp_path / "family.json").read_text())
+    about = json.loads((tmp_path / "family.safetensors.json").read_text())
     summary = json.loads((run / "summary.json").read_text())
     assert [entry["subnet"] for entry in about["subnets"]] == summary["frontier"]["flops"]
     assert f"{out}: {out.stat().st_size / 1e6:,.2f} MB" in printed and "stimulative.load(" in printed
@@ -304,7 +305,6 @@ def test_the_command_refuses_what_it_cannot_do(run, dense, tmp_path, capsys):
     there = tmp_path / "there.safetensors"
     there.write_text("mine")
     assert f"{there} exists; replace it with --force" in refused(run, "--out", there)
-    assert "FILE.safetensors" in refused(run, "--out", tmp_path / "family.json")
     assert "is a folder" in refused(run, "--out", tmp_path)
     assert "cannot write to /proc/none" in refused(run, "--out", "/proc/none/family.safetensors")
     assert there.read_text() == "mine"
@@ -331,6 +331,16 @@ def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch, cap
     monkeypatch.setattr(safetensors.torch, "save_file", refused)
     assert main(["pack", str(run), "--out", str(there), "--force"]) == 2
     assert "Read-only file system" in capsys.readouterr().err and there.read_bytes() == b"before"
+
+
+def test_files_can_be_read_by_whoever_may_read_files_here(run, tmp_path):
+    mask = os.umask(0o027)
+    try:
+        pack(run, ["1-1-1"], out=tmp_path / "family.safetensors")
+    finally:
+        os.umask(mask)
+    modes = {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == {0o640}
 
 
 def test_what_is_no_family_file_is_refused(run, tmp_path):

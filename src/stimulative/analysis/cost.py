@@ -152,7 +152,10 @@ class _Reader:
 def _countable(network: ResidualNetwork) -> Iterator[FlopCounterMode]:
     """The network in evaluation mode, with attention done in operations that the counter knows."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
+        for parameter in learned:  # the counter fails on a module that is given one as its input (CaiT)
+            parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
         with (
             evaluating(network),
@@ -163,3 +166,5 @@ def _countable(network: ResidualNetwork) -> Iterator[FlopCounterMode]:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for parameter in learned:
+            parameter.requires_grad_(True)

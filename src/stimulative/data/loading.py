@@ -1,5 +1,6 @@
 """From settings to data."""
 
+import os
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 
@@ -184,7 +185,7 @@ def _load_resized(
     )
     show = evaluation_transform(evaluation_size, crop_ratio=settings.crop_ratio, interpolation=settings.interpolation)
     common = {
-        "workers": settings.workers,
+        "workers": min(settings.workers, _processors()),  # more would only wait for each other
         "device": device,
         "normalisation": pixels.Normalisation(mean, std, device),
         "std": std,
@@ -232,6 +233,11 @@ def _load_resized(
             **common,
         ),
     )
+
+
+def _processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_text(settings: DataSettings, seed: int, device: torch.device, rank: int, world_size: int) -> Data:

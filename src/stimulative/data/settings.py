@@ -77,8 +77,8 @@ class DataSettings:
         interpolation: For `folder:PATH` and `fake`: how images are resized.
         validation: Share of the training images held out to choose the best checkpoint on; every class keeps
             its share. `fake` does not read it. Of text, whole documents with that share of the characters.
-        workers: Processes that read and decode images, for `folder:PATH` and `fake`; the small sets live on the
-            device.
+        workers: Processes that read and decode images, for `folder:PATH` and `fake`; no more than this
+            machine has processors. The small sets live on the device.
     """
 
     name: str = "digits"

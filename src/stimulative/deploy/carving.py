@@ -28,6 +28,7 @@ from stimulative.deploy.standing_in import stand_in
 from stimulative.unravel import ResidualNetwork, Subnet, layers_with_statistics
 from stimulative.unravel.channels import Slice, narrow_for_good, treats_each
 from stimulative.unravel.passing import Nothing, widens
+from stimulative.unravel.recalibration import FROZEN
 from stimulative.unravel.recording import record
 from stimulative.unravel.shrinking import shrink_for_good
 from stimulative.unravel.stacks import stacks_of
@@ -90,6 +91,8 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
     if shared:
         memo.update((id(tensor), tensor) for tensor in _lasting(source))
     model = copy.deepcopy(source, memo)
+    for module in model.modules():
+        vars(module).pop(FROZEN, None)  # our mark, of how the main net was trained
     modules = dict(model.named_modules(remove_duplicate=False))
     slices = [piece for pieces in wiring.slices(subnet.stages).values() for piece in pieces]
     _narrow(modules, [piece for piece in slices if _runs(piece.name, wiring.places, decisions)], shared=shared)

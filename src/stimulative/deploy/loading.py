@@ -1,4 +1,4 @@
-"""Loads a family file: one module whose depth is switched while it runs; ``packing`` describes the file."""
+"""Loads a family file: one module whose depth is switched while it runs; ``family`` describes the file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from stimulative import models
 from stimulative.data.dataset import noise_images, noise_sequences
 from stimulative.deploy.carving import Carving, carve
 from stimulative.deploy.elastic import Elastic
-from stimulative.deploy.packing import FORMAT, KEY
+from stimulative.deploy.family import FORMAT, KEY
 from stimulative.errors import UsageError
 from stimulative.training.loop import as_in
 from stimulative.unravel import Subnet, unravel
 
 
-def load(file: str | Path, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Elastic:
+def load(
+    file: str | Path,
+    *,
+    model: nn.Module | None = None,
+    example_input: Any = None,
+    device: torch.device | str = "cpu",
+) -> Elastic:
     """Load a family file as one module whose depth is switched at run time.
 
     Args:
-        file: What ``stimulative pack`` wrote.
-        model: The whole model, as it was trained, where it cannot be built by the name that the file says; it is filled
-            with the file's weights, and taken apart.
+        file: What ``stimulative pack`` or ``save_family`` wrote.
+        model: The whole model, as it was trained, where the file has no name to build it by; it is filled with the
+            file's weights, and taken apart.
+        example_input: What the model is called with, where the file does not say; as ``unravel`` takes it.
         device: Where to.
 
     Returns:
@@ -37,8 +44,13 @@ def load(file: str | Path, *, model: nn.Module | None = None, device: torch.devi
     """
     path = Path(file)
     tensors, about = _read(path)
+    if "model" not in about and (model is None or example_input is None):
+        raise UsageError(
+            f"{path} was written of a model without a name: give the whole model and what it is called with, as "
+            "load(FILE, model=..., example_input=...)"
+        )
     whole = _built(about) if model is None else model
-    example = _example(about)
+    example = _example(about) if example_input is None else example_input
     missing = _fill(whole, tensors, path)
     stages = [stage["blocks"] for stage in about["stages"]]
     network = unravel(whole, as_in(whole, example), stages=stages)

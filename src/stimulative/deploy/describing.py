@@ -1,0 +1,80 @@
+"""What an exported file says of itself: what goes in, what comes out, and which subnet of which run it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stimulative.data.augmentation import resized_side
+from stimulative.deploy.deployed import Deployed, DeployedImages
+from stimulative.training import Run
+
+
+def described_input(run: Run, module: Deployed, free: Mapping[int, str]) -> dict[str, Any]:
+    """What goes in, exactly."""
+    data = run.data
+    sizes = [data.length] if data.is_text else [data.channels, data.evaluation_image_size, data.evaluation_image_size]
+    shape = [free.get(number, size) for number, size in enumerate([1, *sizes])]
+    if data.is_text:
+        most = getattr(getattr(run.network.model, "config", None), "max_position_embeddings", None)
+        return {
+            "names": list(module.inputs),
+            "type": "int64",
+            "shape": shape,
+            "values": f"input_ids: tokens from 0 to {data.classes - 1}; attention_mask: 1 for a token, 0 for padding "
+            "behind the last one",
+            "tokenizer": run.recipe.data.tokenizer,
+            "trained_length": data.length,
+            "longest": most,
+        }
+    normalises = isinstance(module, DeployedImages) and module.normalises
+    return {
+        "names": list(module.inputs),
+        "type": "float32",
+        "shape": shape,
+        "values": _values(run, normalises=normalises),
+        "normalised_inside": normalises,
+        "channels": "RGB" if data.channels == 3 else data.channels,
+        "preparation": _preparation(run),
+    }
+
+
+def described_output(run: Run, module: Deployed, free: Mapping[int, str], temperature: float | None) -> dict[str, Any]:
+    """What comes out, exactly."""
+    classes = run.data.classes
+    of = "possible next tokens, at each position" if run.data.is_text else "classes"
+    scale = "" if module.temperature is None else f" divided by the temperature {module.temperature:.6g}"
+    if module.probabilities:
+        values = f"the softmax of the logits{scale}"
+    elif module.temperature is None and temperature is not None:
+        values = f"softmax(logits / {temperature:.6g}) gives probabilities"
+    else:
+        values = f"{scale.strip()}{scale and '; '}softmax gives probabilities"
+    sizes = {0: 1, 1: run.data.length} if run.data.is_text else {0: 1}
+    return {
+        "names": [module.output],
+        "type": "float32",
+        "shape": [*(free.get(number, size) for number, size in sizes.items()), classes],
+        "values": f"one for each of the {classes} {of}; {values}",
+    }
+
+
+def _values(run: Run, *, normalises: bool) -> str:
+    data = run.data
+    if normalises:
+        return "pixels from 0 to 1 (bytes divided by 255)"
+    if not data.mean:
+        return "images as the loader of the run gives them"
+    mean, std = ([float(f"{number:.6g}") for number in numbers] for numbers in (data.mean, data.std))
+    return f"(pixels - mean) / std, pixels from 0 to 1 (bytes divided by 255), mean {mean}, std {std}"
+
+
+def _preparation(run: Run) -> str:
+    data, settings = run.data, run.recipe.data
+    size = data.evaluation_image_size
+    if not settings.resized:
+        return f"images of {size}x{size} pixels as they are"
+    return (
+        f"shorter side resized to {resized_side(size, settings.crop_ratio)} pixels ({settings.interpolation}, "
+        f"antialiased), centre crop of {size}x{size}"
+    )
