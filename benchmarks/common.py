@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from stimulative.training.environment import device_name, versions
 def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
     """The options that every benchmark has, and numbers and words of its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print JSON only, or write it to a file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
@@ -73,8 +74,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:
-    """Print the result, as JSON or as lines for a person."""
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print("\n".join(lines))
+    """Print the result, as JSON or as lines for a person; with a file for the JSON both."""
+    text = json.dumps(result, indent=2)
+    if options.json == "-":
+        print(text)
+        return
+    if options.json is not None:
+        Path(options.json).write_text(text + "\n")
+    print("\n".join(lines))

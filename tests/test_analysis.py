@@ -92,7 +92,7 @@ def test_a_module_that_is_given_a_parameter_is_counted_as_well():
             self.pick, self.blocks = nn.Identity(), nn.Sequential(*[nets.MLPBlock(3) for _ in range(2)])
 
         def forward(self, x):
-            return self.blocks(x + self.pick(self.token))
+            return self.blocks(x + self.pick(self.token.expand(len(x), -1)))
 
     x = torch.randn(1, 3)
     network = stimulative.unravel(Token(), x)

@@ -154,7 +154,7 @@ def _countable(network: ResidualNetwork) -> Iterator[FlopCounterMode]:
     fast = torch.backends.mha.get_fastpath_enabled()
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
-        for parameter in learned:  # the counter fails on a module that is given one as its input (CaiT)
+        for parameter in learned:  # the counter fails on a module that is given a view of one (CaiT)
             parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
         with (

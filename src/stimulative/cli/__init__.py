@@ -5,13 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from stimulative.cli import compare, destroy, evaluate, export, loafing, matrix, pack, report, sweep, train, unravel
+from stimulative.cli import (
+    choose,
+    compare,
+    destroy,
+    evaluate,
+    export,
+    init,
+    loafing,
+    matrix,
+    pack,
+    report,
+    sweep,
+    train,
+    unravel,
+)
 from stimulative.cli.parser import Parser
 from stimulative.cli.source import without_settings
 from stimulative.errors import UsageError
 
 _COMMANDS = {
     "unravel": unravel,
+    "init": init,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
@@ -20,11 +35,15 @@ _COMMANDS = {
     "sweep": sweep,
     "destroy": destroy,
     "report": report,
+    "choose": choose,
+    "pack": pack,
+    "export": export,
 }
 _EXAMPLES = """examples:
   stimulative unravel timm/resnet50                     what a model is made of
   stimulative compare digits --out runs/demo            see what stimulative training does, in minutes
   stimulative train cifar100-resnet20 --out runs/c100   train by a recipe
+  stimulative init --model timm/resnet50 --data folder:photos --out photos.yaml    a recipe of your own
   stimulative evaluate runs/c100                        accuracy of every subnet of a trained run"""
 
 

@@ -1,5 +1,6 @@
 """Pictures and the HTML report, drawn from the files of runs and studies."""
 
+from stimulative.report.choice import draw_choice as draw_choice
 from stimulative.report.comparison import draw_comparison as draw_comparison
 from stimulative.report.destruction import draw_destruction as draw_destruction
 from stimulative.report.family import draw_family as draw_family

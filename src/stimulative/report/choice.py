@@ -1,0 +1,176 @@
+"""What was chosen under a budget: every subnet that was measured, by the cost that was limited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from stimulative.analysis.frontier import CostName
+from stimulative.deploy.choosing import CHOICE
+from stimulative.deploy.picking import written
+from stimulative.report.figure import Figure, Row, data, save, tooltip
+from stimulative.report.style import COLOURS, HEIGHT, legend
+from stimulative.report.words import Words, words_of
+from stimulative.training import files
+
+_LIMITS = {"latency_ms": "max_latency_ms", "flops": "max_flops", "parameters": "max_params"}
+_AXES = {
+    "latency_ms": ("latency (ms)", "~g"),
+    "flops": ("FLOPs for one {sample}", "~s"),
+    "parameters": ("parameters", "~s"),
+}
+_WITHIN, _OVER, _RUNNER, _MAIN, _CHOSEN = "within the limits", "outside the limits", "runner-up", "main net", "chosen"
+_LOOKS = {  # colour, mark, size
+    _OVER: ("#B0B0B0", "circle", 35),
+    _WITHIN: (COLOURS[1], "circle", 45),
+    _RUNNER: (COLOURS[2], "triangle-up", 90),
+    _MAIN: (COLOURS[3], "square", 90),
+    _CHOSEN: (COLOURS[0], "diamond", 200),
+}
+
+
+def draw_choice(directory: str | Path) -> list[Path]:
+    """Draw ``choice.json`` of a directory beside it.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    directory = Path(directory)
+    return save(choice_figure(files.read_json(directory / CHOICE)), directory)
+
+
+def choice_figure(choice: dict[str, Any]) -> Figure:
+    """Accuracy against the limited cost, with the budget as a line.
+
+    Args:
+        choice: What ``choice.json`` holds.
+    """
+    cost = choice["decided_by"]
+    rows = [row for row in _rows(choice) if row[cost] is not None]
+    words = words_of(rows)
+    axis, form = _AXES[cost]
+    axis = axis.format(sample=words.samples.removesuffix("s"))
+    kinds = [kind for kind in _LOOKS if any(row["kind"] == kind for row in rows)]
+    rows.sort(key=lambda row: kinds.index(row["kind"]))  # what matters lies on top
+    low, high = _ends([row[cost] for row in rows], choice["limits"][_LIMITS[cost]])
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    x = alt.X(
+        cost,
+        type="quantitative",
+        title=axis,
+        scale=scale,
+        axis=alt.Axis(format=form, tickCount=6),
+    )
+    y = alt.Y("top1", type="quantitative", title=words.axis, scale=alt.Scale(zero=False, padding=14))
+    base = alt.Chart(data(rows)).encode(x, y)
+    colours, shapes = [[_LOOKS[kind][look] for kind in kinds] for look in (0, 1)]
+    points = base.mark_point().encode(
+        alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=legend(kinds)),
+        alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=shapes)),
+        alt.SizeValue(
+            _LOOKS[_WITHIN][2],
+            condition=[{"test": {"field": "kind", "equal": kind}, "value": _LOOKS[kind][2]} for kind in kinds],
+        ),
+        tooltip=tooltip(
+            subnet="subnet",
+            kind="is",
+            top1=f"{words.axis}:.2f",
+            **({"perplexity": "perplexity:.2f"} if words.samples == "sequences" else {}),
+            parameters="parameters:,d",
+            flops="FLOPs:,d",
+            latency_ms="latency (ms):.3g",
+        ),
+    )
+    chosen = alt.Chart(data(row for row in rows if row["kind"] == _CHOSEN)).encode(x, y)
+    # beside the mark, since the budget is often just to its right
+    left = choice["choice"][cost] > low + 0.2 * (high - low)
+    named = chosen.mark_text(
+        align="right" if left else "left", dx=-12 if left else 10, dy=-12, fontWeight="bold"
+    ).encode(text="subnet:N")
+    spread = alt.Chart(data(row for row in rows if row["kind"] in (_CHOSEN, _RUNNER, _MAIN))).encode(y)
+    bars = spread.mark_rule(opacity=0.4, strokeWidth=1.5, clip=True).encode(
+        alt.X("low", type="quantitative", title=axis, scale=scale), alt.X2("high")
+    )
+    layers = [*_lines(choice, cost, x, y, (low, high)), *([bars] if cost == "latency_ms" else []), points, named]
+    return Figure(
+        "choice",
+        f"The choice: {choice['subnet']}",
+        _caption(choice, cost, words),
+        rows,
+        alt.layer(*layers).properties(height=HEIGHT),
+    )
+
+
+def _ends(values: Sequence[float], budget: float | None) -> tuple[float, float]:
+    """Where the axis of the cost begins and ends: around all values and the budget, and never below 0."""
+    known = [*values, *([] if budget is None else [budget])]
+    room = 0.06 * (max(known) - min(known)) or 0.1 * max(known)
+    return max(0.0, min(known) - room), max(known) + room
+
+
+def _rows(choice: dict[str, Any]) -> list[Row]:
+    """All that was measured, the main net among it, and what each one is."""
+    runners = {row["subnet"] for row in choice["runners_up"]}
+    main = choice["main_net"]["subnet"]
+    measured = {row["subnet"]: row for row in [choice["main_net"], *choice["measured"]]}
+    rows = []
+    for name, row in measured.items():
+        kind = _WITHIN if _keeps(row, choice["limits"]) else _OVER
+        for special, holds in ((_RUNNER, name in runners), (_MAIN, name == main), (_CHOSEN, name == choice["subnet"])):
+            kind = special if holds else kind
+        latency, spread = row["latency_ms"], row["latency_iqr_ms"]
+        ends = (None, None) if latency is None else (latency - spread / 2, latency + spread / 2)
+        rows.append({**row, "kind": kind, "low": ends[0], "high": ends[1]})
+    return rows
+
+
+def _keeps(row: Row, limits: dict[str, float | None]) -> bool:
+    """Whether a subnet keeps to all limits; of latency only where it was measured."""
+    bounds = {**_LIMITS, "perplexity": "max_perplexity"}
+    small = all(
+        row.get(key) is None or (most := limits[name]) is None or row[key] <= most for key, name in bounds.items()
+    )
+    return small and (limits["min_top1"] is None or row["top1"] >= limits["min_top1"])
+
+
+def _lines(choice: dict[str, Any], cost: CostName, x: alt.X, y: alt.Y, ends: tuple[float, float]) -> list[Any]:
+    """The budget, upright, and the least accuracy, level."""
+    limits, layers = choice["limits"], []
+    budget, least = limits[_LIMITS[cost]], limits["min_top1"]
+    if budget is not None:
+        line = alt.Chart(data([{cost: budget}])).encode(x)
+        place = (budget - ends[0]) / (ends[1] - ends[0])  # above the chart, and not over its edges
+        align = "left" if place < 0.15 else "right" if place > 0.85 else "center"
+        label = line.mark_text(align=align, baseline="bottom", dy=-4, text=f"at most {written(cost, budget)}")
+        layers += [line.mark_rule(strokeDash=[6, 4], strokeWidth=1.5), label.encode(y=alt.value(0))]
+    if least is not None:
+        line = alt.Chart(data([{"top1": least}])).encode(y)
+        label = line.mark_text(align="right", baseline="top", dx=-4, dy=4, text=f"at least {least:g}%")
+        layers += [line.mark_rule(strokeDash=[2, 3], strokeWidth=1.5), label.encode(x=alt.value("width"))]
+    return layers
+
+
+def _caption(choice: dict[str, Any], cost: CostName, words: Words) -> str:
+    tried, validation, latency, limits = (choice[key] for key in ("tried", "validation", "latency", "limits"))
+    countable: tuple[CostName, ...] = ("flops", "parameters")
+    known = [
+        f"at most {written(name, limits[_LIMITS[name]])}" for name in countable if limits[_LIMITS[name]] is not None
+    ]
+    within = f" with {' and '.join(known)}" if known else ""
+    how = f"found by a search among those{within or ' of any cost'}" if tried["searched"] else f"all{within}"
+    text = (
+        f"A point is a subnet; {tried['measured']:,} of {tried['count']:,} were measured: {how}. "
+        f"{words.accuracy.capitalize()} on {validation['images']:,} validation {words.samples}."
+    )
+    if cost == "latency_ms":
+        text += (
+            f" Latency of a batch of {latency['batch']}, extracted, on {latency['device']}, of {tried['timed']:,} of "
+            f"them: median of {latency['rounds']} rounds; bars reach half the interquartile range to each side."
+        )
+    return text
