@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 import stimulative
 from stimulative import models
 from stimulative.cli import main
-from stimulative.deploy import checking, deployed, export, program
-from stimulative.deploy import onnx as onnx_files
+from stimulative.deploy import export
+from stimulative.deploy.exporting import checking, deployed, program
+from stimulative.deploy.exporting import onnx as onnx_files
 from stimulative.deploy.finished import open_finished
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
@@ -379,7 +380,7 @@ def test_what_computes_something_else_is_not_left(run, tmp_path, capsys, monkeyp
         cases = checking.cases_of(*arguments, **keywords)
         return [checking.Case(case.inputs, case.expected + 0.01, case.counts) for case in cases]
 
-    monkeypatch.setattr("stimulative.deploy.exporting.cases_of", others)
+    monkeypatch.setattr("stimulative.deploy.exporting.export.cases_of", others)
     assert main(["export", str(run), "--subnet", "1-1-1", "--format", format, "--out", str(tmp_path / "net")]) == 1
     text, errors = capsys.readouterr()
     assert text == "" and "no file was left: its outputs differ by up to 0.01" in errors

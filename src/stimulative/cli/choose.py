@@ -12,7 +12,7 @@ from stimulative.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from stimulative.analysis.member import Member
-    from stimulative.deploy.choice import Choice
+    from stimulative.deploy.choosing.choice import Choice
 
 _EXAMPLES = """examples:
   stimulative choose runs/c100 --max-latency-ms 3 --batch 1 --threads 1   # the most accurate that is fast enough
@@ -117,7 +117,7 @@ def _show(choice: Choice, out: Path, pictures: list[Path]) -> None:
     from rich.table import Table
 
     from stimulative.cli.running import print_table
-    from stimulative.deploy.choosing import CHOICE
+    from stimulative.deploy.choosing.choose import CHOICE
 
     text = choice.member.score.perplexity is not None
     table = Table(title=f"chosen: {choice.subnet}", title_justify="left")

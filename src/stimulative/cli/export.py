@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Export."""
     from stimulative.deploy import export
-    from stimulative.deploy.checking import ExportFailed
+    from stimulative.deploy.exporting.checking import ExportFailed
 
     try:
         with progress_bar("exporting") as show:

@@ -1,8 +1,8 @@
 """From a trained network to what is deployed: extraction, families, export, and choosing under a budget."""
 
-from stimulative.deploy.choosing import choose as choose
+from stimulative.deploy.choosing.choose import choose as choose
 from stimulative.deploy.elastic import Elastic as Elastic
-from stimulative.deploy.exporting import export as export
+from stimulative.deploy.exporting.export import export as export
 from stimulative.deploy.extraction import extract as extract
 from stimulative.deploy.family import save_family as save_family
 from stimulative.deploy.loading import load as load

@@ -9,8 +9,8 @@ from typing import Any
 import altair as alt
 
 from stimulative.analysis.frontier import CostName
-from stimulative.deploy.choosing import CHOICE
-from stimulative.deploy.picking import written
+from stimulative.deploy.choosing.choose import CHOICE
+from stimulative.deploy.choosing.picking import written
 from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.style import COLOURS, HEIGHT, legend
 from stimulative.report.words import Words, words_of

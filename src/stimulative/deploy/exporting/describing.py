@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stimulative.data.augmentation import resized_side
-from stimulative.deploy.deployed import Deployed, DeployedImages
+from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
 from stimulative.training import Run
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from stimulative.deploy.deployed import Deployed, runner
+from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.errors import UsageError
 from stimulative.unravel.caches import configs_of, without_caches
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from stimulative.analysis.frontier import CostName, cost_of
 from stimulative.analysis.member import Member
-from stimulative.deploy.limits import Limits
+from stimulative.deploy.choosing.limits import Limits
 from stimulative.errors import UsageError
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.deploy.deployed import Deployed
-from stimulative.deploy.program import Traced
+from stimulative.deploy.exporting.deployed import Deployed
+from stimulative.deploy.exporting.program import Traced
 from stimulative.errors import UsageError
 
 OPSET = 18

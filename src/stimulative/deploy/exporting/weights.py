@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.deploy.checking import ExportFailed
-from stimulative.deploy.deployed import Deployed, runner
-from stimulative.deploy.rebuilding import Rebuilding, fill
+from stimulative.deploy.exporting.checking import ExportFailed
+from stimulative.deploy.exporting.deployed import Deployed, runner
+from stimulative.deploy.exporting.rebuilding import Rebuilding, fill
 
 KEY = "stimulative"
 """The key of the description in the header of the file."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stimulative.analysis.cost import CostModel
 from stimulative.analysis.frontier import CostName
-from stimulative.deploy.limits import Limits
-from stimulative.deploy.picking import written
+from stimulative.deploy.choosing.limits import Limits
+from stimulative.deploy.choosing.picking import written
 from stimulative.errors import UsageError
 from stimulative.unravel import Subnet, SubnetSpace
 

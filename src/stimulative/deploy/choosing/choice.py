@@ -9,7 +9,7 @@ from typing import Any
 from stimulative.analysis.frontier import CostName
 from stimulative.analysis.latency import Latencies
 from stimulative.analysis.member import Member
-from stimulative.deploy.limits import Limits
+from stimulative.deploy.choosing.limits import Limits
 from stimulative.unravel import Subnet
 from stimulative.unravel.subnet import Kept
 

@@ -19,14 +19,14 @@ from stimulative.analysis.family import Steps
 from stimulative.analysis.frontier import CostName
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latency
 from stimulative.analysis.member import Member
-from stimulative.deploy.budget import Budget
-from stimulative.deploy.choice import Choice, Tried
+from stimulative.deploy.choosing.budget import Budget
+from stimulative.deploy.choosing.choice import Choice, Tried
+from stimulative.deploy.choosing.limits import Limits, Minimised, cost_to_minimise, limits_of
+from stimulative.deploy.choosing.measuring import Accuracy, Stopwatch
+from stimulative.deploy.choosing.picking import order, pick, worth_timing, written
+from stimulative.deploy.choosing.prediction import Prediction, probes
+from stimulative.deploy.choosing.search import POPULATION, search
 from stimulative.deploy.finished import Finished, open_finished
-from stimulative.deploy.limits import Limits, Minimised, cost_to_minimise, limits_of
-from stimulative.deploy.measuring import Accuracy, Stopwatch
-from stimulative.deploy.picking import order, pick, worth_timing, written
-from stimulative.deploy.prediction import Prediction, probes
-from stimulative.deploy.search import POPULATION, search
 from stimulative.errors import UsageError
 from stimulative.training import files
 from stimulative.training.environment import versions

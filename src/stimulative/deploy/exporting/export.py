@@ -16,14 +16,14 @@ import torch
 
 from stimulative.analysis.cost import CostModel
 from stimulative.analysis.family import Steps
-from stimulative.deploy import onnx, program, weights
 from stimulative.deploy.carving import Carving
-from stimulative.deploy.checking import Case, cases_of, compare
-from stimulative.deploy.deployed import Deployed, DeployedImages, DeployedText
-from stimulative.deploy.describing import described_input, described_output
+from stimulative.deploy.exporting import onnx, program, weights
+from stimulative.deploy.exporting.checking import Case, cases_of, compare
+from stimulative.deploy.exporting.deployed import Deployed, DeployedImages, DeployedText
+from stimulative.deploy.exporting.describing import described_input, described_output
+from stimulative.deploy.exporting.rebuilding import Rebuilding, rebuilding_of
 from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.finished import Finished, open_finished
-from stimulative.deploy.rebuilding import Rebuilding, rebuilding_of
 from stimulative.deploy.writing import check_new, writing
 from stimulative.errors import UsageError
 from stimulative.training import files

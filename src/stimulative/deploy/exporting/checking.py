@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stimulative.deploy.deployed import Deployed
+from stimulative.deploy.exporting.deployed import Deployed
 from stimulative.objectives import logits_of
 from stimulative.training import Run
 from stimulative.training.measure import in_precision_of

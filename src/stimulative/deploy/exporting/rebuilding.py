@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.deploy.carving import Carving
-from stimulative.deploy.deployed import Deployed, runner
+from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.models.catalog import find
 from stimulative.training import Run
 from stimulative.unravel import Subnet
