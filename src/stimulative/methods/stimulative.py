@@ -47,6 +47,7 @@ from torch import Tensor
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
+from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
 from stimulative.objectives import counted, cross_entropy, directional_divergence, kl_divergence, logits_of, normalised
 from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
@@ -201,16 +202,17 @@ class StimulativeTraining(Method):
 
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
-        chosen, weight = self._plan(subnets)
+        chosen, weight = self.plan(subnets)
         outputs: list[Tensor] = [torch.empty(0)] * (1 + len(chosen))
-        for position, logits, _ in self._passes(x, len(y), chosen, cut=False):
-            outputs[position] = logits
+        for position, output, _ in self.passes(x, len(y), chosen, cut=False):
+            outputs[position] = logits_of(output)
+            del output
         main, *others = outputs
         main_ce = self._cross_entropy(main, y)
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        subnet_kl = torch.stack([self._subnet_term(logits, main, y) for logits in others]).mean()
+        subnet_kl = torch.stack([self.subnet_term(logits, main, y) for logits in others]).mean()
         loss = main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
@@ -226,31 +228,53 @@ class StimulativeTraining(Method):
         """The terms of one step, with their gradients added to the parameters'; see ``Method.backward``."""
         if self.schedule == "joint":
             return super().backward(x, y, subnets, scale=scale, backward=backward)
-        chosen, weight = self._plan(subnets)
+        chosen, weight = self.plan(subnets)
         main: Tensor | None = None
         main_ce: Tensor | None = None
         terms = []
-        for position, logits, retain_graph in self._passes(x, len(y), chosen, cut=bool(chosen)):
+        for position, output, retain_graph in self.passes(x, len(y), chosen, cut=bool(chosen)):
+            logits = logits_of(output)
             if position == 0:
                 term = self._cross_entropy(logits, y)
                 main, main_ce, factor = logits.detach(), term.detach(), scale
             else:
                 if main is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = self._subnet_term(logits, main, y)
+                term = self.subnet_term(logits, main, y)
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
             with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
                 backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
-            del logits, term  # their graph has to go before the next pass
+            del output, logits, term  # their graph has to go before the next pass
         assert main is not None and main_ce is not None
         self._count()
         subnet_kl = torch.stack(terms).mean() if terms else None
         loss = main_ce if subnet_kl is None else main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
-    def _plan(self, subnets: Sequence[SubnetLike] | None) -> tuple[list[Subnet], float]:
-        """The subnets of this step and the weight of their term."""
+    def beside(self, targets: Tensor | None = None) -> AbstractContextManager[Beside]:
+        """The subnets' term beside a loss of one's own: what to do where a loop calls the model itself.
+
+        While the context is open, each call of the model in training mode and with gradients also runs this step's
+        subnets, on the same arguments, sharing what they have in common with the main net. What it returns is the main
+        net's output. Then add ``term`` to the loss::
+
+            with method.beside() as subnets:
+                loss = criterion(model(x), y)
+            (loss + subnets.term).backward()
+
+        Args:
+            targets: The target of each position of sequences, shape ``(B, positions)``, -100 where it does not count.
+                By default those that a model of Transformers gets as ``labels``; without any, everything counts.
+
+        Raises:
+            UsageError: If a setting belongs to the loss (``labels``, ``normalise_main``, ``label_smoothing``) or to the
+                backward pass (``lean``), or the model returns no logits.
+        """
+        return beside(self, targets)
+
+    def plan(self, subnets: Sequence[SubnetLike] | None = None) -> tuple[list[Subnet], float]:
+        """The subnets of this step, drawn unless they are given, and the weight of their term."""
         balance = self.current_balance
         if subnets is not None:
             return [self.network.resolve(subnet) for subnet in subnets], balance
@@ -263,20 +287,34 @@ class StimulativeTraining(Method):
         logits = normalised(logits, amplitude=self.amplitude) if self.normalise_main else logits
         return cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
-    def _subnet_term(self, logits: Tensor, main: Tensor, y: Tensor) -> Tensor:
-        """How far a subnet is from what it learns from, on the samples that it ran on."""
-        y = y[: len(logits)]
+    def subnet_term(self, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
+        """How far a subnet is from what it learns from, on the samples that it ran on.
+
+        Args:
+            logits: The subnet's logits, of as many samples as it ran on.
+            main: The main net's logits, of the whole batch.
+            y: The targets of the whole batch; None where everything counts, which is not for ``labels``.
+        """
+        y = None if y is None else y[: len(logits)]
         if self.objective == "labels":
+            assert y is not None
             return self._cross_entropy(logits, y)
-        target, count = main[: len(logits)], counted(y)
+        target, count = main[: len(logits)], None if y is None else counted(y)
         if self.objective == "directional":
             return directional_divergence(
                 logits, target, temperature=self.temperature, amplitude=self.amplitude, counted=count
             )
         return kl_divergence(logits, target, temperature=self.temperature, counted=count)
 
-    def _passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
-        """The main net's pass, position 0, and then the subnets', those on images of one size after the other."""
+    def passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
+        """The main net's pass, position 0, and then the subnets', those on images of one size after the other.
+
+        Args:
+            x: A batch, as the network takes it.
+            batch: How many samples it has.
+            subnets: The subnets to run besides the main net.
+            cut: Cut the graph where subnets depart; see ``ResidualNetwork.passes``.
+        """
         samples = samples_of(batch, self.subnet_share)
         sides = self._draw_sides(x, len(subnets))
         for side in [None, *sorted({side for side in sides if side is not None}, reverse=True)]:
@@ -293,7 +331,7 @@ class StimulativeTraining(Method):
                 samples=part,
             )
             for position, output, retain_graph in passes:
-                yield Pass(numbers[position], logits_of(output), retain_graph)
+                yield Pass(numbers[position], output, retain_graph)
                 del output
 
     def _draw_sides(self, x: Any, count: int) -> list[int | None]:
