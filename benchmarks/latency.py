@@ -2,15 +2,18 @@
 
 In place, the whole model is in memory and skipped blocks return their input (``network.only``). Extracted, the subnet
 is a module of its own. Subnets grow evenly from the smallest to the main net. All of them take turns in all forms, in
-an order shuffled anew in every round, so ratios are measured side by side; each timed run follows an untimed one of the
-same, so that none pays for what others left in the processor's caches. The weights are random: latency does not depend
-on them.
+an order shuffled anew in every round, so ratios are measured side by side. Each has weights of its own in memory, and
+each timed run follows an untimed one of the same, so that none pays for what others left in the processor's caches.
+
+A ratio is the median of the rounds' own, with its 95 % confidence interval (between two of the ratios in their order,
+so it holds for any distribution). The weights are random: latency does not depend on them.
 
     python benchmarks/latency.py --json docs/results/latency.json
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import shlex
 import statistics
@@ -21,6 +24,7 @@ from typing import Any
 
 import torch
 from common import arguments, report, surroundings
+from scipy.stats import binom
 from torch import nn
 
 import stimulative
@@ -34,7 +38,7 @@ FORMS = "in place", "extracted", "onnx"
 
 def main() -> None:
     options = arguments(
-        __doc__ or "", model="cifar/resnet50", size=32, batches="1,16", depths=6, seconds=120, threads=0
+        __doc__ or "", model="cifar/resnet50", size=32, batches="1,16", depths=6, seconds=120, rounds=50, threads=0
     )
     device = torch.device(options.device)
     if options.threads:
@@ -53,7 +57,7 @@ def main() -> None:
             (subnet, form): steady(made) for subnet in subnets for form, made in forms(network, subnet, x).items()
         }
         runs = list(contenders.values())
-        measured = time_in_turns(runs, device, warm_up=runs, seconds=options.seconds)
+        measured = time_in_turns(runs, device, warm_up=runs, seconds=options.seconds, rounds=options.rounds)
         times = dict(zip(contenders, measured, strict=True))
         for subnet in subnets:
             of = {form: times[subnet, form] for form in FORMS if (subnet, form) in times}
@@ -84,7 +88,10 @@ def forms(network: stimulative.ResidualNetwork, subnet: stimulative.Subnet, x: t
     module = extract(network, subnet, "keep")
     with network.only(subnet) as model, torch.no_grad():
         expected = model(x)
-    found = {"in place": in_place(network, subnet, x), "extracted": plain(module, x)}
+    own = copy.deepcopy(
+        network
+    )  # one that all depths share would be in the caches more often than what they are beside
+    found = {"in place": in_place(own, subnet, x), "extracted": plain(module, x)}
     works: list[Callable[[torch.Tensor], Any]] = [module]
     if x.device.type == "cpu":
         run = in_onnx(module, x)
@@ -126,11 +133,16 @@ def row(
         name = form.replace(" ", "_")
         found[name] = {"median_ms": latency.median_ms, "iqr_ms": latency.iqr_ms}
         if form != "in place":
-            low, middle, high = statistics.quantiles(
-                [own / base for own, base in zip(of, times["in place"], strict=True)], n=4, method="inclusive"
-            )
-            found[f"{name}_to_in_place"] = {"median": middle, "iqr": high - low}
+            found[f"{name}_to_in_place"] = ratio([own / base for own, base in zip(of, times["in place"], strict=True)])
     return found
+
+
+def ratio(ratios: Sequence[float]) -> dict[str, Any]:
+    """The median of ratios and its confidence interval: as many of them are below it as heads among as many coins."""
+    low, high = binom.interval(0.95, len(ratios), 0.5)
+    ordered = sorted(ratios)
+    within = ordered[int(low)], ordered[min(int(high), len(ordered) - 1)]
+    return {"median": statistics.median(ratios), "confidence_95": within}
 
 
 def line(each: dict[str, Any]) -> str:
@@ -138,8 +150,9 @@ def line(each: dict[str, Any]) -> str:
     for form in FORMS:
         name = form.replace(" ", "_")
         if name in each:
-            ratio = f" ({each[f'{name}_to_in_place']['median']:.3f})" if form != "in place" else ""
-            shown.append(f"{form} {each[name]['median_ms']:.2f} ± {each[name]['iqr_ms'] / 2:.2f} ms{ratio}")
+            to = each.get(f"{name}_to_in_place")
+            beside = "" if to is None else " ({:.3f}, {:.3f} to {:.3f})".format(to["median"], *to["confidence_95"])
+            shown.append(f"{form} {each[name]['median_ms']:.2f} ± {each[name]['iqr_ms'] / 2:.2f} ms{beside}")
     return "  ".join([*shown, f"n = {each['n']}"])
 
 

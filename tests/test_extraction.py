@@ -21,7 +21,7 @@ from stimulative.deploy.carving import carve
 from stimulative.deploy.extraction import carve_checked
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.unravel import evaluating
+from stimulative.unravel import evaluating, keep_only
 
 WITHOUT_LIBRARY = """
 import sys
@@ -422,6 +422,16 @@ def test_nothing_of_this_library_is_in_it():
         buffer = io.BytesIO()
         torch.save(taken, buffer)
         assert b"stimulative" not in buffer.getvalue()
+
+
+def test_blocks_that_were_removed_before_training_leave_nothing_of_it_either():
+    model, x = kinds.make("small-stem-resnet")
+    network = keep_only(stimulative.unravel(model, x), "2-1-2-1")
+    taken = stimulative.extract(network, [1, 1, 2, 1], [x])
+    assert type(taken.layer2[1]) is nn.Identity and len(taken.layer1) == 1
+    buffer = io.BytesIO()
+    torch.save(taken, buffer)
+    assert b"stimulative" not in buffer.getvalue()
 
 
 def test_skipped_blocks_are_not_copied():

@@ -162,6 +162,7 @@ def time_in_turns(
     device: torch.device,
     warm_up: Iterable[Contender] = (),
     seconds: float = SECONDS,
+    rounds: int = MAX_ROUNDS,
     seed: int = 0,
     after_round: Callable[[int], Any] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -169,13 +170,14 @@ def time_in_turns(
     """Time several contenders, without gradients.
 
     After the warm-up, each round runs every contender once, in an order shuffled anew by the seed. There are as many
-    rounds as the time allows, but at least 5 and at most 50; on a GPU each run is waited for.
+    rounds as the time allows, but at least 5 and at most ``rounds``; on a GPU each run is waited for.
 
     Args:
         contenders: What to time.
         device: What they compute on.
         warm_up: What runs before.
         seconds: About how long all rounds together may take.
+        rounds: The most rounds.
         seed: Of the order within rounds.
         after_round: Called with the number of rounds done.
         clock: What tells the time, in seconds.
@@ -190,7 +192,7 @@ def time_in_turns(
         for contender in warm_up:
             _timed(contender, device, clock)
         began = clock()
-        for done in range(MAX_ROUNDS):
+        for done in range(rounds):
             if done >= MIN_ROUNDS and (clock() - began) * (done + 1) / done > seconds:
                 break
             shuffle.shuffle(order)

@@ -30,6 +30,7 @@ from stimulative.unravel.channels import Slice, narrow_for_good, treats_each
 from stimulative.unravel.passing import Nothing, widens
 from stimulative.unravel.recalibration import FROZEN
 from stimulative.unravel.recording import record
+from stimulative.unravel.removal import RemovedBlock
 from stimulative.unravel.shrinking import shrink_for_good
 from stimulative.unravel.stacks import stacks_of
 from stimulative.unravel.wiring import Decision, Place
@@ -93,6 +94,9 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
     model = copy.deepcopy(source, memo)
     for module in model.modules():
         vars(module).pop(FROZEN, None)  # our mark, of how the main net was trained
+    for name, module in source.named_modules():  # blocks that were removed before training
+        if isinstance(module, RemovedBlock):
+            model.set_submodule(name, _stand_in(network, name, module.place))
     modules = dict(model.named_modules(remove_duplicate=False))
     slices = [piece for pieces in wiring.slices(subnet.stages).values() for piece in pieces]
     _narrow(modules, [piece for piece in slices if _runs(piece.name, wiring.places, decisions)], shared=shared)
@@ -106,7 +110,7 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
         in_container = deleting and isinstance(modules[parent], _CONTAINERS)
         for place, at in places:
             if at is None and not (in_container and _can_go(place)):
-                stand_ins[place.name] = modules[place.name] = _stand_in(network, place)
+                stand_ins[place.name] = modules[place.name] = _stand_in(network, place.name, place)
                 blocks[place.name] = place.name
         children[parent] = _left_in(parent, modules[parent], blocks)
         _fill(modules[parent], children[parent], modules)
@@ -142,8 +146,8 @@ def _can_go(place: Place) -> bool:
     return not made and not widens(place.returns)
 
 
-def _stand_in(network: ResidualNetwork, place: Place) -> nn.Module:
-    """What stands in a block's place.
+def _stand_in(network: ResidualNetwork, name: str, place: Place) -> nn.Module:
+    """What stands in a block's place, where a module of this name is called now.
 
     Raises:
         NoStandIn: If nothing can.
@@ -153,9 +157,9 @@ def _stand_in(network: ResidualNetwork, place: Place) -> nn.Module:
         found["first calls"] = {}
         for call in record(network.model, network.example_input).calls:
             found["first calls"].setdefault(call.name, call)
-    module = stand_in(place, found["first calls"][place.name])
+    module = stand_in(place, found["first calls"][name])
     if module is None:
-        raise NoStandIn(f"what block {place.name!r} returns when it is skipped is made by the block before it")
+        raise NoStandIn(f"what block {name!r} returns when it is skipped is made by the block before it")
     return module
 
 
