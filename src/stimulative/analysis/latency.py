@@ -95,7 +95,7 @@ def measure_latency(
     warm_up = [in_place(network, network.full, batch)] * _WARM_UP_RUNS  # it has all that any subnet runs
     device = tensors_in(batch)[0].device
     with evaluating(network):
-        times = time_in_turns(contenders, device, warm_up, seconds, seed, after_round, clock)
+        times = time_in_turns(contenders, device, warm_up, seconds, seed=seed, after_round=after_round, clock=clock)
     return _latencies(times, batch)
 
 
@@ -120,7 +120,7 @@ def measure_modules(
     """
     contenders = [steady(plain(module, batch)) for module in modules]
     device = tensors_in(batch)[0].device
-    times = time_in_turns(contenders, device, contenders, seconds, seed, after_round, clock)
+    times = time_in_turns(contenders, device, contenders, seconds, seed=seed, after_round=after_round, clock=clock)
     return _latencies(times, batch)
 
 

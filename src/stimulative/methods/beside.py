@@ -18,25 +18,43 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
+from stimulative.methods.base import Method
 from stimulative.methods.labels import token_targets
 from stimulative.objectives import logits_of
-from stimulative.unravel import Subnet
+from stimulative.unravel import ResidualNetwork, Subnet
+from stimulative.unravel.execution import Pass
 from stimulative.unravel.recording import tensors_in
-
-if TYPE_CHECKING:
-    from stimulative.methods.stimulative import StimulativeTraining
 
 _SETTLED = {
     "network": "it is found",
     "label_smoothing": "the loss is your own",
     "schedule": "there is one backward pass",
 }
+
+
+class Stimulates(Protocol):
+    """What trains subnets beside a loss: ``StimulativeTraining``, whose methods these are."""
+
+    network: ResidualNetwork
+    step: int
+
+    def plan(self) -> tuple[list[Subnet], float]:
+        """The subnets of this step, and the weight of their term."""
+        ...
+
+    def passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
+        """The main net's pass, position 0, and then the subnets'."""
+        ...
+
+    def subnet_term(self, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
+        """How far a subnet is from what it learns from."""
+        ...
 
 
 class Beside:
@@ -69,7 +87,7 @@ class Beside:
 
 
 @contextmanager
-def beside(method: StimulativeTraining, targets: Tensor | None = None) -> Iterator[Beside]:
+def beside(method: Stimulates, targets: Tensor | None = None) -> Iterator[Beside]:
     """Run subnets within the model's own calls; see ``StimulativeTraining.beside``."""
     problems = _impossible_beside(vars(method))
     if problems:
@@ -100,7 +118,7 @@ def beside(method: StimulativeTraining, targets: Tensor | None = None) -> Iterat
         method.step += 1
 
 
-def check_settings_beside(method: type[StimulativeTraining], settings: Mapping[str, Any]) -> None:
+def check_settings_beside(method: type[Method], settings: Mapping[str, Any]) -> None:
     """Raise one error that names everything impossible about settings of a method that runs beside a loss.
 
     Args:
@@ -169,7 +187,7 @@ def as_input(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def _run(
-    method: StimulativeTraining, step: Beside, targets: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    method: Stimulates, step: Beside, targets: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """What the main net returns; the subnets' divergences go to the step."""
     batch = next((len(tensor) for tensor in tensors_in((args, kwargs)) if tensor.dim()), 0)
