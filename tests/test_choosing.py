@@ -507,6 +507,8 @@ def test_the_picture_has_every_subnet_the_budget_and_the_choice(run, tmp_path, c
         (["--max-flops", "1G", "--device", "cuda:9"], "--device: this machine has no cuda:9; it has: cpu"),
         (["--max-flops", "1G", "--threads", "0"], "--threads is a whole number of 1 or more, got 0"),
         (["--max-flops", "1G", "--batch", "0"], "--batch is a whole number of 1 or more, got 0"),
+        (["--max-flops", "1G", "--threads", "99999999"], "processors, got 99999999"),
+        (["--max-flops", "1G", "--batch", "1000000000000"], "samples do not fit into memory"),
         (["--max-flops", "1G", "--images", "0"], "--images is a whole number of 1 or more, got 0"),
         (["--max-flops", "1G", "--seed", "-1"], "--seed is at least 0"),
         (["--max-flops", "1G", "--space", "any"], "--space is one of ordered"),

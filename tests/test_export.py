@@ -309,6 +309,13 @@ def test_what_cannot_be_used_is_refused_before_any_work(run, tmp_path, capsys, m
     text = refused(capsys, name, *weights, "--out", str(tmp_path / "net.safetensors"))
     assert f"{beside} exists" in text
     assert there.read_text() == beside.read_text() == "mine" and not out.parent.exists()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = refused(capsys, name, "--subnet", "1-1-1", "--out", str(pipe), "--force")
+    assert f"{pipe} is a device or a pipe" in text and pipe.is_fifo()
+    assert "is a folder; give a file" in refused(capsys, name, "--subnet", "1-1-1", "--out", "")
+    text = refused(capsys, name, "--subnet", "1-1-1", "--out", str(tmp_path / "net.pt2"))
+    assert "net.pt2 is named as a file of --format torch, got --format onnx" in text
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

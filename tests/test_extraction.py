@@ -195,6 +195,11 @@ def test_statistics_are_asked_for_where_they_are_needed():
         stimulative.extract(network, "1-2-1", network.recalibrate([x], ["2-2-2"]))
     with pytest.raises(UsageError, match=r"does not fit stage 'layer1'.*Allowed: depths \(1\.\.3"):
         stimulative.extract(network, "4-1-1", "keep")
+    with pytest.raises(UsageError, match=r"is taken out of a ResidualNetwork, got CifarResNet: stimulative\.unravel"):
+        stimulative.extract(model, "1-2-1", [x])
+    for nothing in ("abc", 5):
+        with pytest.raises(UsageError, match=rf"calibration is batches of training images .* got {nothing!r}"):
+            stimulative.extract(network, "1-2-1", nothing)
     vit, x = kinds.make("vit")
     assert stimulative.extract(stimulative.unravel(vit, x), "3") is not None  # it keeps no statistics
 

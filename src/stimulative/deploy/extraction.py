@@ -56,6 +56,11 @@ def extract(
         UsageError: If the subnet does not fit, statistics are needed and not given, or the model cannot do without the
             skipped blocks: then what would come out is not the subnet.
     """
+    if not isinstance(network, ResidualNetwork):
+        raise UsageError(
+            f"a subnet is taken out of a ResidualNetwork, got {type(network).__name__}: "
+            "stimulative.unravel(model, example_input) makes one of a model"
+        )
     chosen = network.resolve(subnet)
     statistics = statistics_for(network, chosen, calibration, images)
     carving = carve_checked(network, chosen, statistics)
@@ -83,6 +88,10 @@ def statistics_for(
     if isinstance(calibration, Statistics):
         calibration.check([subnet.stages])
         return calibration
+    if calibration is not None and (isinstance(calibration, str) or not isinstance(calibration, Iterable)):
+        raise UsageError(
+            f"calibration is batches of training images (a loader), Statistics, or 'keep'; got {calibration!r:.80}"
+        )
     if calibration is not None:
         return network.recalibrate(calibration, [subnet], images=images)
     if subnet == network.full:

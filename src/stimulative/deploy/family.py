@@ -109,9 +109,9 @@ def check_files(file: str | Path, *, force: bool) -> tuple[Path, Path]:
         UsageError: If they are not, or are there and not to be replaced.
     """
     path = Path(file)
+    check_new(path, force=force)
     beside = path.with_name(f"{path.name}.json")
-    for one in (path, beside):
-        check_new(one, force=force)
+    check_new(beside, force=force)
     return path, beside
 
 

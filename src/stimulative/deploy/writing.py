@@ -18,6 +18,8 @@ def check_new(path: Path, *, force: bool) -> None:
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a file with --out")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a device or a pipe, not a file that could be replaced; give a file with --out")
     if path.exists() and not force:
         raise UsageError(f"{path} exists; replace it with --force, or choose another file with --out")
     files.make_directory(path.parent)

@@ -146,7 +146,7 @@ def _about_data(run: Run) -> Iterator[Choice]:
     what = "Sequences" if data.is_text else "Images"
     steps = max(1, count // size)
     why = (
-        "so that an epoch has twenty steps at least"
+        "few, since there are few; an epoch is to have twenty steps, where that does not make a batch of less than 8"
         if size < 32 or steps < 40
         else "a size that is usual for such data"
     )

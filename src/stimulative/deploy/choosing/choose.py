@@ -7,6 +7,7 @@ measured here and now, of subnets that were taken out of the main net, since tha
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,6 +241,9 @@ def _check(counts: dict[str, Any], *, seed: int | None, space: str | None) -> No
     for name, count in counts.items():
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise UsageError(f"{name} is a whole number of 1 or more, got {count!r}")
+    processors, threads = os.cpu_count() or 1, counts["--threads"]
+    if threads is not None and threads > processors:
+        raise UsageError(f"--threads: this machine has {processors} processors, got {threads}")
     if seed is not None and not 0 <= seed < 2**32:
         raise UsageError(f"--seed is at least 0 and below 2**32, got {seed}")
     if space is not None and space not in KEPT:

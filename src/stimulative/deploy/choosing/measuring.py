@@ -14,6 +14,7 @@ from stimulative.analysis.latency import Latencies, measure_modules
 from stimulative.analysis.member import Member
 from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.finished import Finished
+from stimulative.errors import UsageError
 from stimulative.training import measure
 from stimulative.training.loop import as_in
 from stimulative.training.temperature import fit_temperatures
@@ -88,7 +89,10 @@ class Stopwatch:
         self, finished: Finished, batch: int, threads: int, seed: int, after_round: Callable[[int], Any] | None = None
     ) -> None:
         self._network = finished.network
-        self._batch = as_in(self._network, finished.run.data.example(batch, evaluation=True))
+        try:
+            self._batch = as_in(self._network, finished.run.data.example(batch, evaluation=True))
+        except (RuntimeError, MemoryError) as error:  # PyTorch's own is of the first kind
+            raise UsageError(f"--batch: {batch:,} samples do not fit into memory: {error}") from error
         self._threads = threads
         self._seed = seed
         self._after_round = after_round

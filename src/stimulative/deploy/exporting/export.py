@@ -75,13 +75,15 @@ def export(
         ExportFailed: If what was written computes something else than the subnet.
     """
     _check_words(format, normalise=normalise, temperature=temperature, probabilities=probabilities)
+    _check_suffix(format, out)
     finished = open_finished(run)
     chosen = finished.network.resolve(subnet)
     _check_fit(finished, normalise=normalise, temperature=temperature, probabilities=probabilities)
     path = Path(out) if out is not None else finished.directory / FOLDER / f"{chosen}{_SUFFIXES[format]}"
+    check_new(path, force=force)
     beside = path.with_name(f"{path.name}.json")
-    for file in (path, beside) if format == "safetensors" else (path,):
-        check_new(file, force=force)
+    if format == "safetensors":
+        check_new(beside, force=force)
 
     steps = Steps(progress, 3 + (0 if chosen in finished.family else len(finished.run.data.test)))
     statistics = finished.statistics([chosen])
@@ -121,6 +123,13 @@ def _check_words(format: str, *, normalise: bool, temperature: bool, probabiliti
         )
     if format == "onnx":
         onnx.check_installed()
+
+
+def _check_suffix(format: Format, out: str | Path | None) -> None:
+    """Refuse a file that is named as one of another format."""
+    named = {suffix: other for other, suffix in _SUFFIXES.items()}.get(Path(out or "").suffix, format)
+    if named != format:
+        raise UsageError(f"{out} is named as a file of --format {named}, got --format {format}; change one of them")
 
 
 def _check_fit(finished: Finished, *, normalise: bool, temperature: bool, probabilities: bool) -> None:
