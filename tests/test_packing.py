@@ -130,6 +130,8 @@ def test_a_context_goes_back_to_the_depth_before_it(run, tmp_path):
     assert str(net.subnet) == "3-3-3" and str(copied.subnet) == "1-1-1"
     with pytest.raises(UsageError, match=r"subnet 3-1-1 is not in this family; allowed: 3-3-3, 1-1-1, 2-2-2"):
         net.use("3-1-1")
+    with pytest.raises(UsageError, match=r"a subnet is a Subnet, its text such as '3-3-3', or a depth .*; got None"):
+        net.use(None)
 
 
 def test_compiled_and_in_inference_mode_every_depth_is_itself(run, tmp_path):

@@ -110,6 +110,11 @@ class Elastic(nn.Module):
             subnet = Subnet.parse(subnet)
         elif isinstance(subnet, Sequence):
             subnet = Subnet.from_depths(subnet)
+        elif not isinstance(subnet, Subnet):
+            raise UsageError(
+                f"a subnet is a Subnet, its text such as {str(self.subnets[0])!r}, or a depth for each stage; got "
+                f"{subnet!r}"
+            )
         if subnet not in self.subnets:
             raise UsageError(
                 f"subnet {subnet} is not in this family; allowed: {_listed(self.subnets)}. Pack it: stimulative pack "
