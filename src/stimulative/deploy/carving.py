@@ -52,7 +52,7 @@ class Carving:
         modules: Its modules by the names that they have in the whole model.
         children: What has become of each container that lost blocks: for each child that is left, its key there and
             the name that it has in the whole model, in the order of the container.
-        stand_ins: What stands for skipped blocks, by their names.
+        stand_ins: What stands for blocks that were skipped, or removed before training, by their names.
         deleting: Whether skipped blocks were taken out of their containers.
     """
 
@@ -86,22 +86,22 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
     stacks = stacks_of(source, wiring)
     in_stacks = {layer for stack in stacks for layer in stack.layers}
     running = {wiring.blocks[place.stage][at] for place, at in _decided(wiring.places, decisions) if at is not None}
-    memo: dict[int, Any] = {id(source.get_submodule(place.name)): nn.Identity() for place in wiring.places}
-    for name in running:
-        memo.pop(id(source.get_submodule(name)), None)
+    skipped = [place.name for place in wiring.places if place.name not in running]
+    memo: dict[int, Any] = {id(source.get_submodule(name)): nn.Identity() for name in skipped}
     if shared:
         memo.update((id(tensor), tensor) for tensor in _lasting(source))
     model = copy.deepcopy(source, memo)
     for module in model.modules():
         vars(module).pop(FROZEN, None)  # our mark, of how the main net was trained
+    stand_ins: dict[str, nn.Module] = {}
     for name, module in source.named_modules():  # blocks that were removed before training
         if isinstance(module, RemovedBlock):
-            model.set_submodule(name, _stand_in(network, name, module.place))
+            stand_ins[name] = _stand_in(network, name, module.place)
+            model.set_submodule(name, stand_ins[name])
     modules = dict(model.named_modules(remove_duplicate=False))
     slices = [piece for pieces in wiring.slices(subnet.stages).values() for piece in pieces]
     _narrow(modules, [piece for piece in slices if _runs(piece.name, wiring.places, decisions)], shared=shared)
     children: dict[str, dict[str, str]] = {}
-    stand_ins: dict[str, nn.Module] = {}
     alone = [pair for pair in _decided(wiring.places, decisions) if pair[0].name not in in_stacks]
     for parent, places in _by_parent(alone):
         blocks = {place.name: None if at is None else wiring.blocks[place.stage][at] for place, at in places}

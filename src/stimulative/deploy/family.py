@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.deploy.extraction import carve_checked
-from stimulative.deploy.writing import check_new, writing
+from stimulative.deploy.writing import KEY, check_new, writing
 from stimulative.errors import UsageError
 from stimulative.unravel import ResidualNetwork, Statistics, Subnet, SubnetLike, layers_with_statistics
 
-KEY = "stimulative"
 FORMAT = "stimulative family 1"
 
 

@@ -14,7 +14,8 @@ from stimulative import models
 from stimulative.data.dataset import noise_images, noise_sequences
 from stimulative.deploy.carving import Carving, carve
 from stimulative.deploy.elastic import Elastic
-from stimulative.deploy.family import FORMAT, KEY
+from stimulative.deploy.family import FORMAT
+from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
 from stimulative.training.loop import as_in
 from stimulative.unravel import Subnet, unravel
@@ -90,14 +91,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _built(about: Mapping[str, Any]) -> nn.Module:
-    arguments = {key: value for key, value in about["model"]["arguments"].items() if key not in ("pretrained",)}
     text = about["task"] == "text"
     with torch.random.fork_rng(devices=[]):
         return models.build(
             about["model"]["name"],
             classes=about["vocabulary"] if text else len(about["classes"]),
             channels=1 if text else about["channels"],
-            arguments=arguments,
+            arguments=about["model"]["arguments"],
             task=about["task"],
         )
 

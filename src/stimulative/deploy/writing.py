@@ -9,6 +9,9 @@ from pathlib import Path
 from stimulative.errors import UsageError
 from stimulative.training import files
 
+KEY = "stimulative"
+"""The key of the description in the header of safetensors files."""
+
 
 def check_new(path: Path, *, force: bool) -> None:
     """Make sure that a file can be written, before the work that fills it.

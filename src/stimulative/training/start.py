@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stimulative.models.settings import PRETRAINED, ModelSettings
 from stimulative.training import files
 from stimulative.training.randomness import random_states, restore_random_states
 from stimulative.training.recipe import load_recipe
-from stimulative.training.weights import Loaded, Weights, load_weights, read_weights, sha256
+from stimulative.training.weights import Loaded, Weights, listed, load_weights, read_weights, sha256
 from stimulative.training.yamlfile import dump_line
 
 
@@ -170,11 +170,7 @@ def _in_words(loaded: Loaded, file: str, data: Data) -> str:
         return f"loaded all {loaded.tensors} tensors from {file}"
     what = "tokens" if data.is_text else "classes"
     instead = "" if loaded.classes is None else f" instead of {loaded.classes}"
-    shown = _listed(loaded.new)
+    shown = listed(loaded.new)
     return (
         f"loaded {loaded.loaded} of {loaded.tensors} tensors from {file}; new: {shown} ({data.classes} {what}{instead})"
     )
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

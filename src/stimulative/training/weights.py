@@ -53,7 +53,7 @@ def read_weights(file: str | Path) -> Weights:
     if weights is None:
         inside = f"a {type(content).__name__}"
         if isinstance(content, Mapping):
-            inside += f" with {_listed([str(key) for key in content])}" if content else " without anything in it"
+            inside += f" with {listed([str(key) for key in content])}" if content else " without anything in it"
         raise UsageError(
             f"{path} holds no state dict, neither bare nor under one of {', '.join(_NESTS[:4])}; got {inside}. "
             "Save one: torch.save(model.state_dict(), FILE)"
@@ -117,19 +117,19 @@ def load_weights(
     if missing or unexpected or misshaped:
         lines = [f"the weights in {file} do not fit the model {name}:"]
         if missing:
-            lines.append(f"  missing in the file ({len(missing)}): {_listed(missing)}")
+            lines.append(f"  missing in the file ({len(missing)}): {listed(missing)}")
         if unexpected:
-            lines.append(f"  unexpected in the file ({len(unexpected)}): {_listed(unexpected)}")
+            lines.append(f"  unexpected in the file ({len(unexpected)}): {listed(unexpected)}")
         if misshaped:
             described = [f"{key} {_shape(fitting[key])}, the model has {_shape(own[key])}" for key in misshaped]
-            lines.append(f"  of another shape in the file ({len(misshaped)}): {_listed(described, '; ')}")
+            lines.append(f"  of another shape in the file ({len(misshaped)}): {listed(described, '; ')}")
         lines.append("Give the architecture that they were trained with: its name, and its arguments if it has any")
         raise UsageError("\n".join(lines))
     parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     broken = [key for key, value in fitting.items() if _broken(value, key in parameters)]
     if broken:
         raise UsageError(
-            f"the weights in {file} are not all finite numbers: {_listed(broken)}. Training has diverged, or the file "
+            f"the weights in {file} are not all finite numbers: {listed(broken)}. Training has diverged, or the file "
             "is damaged; take an earlier checkpoint"
         )
     model.load_state_dict(fitting, strict=False)
@@ -207,7 +207,7 @@ def _reason(path: Path, head: bytes, error: Exception) -> str:
         )
     if foreign:
         return (
-            f"holds more than tensors and plain values: {_listed(foreign)}. Reading that could run code, so it was "
+            f"holds more than tensors and plain values: {listed(foreign)}. Reading that could run code, so it was "
             "refused. If you trust its source, save the state dict alone: torch.save(model.state_dict(), FILE)"
         )
     if head.startswith(b"version https://git-lfs"):
@@ -333,7 +333,8 @@ def _counted(channels: int) -> str:
     return f"{channels} channel{'' if channels == 1 else 's'}"
 
 
-def _listed(names: Sequence[str], separator: str = ", ") -> str:
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first names of a list, and how many more there are."""
     # what a file says is shown, but not obeyed: its names may hold control sequences of terminals
     shown = separator.join("".join(c if c.isprintable() else "?" for c in name[:80]) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN:,} more"

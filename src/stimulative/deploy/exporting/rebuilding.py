@@ -20,7 +20,6 @@ from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.models.catalog import find
 from stimulative.training import Run
 from stimulative.unravel import Subnet
-from stimulative.unravel.removal import RemovedBlock
 from stimulative.unravel.stacks import config_of
 
 _WORDS = (
@@ -108,9 +107,7 @@ def rebuilding_of(
         subnet: The subnet that it is.
         inputs: What is compared: one batch, as the module takes it.
     """
-    model, whole = carving.model, run.network.model
-    removed = [name for name, module in whole.named_modules() if isinstance(module, RemovedBlock)]
-    identities = [*removed, *carving.identities]
+    model, identities = carving.model, carving.identities
 
     def works(made: nn.Module) -> bool:
         return _filled(made, model) and _same(made, module, inputs)

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from stimulative.deploy.exporting.checking import ExportFailed
 from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.deploy.exporting.rebuilding import Rebuilding, fill
-
-KEY = "stimulative"
-"""The key of the description in the header of the file."""
+from stimulative.deploy.writing import KEY
 
 
 def write_weights(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
