@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stimulative.training.environment import device_name, versions
+from stimulative.runs.environment import device_name, versions
 
 
 def arguments(description: str, **defaults: int | str) -> argparse.Namespace:

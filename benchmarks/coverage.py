@@ -275,7 +275,7 @@ def _image_size(family: str, model: Any) -> int:
 
 
 def _versions() -> dict[str, str]:
-    from stimulative.training.environment import versions
+    from stimulative.runs.environment import versions
 
     return versions()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.unravel import Subnet
+from stimulative.residual import Subnet
 
 
 class Gone(nn.Module):

@@ -18,16 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import stimulative
 from stimulative import models
-from stimulative.analysis import CostModel, compare, evaluate
-from stimulative.analysis import comparison as comparison_room
-from stimulative.analysis.comparison import differences, plan_runs, table
-from stimulative.analysis.comparison_table import caution, notes, sentences
-from stimulative.analysis.family import choose_subnets, read_family
-from stimulative.analysis.runs import Outcome
-from stimulative.analysis.significance import Difference, difference
-from stimulative.analysis.variants import Variant, variants
+from stimulative.analysis import CostModel, choose_subnets, evaluate
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
+from stimulative.runs import Family
+from stimulative.studies import compare
+from stimulative.studies import comparison as comparison_room
+from stimulative.studies.comparison import differences, plan_runs, table
+from stimulative.studies.comparison_table import caution, notes, sentences
+from stimulative.studies.launching import Outcome
+from stimulative.studies.significance import Difference, difference
+from stimulative.studies.variants import Variant, variants
 from stimulative.training import load_recipe, measure, prepare, train
 
 TINY = {
@@ -142,7 +143,7 @@ def test_evaluation_writes_every_subnet(run):
 
 def test_the_full_subnet_is_the_main_net(run):
     summary = evaluate(run)
-    full = read_family(run / "subnets.csv")[-1]
+    full = list(Family.read(run / "subnets.csv"))[-1]
     assert str(full.subnet) == "3-3-3"
     assert full.score.top1 == pytest.approx(summary["main"]["top1"], abs=1e-3)
     assert full.score.loss == pytest.approx(summary["main"]["loss"], abs=1e-5)
@@ -159,14 +160,14 @@ def test_a_subnet_is_as_good_as_measured_by_hand(run):
     plain = removed(network.model, network, subnet).eval()
     with torch.no_grad():
         hits = [(plain(x).argmax(-1) == y).float() for x, y in prepared.data.test]
-    by_name = {str(member.subnet): member for member in read_family(run / "subnets.csv")}
+    by_name = {str(member.subnet): member for member in list(Family.read(run / "subnets.csv"))}
     assert by_name["1-2-1"].score.top1 == pytest.approx(100 * float(torch.cat(hits).mean()), abs=1e-3)
 
 
 def test_a_part_of_the_subnets_is_stated(run):
     part = evaluate(run, subnets=5, seed=3)["subnets"]
     assert (part["evaluated"], part["count"], part["seed"]) == (5, 27, 3)
-    assert len(read_family(run / "subnets.csv")) == 5
+    assert len(list(Family.read(run / "subnets.csv"))) == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens where there is no GPU")

@@ -9,25 +9,24 @@ import torch
 from torch import nn
 
 import stimulative
-from stimulative.analysis.cost import Cost, CostModel
-from stimulative.analysis.latency import Latencies, Latency, measure_modules
-from stimulative.analysis.member import Member
+from stimulative.analysis import CostModel, Latencies, measure_modules
 from stimulative.cli import main
 from stimulative.deploy import choose, extract
 from stimulative.deploy.choosing import budget as budget_room
 from stimulative.deploy.choosing import choose as choosing
-from stimulative.deploy.choosing import measuring
+from stimulative.deploy.choosing import trials as measuring
 from stimulative.deploy.choosing.budget import Budget
 from stimulative.deploy.choosing.limits import Limits, cost_to_minimise, limits_of
-from stimulative.deploy.choosing.measuring import Stopwatch
 from stimulative.deploy.choosing.picking import pick, worth_timing, written
 from stimulative.deploy.choosing.prediction import Prediction, probes
 from stimulative.deploy.choosing.search import search
-from stimulative.deploy.finished import open_finished
+from stimulative.deploy.choosing.trials import Stopwatch
+from stimulative.deploy.deployable import open_finished
 from stimulative.errors import UsageError
 from stimulative.report.choice import choice_figure
+from stimulative.residual import Subnet, SubnetSpace
+from stimulative.runs import Cost, Latency, Member
 from stimulative.training import Score, load_recipe, prepare, train
-from stimulative.unravel import Subnet, SubnetSpace
 
 SETTINGS = {
     "model.arguments": {"width": 4},

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from stimulative.data import Data, DataSettings, Loader, from_loaders, load
 from stimulative.data.augmentation import auto_augment_problem, lighting_noise, policy
+from stimulative.data.batches import LazyLoader, generator_for
 from stimulative.data.fake import FakeImages
 from stimulative.data.images import IMAGENET_MEAN, IMAGENET_STD
-from stimulative.data.loader import LazyLoader, generator_for
 from stimulative.data.pixels import Normalisation, Pixels, PixelStore, Views, augmented_views, plain_views
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError

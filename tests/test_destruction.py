@@ -20,15 +20,15 @@ from safetensors.torch import load_model
 from torch import nn
 
 from stimulative import Subnet, unravel
-from stimulative.analysis import damage as damage_room
-from stimulative.analysis import destruction as destruction_room
-from stimulative.analysis.damage import damage, numbers_of_orders, skippable, swappable, tau
-from stimulative.analysis.destruction import destroy, draw_images
 from stimulative.cli import main
 from stimulative.data import from_loaders
 from stimulative.errors import UsageError
+from stimulative.residual import Stage
+from stimulative.studies import damage as damage_room
+from stimulative.studies import destruction as destruction_room
+from stimulative.studies.damage import damage, numbers_of_orders, skippable, swappable, tau
+from stimulative.studies.destruction import destroy, draw_images
 from stimulative.training import load_recipe, prepare, train
-from stimulative.unravel import Stage
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 1, "schedule.warmup_epochs": 0, "training.threads": 1}
 VIT = {

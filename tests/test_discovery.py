@@ -27,7 +27,7 @@ from torchvision.models.vgg import make_layers
 
 from stimulative import unravel
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Subnet
+from stimulative.residual import ResidualNetwork, Subnet
 
 # (name, blocks, fixed entry) of every stage, from the architectures' own tables
 FAMILIES = {

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupting import Interrupt
 from nets import CLASSES, SequentialNet, images, randomised
 from safetensors.torch import load_file
 
 import stimulative
 from stimulative import models
+from stimulative.config.schema import schema
 from stimulative.methods import METHODS, CommonTraining
+from stimulative.residual import unravel
+from stimulative.runs.metrics import read_metrics
 from stimulative.training import load_recipe, train
-from stimulative.training.loop import _Loop
-from stimulative.training.metrics import read_metrics
-from stimulative.training.schema import schema
-from stimulative.training.weights import load_weights, read_weights
-from stimulative.unravel import unravel
+from stimulative.weights import load_weights, read_weights
 
 # Settings with which a method is common training.
 NEUTRAL = {
@@ -140,24 +140,13 @@ def test_a_method_trains_in_mixed_precision_with_soft_targets(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_interrupted_run_goes_on_bit_by_bit_and_its_model_is_a_plain_one(variant, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_bit_by_bit_and_its_model_is_a_plain_one(variant, tmp_path):
     name, settings = VARIANTS[variant]
     recipe = tiny(name, settings)
     train(recipe, tmp_path / "whole", progress=False)
 
-    steps, step = 0, _Loop._step
-
-    def interrupt(loop, *args, **kwargs):
-        nonlocal steps
-        steps += 1
-        if steps == 16:  # of 12 steps an epoch
-            raise KeyboardInterrupt
-        return step(loop, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_Loop, "_step", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "parts", progress=False)
+    with pytest.raises(KeyboardInterrupt):  # of 12 steps an epoch
+        train(recipe, tmp_path / "parts", progress=False, callbacks=[Interrupt(step=16)])
     torch.rand(17)  # what happens in between must not matter
     train(recipe, tmp_path / "parts", resume=True, progress=False)
 

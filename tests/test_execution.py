@@ -35,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stimulative import unravel
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Subnet
+from stimulative.residual import ResidualNetwork, Subnet
 
 VIT = {"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 24, "num_heads": 2}
 

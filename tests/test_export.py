@@ -16,16 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import stimulative
-from stimulative import models
+from stimulative import files, models
 from stimulative.cli import main
 from stimulative.deploy import export
+from stimulative.deploy.deployable import open_finished
 from stimulative.deploy.exporting import checking, deployed, program
 from stimulative.deploy.exporting import onnx as onnx_files
-from stimulative.deploy.finished import open_finished
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.training import files, load_recipe, train
-from stimulative.unravel import evaluating
+from stimulative.residual import evaluating
+from stimulative.runs import MODEL, RECIPE, SUMMARY
+from stimulative.training import load_recipe, train
 
 FORMATS = ("onnx", "torch", "safetensors")
 TRAIN = {"model.arguments": {"width": 4}, "schedule.max_steps": 20, "evaluation.subnets": 2}
@@ -155,10 +156,10 @@ def finished(directory: Path, name: str, arguments: dict, size: int | None, **mo
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
     directory.mkdir(exist_ok=True)
-    files.write_text(directory / files.RECIPE, recipe.to_yaml())
-    files.save_model(model, directory / files.MODEL)
+    files.write_text(directory / RECIPE, recipe.to_yaml())
+    files.save_model(model, directory / MODEL)
     summary = {"method": "common", "main": {"top1": 10.0, "loss": 2.3}, "subnets": {"evaluated": 0}}
-    files.write_json(directory / files.SUMMARY, summary)
+    files.write_json(directory / SUMMARY, summary)
     return directory
 
 
@@ -256,7 +257,7 @@ def test_every_format_says_what_it_is(run, tmp_path):
 
 def test_the_weights_are_those_of_the_run_and_statistics_the_subnets_own(run, tmp_path):
     export(run, "1-1-1", format="safetensors", out=tmp_path / "net.safetensors")
-    whole, own = load_file(run / files.MODEL), load_file(tmp_path / "net.safetensors")
+    whole, own = load_file(run / MODEL), load_file(tmp_path / "net.safetensors")
     assert own.keys() < whole.keys() and "layer3.0.conv1.weight" in own and "layer3.1.conv1.weight" not in own
     same = {name for name in own if torch.equal(own[name], whole[name])}
     assert {name for name in own if name.endswith("weight")} <= same
@@ -290,12 +291,12 @@ def test_what_cannot_be_used_is_refused_before_any_work(run, tmp_path, capsys, m
     def never(*_):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("stimulative.deploy.finished.Finished.statistics", never)
+    monkeypatch.setattr("stimulative.deploy.deployable.Finished.statistics", never)
     name, out = str(run), tmp_path / "new" / "net"
     assert "9-1-1 does not fit" in refused(capsys, name, "--subnet", "9-1-1", "--out", str(out))
     assert "onnx, torch, safetensors, got 'tflite'" in refused(capsys, name, "--subnet", "1-1-1", "--format", "tflite")
     assert "is not a run directory" in refused(capsys, str(tmp_path), "--subnet", "1-1-1")
-    (tmp_path / files.RECIPE).write_text((run / files.RECIPE).read_text())
+    (tmp_path / RECIPE).write_text((run / RECIPE).read_text())
     assert "has not finished" in refused(capsys, str(tmp_path), "--subnet", "1-1-1")
     weights = ["--subnet", "1-1-1", "--format", "safetensors"]
     text = refused(capsys, name, *weights, "--normalise", "--temperature")
@@ -326,7 +327,7 @@ def test_a_missing_package_is_named_before_any_work(tmp_path, capsys, monkeypatc
 
 
 def test_an_open_scale_of_logits_needs_its_temperature_for_probabilities(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("stimulative.deploy.finished.Finished.calibrates", property(lambda self: True))
+    monkeypatch.setattr("stimulative.deploy.deployable.Finished.calibrates", property(lambda self: True))
     words = [str(run), "--subnet", "1-1-2", "--format", "torch", "--out", str(tmp_path / "net.pt2")]
     assert "leaves the scale of logits open" in refused(capsys, *words, "--probabilities")
     assert main(["export", *words]) == 0

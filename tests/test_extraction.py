@@ -21,7 +21,7 @@ from stimulative.deploy.carving import carve
 from stimulative.deploy.extraction import carve_checked
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.unravel import evaluating, keep_only
+from stimulative.residual import evaluating, keep_only
 
 WITHOUT_LIBRARY = """
 import sys

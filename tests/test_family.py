@@ -13,19 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import stimulative
-from stimulative.analysis import evaluate
+from stimulative.analysis import choose_subnets, evaluate, open_run
 from stimulative.analysis.adoption import adopt, recipe_for
 from stimulative.analysis.cost import Cost
-from stimulative.analysis.family import choose_subnets, open_run, read_family
-from stimulative.analysis.frontier import frontier
 from stimulative.analysis.latency import Latency, measure_latency
-from stimulative.analysis.member import Member, family_csv
-from stimulative.analysis.spread import by_blocks, by_stage
 from stimulative.cli import main
 from stimulative.errors import UsageError
+from stimulative.residual import Subnet
+from stimulative.residual.subnet import KEPT
+from stimulative.runs import Family, Member
 from stimulative.training import Score, load_recipe, train
-from stimulative.unravel import Subnet
-from stimulative.unravel.subnet import KEPT
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 2, "training.threads": 1}
 SETTINGS = ["--model.arguments", "{width: 4}", "--training.threads", "1"]
@@ -88,7 +85,7 @@ def test_auto_draws_a_thousand_with_the_main_net_and_the_smallest():
 def test_all_is_refused_where_they_are_too_many():
     network = vectors(8, 8, 8)
     assert len(choose_subnets(network, "all", 0)) == 512
-    with pytest.raises(UsageError, match="there are 16,581,375 subnets; evaluate some of them: --subnets N"):
+    with pytest.raises(UsageError, match="there are 16,581,375 subnets; measure some of them: subnets=N"):
         choose_subnets(network, "all", 0, "unordered")
 
 
@@ -151,10 +148,10 @@ FAMILY = [
 
 
 def test_the_frontier_is_what_nobody_beats():
-    assert names(frontier(FAMILY, "flops")) == ["1-1", "1-2", "3-1", "1-3"]
-    assert names(frontier(FAMILY[::-1], "flops")) == ["1-1", "1-2", "1-3", "3-1"]
-    assert names(frontier(FAMILY, "parameters")) == ["3-1", "1-3"]
-    assert frontier([], "flops") == []
+    assert names(Family(tuple(FAMILY)).frontier("flops")) == ["1-1", "1-2", "3-1", "1-3"]
+    assert names(Family(tuple(FAMILY[::-1])).frontier("flops")) == ["1-1", "1-2", "1-3", "3-1"]
+    assert names(Family(tuple(FAMILY)).frontier("parameters")) == ["3-1", "1-3"]
+    assert Family(tuple([])).frontier("flops") == []
 
 
 def test_the_frontier_equals_its_definition():
@@ -168,17 +165,17 @@ def test_the_frontier_equals_its_definition():
         return a != b and a[0] <= b[0] and a[1] <= b[1]
 
     expected = {str(one.subnet) for one in family if not any(beats(other, one) for other in family)}
-    assert set(names(frontier(family, "flops"))) == expected and 1 < len(expected) < 80
+    assert set(names(Family(tuple(family)).frontier("flops"))) == expected and 1 < len(expected) < 80
 
 
 def test_members_without_a_latency_are_not_on_its_frontier():
     family = [member("1", 50.0, 1, latency=2.0), member("2", 90.0, 1), member("3", 60.0, 1, latency=1.0)]
-    assert names(frontier(family, "latency_ms")) == ["3"]
+    assert names(Family(tuple(family)).frontier("latency_ms")) == ["3"]
 
 
 def test_accuracy_by_blocks_by_hand():
-    rows = by_blocks([member("1-1", 40.0, 1), member("1-2", 50.0, 1), member("2-1", 60.0, 1), member("2-2", 80.0, 1)])
-    assert rows == [
+    family = member("1-1", 40.0, 1), member("1-2", 50.0, 1), member("2-1", 60.0, 1), member("2-2", 80.0, 1)
+    assert [row.to_mapping() for row in Family(family).by_blocks()] == [
         {"blocks": 2, "subnets": 1, "mean": 40.0, "std": 0.0, "min": 40.0, "max": 40.0},
         {"blocks": 3, "subnets": 2, "mean": 55.0, "std": 5.0, "min": 50.0, "max": 60.0},
         {"blocks": 4, "subnets": 1, "mean": 80.0, "std": 0.0, "min": 80.0, "max": 80.0},
@@ -186,14 +183,12 @@ def test_accuracy_by_blocks_by_hand():
 
 
 def test_spread_by_stage_by_hand():
-    rows = by_stage(
-        [member("1-1", 40.0, 1), member("1-2", 50.0, 1), member("2-1", 60.0, 1), member("2-2", 80.0, 1)],
-        ["first", "second"],
-    )
-    assert [(row["stage"], row["name"], row["depth"], row["subnets"]) for row in rows] == [
+    family = member("1-1", 40.0, 1), member("1-2", 50.0, 1), member("2-1", 60.0, 1), member("2-2", 80.0, 1)
+    rows = Family(family).by_stage(["first", "second"])
+    assert [(row.stage, row.name, row.depth, row.subnets) for row in rows] == [
         *((0, "first", 1, 2), (0, "first", 2, 2), (1, "second", 1, 2), (1, "second", 2, 2))
     ]
-    assert [(row["mean"], row["std"], row["min"], row["max"]) for row in rows] == [
+    assert [(row.mean, row.std, row.min, row.max) for row in rows] == [
         *((45.0, 5.0, 40.0, 50.0), (70.0, 10.0, 60.0, 80.0), (50.0, 10.0, 40.0, 60.0), (65.0, 15.0, 50.0, 80.0))
     ]
 
@@ -224,7 +219,7 @@ def test_latency_is_that_of_the_blocks_that_run():
     for subnet, latency in zip(subnets, times.of, strict=True):
         assert latency.median_ms == pytest.approx(20 * subnet.blocks)
         assert latency.iqr_ms == pytest.approx(0, abs=1e-6)
-    assert times.conditions() == {
+    assert times.conditions().to_mapping() == {
         "batch": 3,
         "device": times.device,
         "threads": torch.get_num_threads(),
@@ -319,13 +314,13 @@ def summary_of(directory):
 
 def test_the_summary_says_everything_of_the_family(run):
     summary = summary_of(run)
-    family = read_family(run / "subnets.csv")
+    family = list(Family.read(run / "subnets.csv"))
     assert len(family) == 27 and all(one.latency.median_ms > 0 and one.latency.iqr_ms >= 0 for one in family)
     latency = summary["latency"]
     assert (latency["batch"], latency["threads"], latency["rounds"]) == (1, 1, 5) and latency["device"]
     assert set(summary["frontier"]) == {"flops", "parameters", "latency_ms"}
     for cost, subnets in summary["frontier"].items():
-        assert subnets == names(frontier(family, cost)) and subnets
+        assert subnets == names(Family(tuple(family)).frontier(cost)) and subnets
     assert summary["frontier"]["flops"][0] == "1-1-1"
     assert [row["blocks"] for row in summary["by_blocks"]] == [3, 4, 5, 6, 7, 8, 9]
     assert [row["subnets"] for row in summary["by_blocks"]] == [1, 3, 6, 7, 6, 3, 1]
@@ -389,15 +384,15 @@ def test_a_space_that_does_not_exist_is_refused(run, capsys):
 
 def test_a_family_without_latencies_is_read_and_so_is_an_older_file(tmp_path):
     family = [member("1-1", 50.0, 10), member("1-2", 60.0, 20, latency=3.25)]
-    (tmp_path / "new.csv").write_text(family_csv(family))
-    assert read_family(tmp_path / "new.csv") == family
+    (tmp_path / "new.csv").write_text(Family(tuple(family)).to_csv())
+    assert list(Family.read(tmp_path / "new.csv")) == family
     (tmp_path / "old.csv").write_text("subnet,blocks,top1,loss,parameters,flops\n1-1,2,50.0,1.0,1,10\n")
-    assert read_family(tmp_path / "old.csv") == family[:1]
+    assert list(Family.read(tmp_path / "old.csv")) == family[:1]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match=r"other.csv is not the list of subnets of a run"):
-        read_family(tmp_path / "other.csv")
+        list(Family.read(tmp_path / "other.csv"))
     with pytest.raises(UsageError, match=r"cannot read .*none.csv"):
-        read_family(tmp_path / "none.csv")
+        list(Family.read(tmp_path / "none.csv"))
 
 
 def test_progress_is_told_step_by_step(run):
@@ -606,9 +601,9 @@ def test_a_model_that_says_what_images_it_wants_is_warned_about(tmp_path):
 def test_a_temperature_is_kept_beside_each_subnet_where_one_was_fitted(run, tmp_path):
     plain = member("1-1", 50.0, 10)
     fitted = Member(plain.subnet, plain.score, plain.cost, None, 0.0123456)
-    (tmp_path / "both.csv").write_text(family_csv([plain, fitted]))
-    assert read_family(tmp_path / "both.csv") == [plain, fitted]
+    (tmp_path / "both.csv").write_text(Family((plain, fitted)).to_csv())
+    assert list(Family.read(tmp_path / "both.csv")) == [plain, fitted]
     assert [row["temperature"] for row in rows_of(run)] == [""] * 27  # stimulative training with kl: none to fit
     before = "subnet,blocks,top1,loss,parameters,flops,latency_ms,latency_iqr_ms\n1-1,2,50.0,1.0,1,10,,\n"
     (tmp_path / "before.csv").write_text(before)
-    assert read_family(tmp_path / "before.csv") == [plain]
+    assert list(Family.read(tmp_path / "before.csv")) == [plain]

@@ -11,24 +11,25 @@ import pytest
 import timm
 import torch
 import torchvision
+from interrupting import Interrupt
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import stimulative
 from stimulative import data as data_room
 from stimulative import models
+from stimulative.analysis import evaluate, open_run
 from stimulative.analysis.adoption import adopt, recipe_for
-from stimulative.analysis.family import evaluate, open_run
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
+from stimulative.residual.recalibration import layers_with_statistics
+from stimulative.residual.recording import tensors_in
+from stimulative.residual.stem import freeze, keep_frozen, stem_of
+from stimulative.runs.metrics import read_metrics
 from stimulative.training import load_recipe, prepare, train
-from stimulative.training.loop import _Loop
-from stimulative.training.metrics import read_metrics
 from stimulative.training.optimization import optimizer_of
-from stimulative.unravel.recalibration import layers_with_statistics
-from stimulative.unravel.recording import tensors_in
-from stimulative.unravel.stem import freeze, keep_frozen, stem_of
+from stimulative.weights import sha256
 
 TINY = {
     "model.arguments": {"width": 8},
@@ -116,7 +117,7 @@ def test_fine_tuning_to_other_classes_learns_them_and_is_recorded(common, tmp_pa
     assert summary["main"]["top1"] > 90
     assert json.loads((tmp_path / "tuned/summary.json").read_text())["weights"] == {
         "file": str(common / "model.safetensors"),
-        "sha256": stimulative.training.weights.sha256(common / "model.safetensors"),
+        "sha256": sha256(common / "model.safetensors"),
         "new": list(HEAD),
     }
     assert load_recipe(tmp_path / "tuned/recipe.yaml").model.weights == str(common)
@@ -254,19 +255,9 @@ def test_a_run_from_weights_goes_on_to_the_same_weights_without_their_file(commo
     settings = {"optimizer.trunk_lr": 0.1, "model.freeze_stem": True}
     recipe = from_common(source, **settings)
     train(recipe, tmp_path / "whole", data=five_classes(), progress=False)
-    step, steps = _Loop._step, 0
-
-    def interrupt(loop, *arguments, **keywords):
-        nonlocal steps
-        steps += 1
-        if steps == 15:  # in the second epoch of 12 steps each
-            raise KeyboardInterrupt
-        return step(loop, *arguments, **keywords)
-
-    monkeypatch.setattr(_Loop, "_step", interrupt)
+    interrupt = Interrupt(step=15)  # in the second epoch of 12 steps each
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "parts", data=five_classes(), progress=False)
-    monkeypatch.undo()
+        train(recipe, tmp_path / "parts", data=five_classes(), progress=False, callbacks=[interrupt])
     shutil.rmtree(source)
     summary = train(recipe, tmp_path / "parts", data=five_classes(), resume=True, progress=False)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")

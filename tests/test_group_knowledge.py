@@ -17,8 +17,8 @@ from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, GroupKnowledge, group_knowledge
 from stimulative.methods.balance import ramped
 from stimulative.objectives import group_divergence, running_averages
+from stimulative.residual import ResidualNetwork, unravel
 from stimulative.training import load_recipe
-from stimulative.unravel import ResidualNetwork, unravel
 
 LABELS = torch.tensor([0, 1, 2, 3])
 

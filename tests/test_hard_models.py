@@ -36,7 +36,7 @@ from torchvision.models.shufflenetv2 import ShuffleNetV2
 from stimulative import StimulativeTraining, unravel
 from stimulative.analysis import CostModel
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Subnet
+from stimulative.residual import ResidualNetwork, Subnet
 
 # --- plain models -----------------------------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ from torch import nn
 from stimulative import data as data_room
 from stimulative.cli import main
 from stimulative.errors import UsageError
+from stimulative.proposing.lr_range import DIVERGED, RangeTest, lr_range_test, raise_rates
+from stimulative.proposing.proposal import Proposal, propose
 from stimulative.training import load_recipe, prepare, train
-from stimulative.training.lr_range import DIVERGED, RangeTest, lr_range_test, raise_rates
-from stimulative.training.proposal import Proposal, propose
 from stimulative.training.randomness import random_states
 
 TINY = ["--model.arguments", "{width: 4}", "--training.threads", "1"]

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupting import Count, Interrupt
 from PIL import Image
 from safetensors.torch import load_file
 from timm.data.mixup import mixup_target
 from torch import Tensor
 
 from stimulative.data import Data, DataSettings, load
-from stimulative.data.loader import Batch
+from stimulative.data.batches import Batch
 from stimulative.data.mixing import MixedLoader
 from stimulative.errors import UsageError
 from stimulative.objectives import cross_entropy
 from stimulative.training import load_recipe, train
-from stimulative.training.loop import _Loop
 
 MIXINGS: list[dict[str, Any]] = [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]
 
@@ -210,7 +210,7 @@ def test_processes_mix_by_the_same_shares():
 
 def test_off_by_default_and_then_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch):
     assert (DataSettings().mixup, DataSettings().cutmix) == (0.0, 0.0)
-    monkeypatch.setattr("stimulative.data.loading.MixedLoader", None)  # not to be called
+    monkeypatch.setattr("stimulative.data.opening.MixedLoader", None)  # not to be called
     for x, y in opened().train:
         assert y.dtype == torch.int64 and y.dim() == 1 and len(x) == len(y)
 
@@ -263,22 +263,14 @@ def weights(directory: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("method", ["stimulative", "self_distillation"])
 def test_a_run_on_mixed_images_that_was_stopped_goes_on_to_the_same_weights(method: str, tmp_path: Path):
-    recipe, step, steps = load_recipe("digits", {**TINY, "method.name": method}), _Loop._step, 0
+    recipe, count = load_recipe("digits", {**TINY, "method.name": method}), Count()
     whole = train(recipe, tmp_path / "whole", progress=False)
     assert whole["epochs"] == 2
 
-    def interrupt(loop: Any, x: Tensor, y: Tensor, **keywords: Any) -> Any:
-        nonlocal steps
-        assert y.shape == (len(x), 10)
-        steps += 1
-        if steps == 5:
-            raise KeyboardInterrupt
-        return step(loop, x, y, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Loop, "_step", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "run", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", progress=False, callbacks=[count, Interrupt(step=5)])
+    assert len(count.steps) == 5
+    assert all(step.part.y.shape == (len(step.part.x), 10) for step in count.steps)
     train(recipe, tmp_path / "run", resume=True, progress=False)
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())

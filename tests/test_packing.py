@@ -17,15 +17,16 @@ from test_extraction import WITHOUT_LIBRARY, call, with_gaps
 
 import stimulative
 from stimulative import Subnet
-from stimulative.analysis.family import evaluate, read_family
+from stimulative.analysis import evaluate
 from stimulative.cli import main
 from stimulative.deploy import Elastic, pack, save_family
 from stimulative.deploy.carving import carve
-from stimulative.deploy.finished import open_finished
+from stimulative.deploy.deployable import open_finished
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
+from stimulative.residual import evaluating
+from stimulative.runs import Family
 from stimulative.training import load_recipe, train
-from stimulative.unravel import evaluating
 
 SETTINGS = {"schedule.epochs": 2, "evaluation.calibration_images": 200, "training.loggers": []}
 
@@ -48,7 +49,7 @@ def dense(tmp_path_factory):
 
 def test_what_is_loaded_is_each_subnet_as_it_was_measured(run, tmp_path):
     packed = pack(run, out=tmp_path / "family.safetensors")
-    family = {str(member.subnet): member for member in read_family(run / "subnets.csv")}
+    family = {str(member.subnet): member for member in list(Family.read(run / "subnets.csv"))}
     finished = open_finished(run)
     net = stimulative.load(tmp_path / "family.safetensors")
     assert [entry["subnet"] for entry in packed["subnets"]] == [str(subnet) for subnet in net.subnets]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stimulative.unravel.passing import (
+from stimulative.residual.passing import (
     FIRST,
     Argument,
     Before,
@@ -19,7 +19,7 @@ from stimulative.unravel.passing import (
     weighs,
     widens,
 )
-from stimulative.unravel.recording import Call
+from stimulative.residual.recording import Call
 
 
 def ramp(*shape: int, start: float = 1.0) -> Tensor:

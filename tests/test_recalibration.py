@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stimulative import unravel
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Statistics, Subnet
+from stimulative.residual import ResidualNetwork, Statistics, Subnet
 
 NETWORKS = {
     "Sequential": (SequentialNet, 8, None),

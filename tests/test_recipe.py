@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stimulative.config import yamlfile
+from stimulative.config.annotations import convert, describe, settings_of
+from stimulative.config.recipe import Recipe, load_recipe, settings_help, shipped
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
-from stimulative.training import yamlfile
-from stimulative.training.checking import convert, describe, settings_of
-from stimulative.training.recipe import Recipe, load_recipe, settings_help, shipped
 
 
 class Plain:
@@ -681,7 +681,7 @@ def test_a_setting_that_may_be_a_function_is_written_as_its_other_types() -> Non
 
 def test_reading_settings_loads_no_training_library() -> None:
     code = (
-        "import sys, stimulative.training.recipe as r; "
+        "import sys, stimulative.config.recipe as r; "
         "heavy = ('lightning', 'datasets', 'jsonargparse', 'altair'); "
         "print([name for name in heavy if name in sys.modules])"
     )

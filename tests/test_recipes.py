@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interrupting import Count, Interrupt
 from safetensors.torch import load_file
 from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
@@ -15,11 +17,10 @@ from torch import nn
 from stimulative import data as data_room
 from stimulative import models
 from stimulative.cli import main
-from stimulative.cli.data import data_settings
+from stimulative.cli.data_option import data_settings
 from stimulative.errors import UsageError
+from stimulative.runs.metrics import read_metrics
 from stimulative.training import load_recipe, prepare, train
-from stimulative.training.loop import _Loop
-from stimulative.training.metrics import read_metrics
 
 PAPERS = {
     "cifar10-mobilenetv3": ("cifar/mobilenetv3_large", 5.0),
@@ -283,62 +284,34 @@ def test_a_stopped_run_stays_finished_when_it_is_resumed(stopped: Path, tmp_path
     shutil.copytree(stopped, copy)
     (copy / "summary.json").unlink()
     (copy / "model.safetensors").unlink()
-    monkeypatch.setattr(_Loop, "_step", None)  # not to be called
-    assert train(recipe, copy, resume=True, progress=False)["steps"] == 4
+    count = Count()
+    assert train(recipe, copy, resume=True, progress=False, callbacks=[count])["steps"] == 4
+    assert not count.steps
     assert same_weights(copy, stopped)
 
 
 def test_a_stopped_run_that_was_interrupted_goes_on_to_the_same_weights(stopped: Path, tmp_path: Path):
-    recipe, step, steps = tiny(**{"schedule.max_steps": 4}), _Loop._step, 0
-
-    def interrupt(loop, *arguments, **keywords):
-        nonlocal steps
-        steps += 1
-        if steps == 4:
-            raise KeyboardInterrupt
-        return step(loop, *arguments, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Loop, "_step", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "run", progress=False)
+    recipe = tiny(**{"schedule.max_steps": 4})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", progress=False, callbacks=[Interrupt(step=4)])
     train(recipe, tmp_path / "run", resume=True, progress=False)
     assert same_weights(tmp_path / "run", stopped)
 
 
 @pytest.mark.parametrize(("accumulate", "batches"), [(1, [3, 2]), (2, [3, 3, 2]), (3, [3, 3, 3])])
-def test_steps_are_those_of_the_optimiser(accumulate: int, batches: list[int], tmp_path: Path, monkeypatch):
-    seen: list[int] = []
-    step, epoch = _Loop._step, _Loop._train_epoch
-
-    def count(loop, *arguments, **keywords):
-        seen[-1] += 1
-        return step(loop, *arguments, **keywords)
-
-    def begin(loop):
-        seen.append(0)
-        return epoch(loop)
-
-    monkeypatch.setattr(_Loop, "_step", count)
-    monkeypatch.setattr(_Loop, "_train_epoch", begin)
+def test_steps_are_those_of_the_optimiser(accumulate: int, batches: list[int], tmp_path: Path):
+    count = Count()
     recipe = tiny(**{"schedule.max_steps": 5, "training.accumulate": accumulate, "method.name": "common"})
-    summary = train(recipe, tmp_path / "run", progress=False)
-    assert seen == batches
+    summary = train(recipe, tmp_path / "run", progress=False, callbacks=[count])
+    assert list(Counter(step.epoch for step in count.steps).values()) == batches
     assert summary["steps"] == {1: 5, 2: 5, 3: 3}[accumulate]
 
 
-def test_a_last_step_takes_no_more_batches_than_it_needs(tmp_path: Path, monkeypatch):
-    seen = []
-    step = _Loop._step
-
-    def count(loop, x, y, *, scale, sync):
-        seen.append((scale, sync))
-        return step(loop, x, y, scale=scale, sync=sync)
-
-    monkeypatch.setattr(_Loop, "_step", count)
+def test_a_last_step_takes_no_more_batches_than_it_needs(tmp_path: Path):
+    count = Count()
     recipe = tiny(**{"schedule.max_steps": 1, "training.accumulate": 2, "method.name": "common"})
-    assert train(recipe, tmp_path / "run", progress=False)["steps"] == 1
-    assert seen == [(0.5, False), (0.5, True)]
+    assert train(recipe, tmp_path / "run", progress=False, callbacks=[count])["steps"] == 1
+    assert [(step.part.share, step.part.last) for step in count.steps] == [(0.5, False), (0.5, True)]
 
 
 # Images of another size where nothing is trained

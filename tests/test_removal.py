@@ -10,8 +10,8 @@ from torch import nn
 import stimulative
 from stimulative import models
 from stimulative.errors import UsageError
+from stimulative.residual import evaluating, keep_only
 from stimulative.training import load_recipe, prepare, train
-from stimulative.unravel import evaluating, keep_only
 
 
 def residual_net() -> nn.Module:

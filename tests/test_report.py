@@ -25,12 +25,12 @@ from stimulative.report import (
     write_report,
 )
 from stimulative.report.comparison import comparison_figures
-from stimulative.report.family import family_figures, frontier, scatter_figure
+from stimulative.report.contents import read_run, read_source
 from stimulative.report.matrix import colour, ink_on, luminance
 from stimulative.report.page import cell
-from stimulative.report.reading import read_run, read_source
+from stimulative.report.scatter import family_figures, frontier, scatter_figure
 from stimulative.report.sections import studies_in
-from stimulative.report.study import studies_of
+from stimulative.report.series import studies_of
 from stimulative.report.style import COLOURS, Palette
 from stimulative.report.sweep import value_axis
 from stimulative.report.trajectories import trajectory_figures
@@ -538,7 +538,7 @@ def study(kind: str, text: str):
         (lambda path: path.touch(), "study is not a directory; a report is made of"),
         (empty, "nothing to report in .*study: it holds nothing; a report is made of run directories"),
         (something_else, "it holds a, b, c, d, e, f, g, h and 2 more; a report is made of .*destruction.json"),
-        (unfinished, "has not finished: it has no summary.json; continue it with --resume"),
+        (unfinished, "has not finished: continue it with stimulative train ... --resume (it has no summary.json yet)"),
         (broken("summary.json", "{"), r"summary.json is not JSON"),
         (broken("summary.json", "{}"), r"summary.json is not as stimulative writes it: 'method' is missing"),
         (

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_model
 
-from stimulative.analysis import loafing as loafing_room
-from stimulative.analysis import matrix as matrix_room
-from stimulative.analysis import sweep as sweep_room
-from stimulative.analysis.loafing import loafing
-from stimulative.analysis.matrix import fits, matrix
-from stimulative.analysis.runs import FAILURE, Job, Workers, measured, run_all
-from stimulative.analysis.sweep import sweep
 from stimulative.cli import main
 from stimulative.errors import UsageError
+from stimulative.residual import Subnet
+from stimulative.studies import loafing as loafing_room
+from stimulative.studies import matrix as matrix_room
+from stimulative.studies import sweep as sweep_room
+from stimulative.studies.launching import FAILURE, Job, Workers, measured, run_all
+from stimulative.studies.loafing import measure_loafing
+from stimulative.studies.matrix import fill_matrix, fits
+from stimulative.studies.sweep import sweep_setting
 from stimulative.training import load_recipe, measure, prepare
-from stimulative.unravel import Subnet
 
 TINY = {
     "model.arguments": {"width": 4},
@@ -48,8 +48,8 @@ def study(tmp_path_factory):
     """Two main nets by two methods, three subnets drawn from each."""
     out = tmp_path_factory.mktemp("loafing")
     recipe = load_recipe("digits", TINY | {"method.name": "stimulative"})
-    plan = loafing_room.Plan(recipe, ["1-2-1", "2-2-2"], subnets=3, methods=["common", "stimulative"])
-    return plan, out, loafing(plan, out)
+    plan = loafing_room.LoafingPlan(recipe, ["1-2-1", "2-2-2"], subnets=3, methods=["common", "stimulative"])
+    return plan, out, measure_loafing(plan, out)
 
 
 def test_loafing_trains_each_architecture_once(study):
@@ -103,14 +103,14 @@ def test_the_accuracy_inside_is_that_of_the_subnet_of_the_trained_main_net(study
 
 def test_the_same_seed_gives_the_same_study_with_two_jobs_at_once(study, tmp_path):
     plan, _, result = study
-    assert loafing(plan, tmp_path, workers=Workers(jobs=2)) == result
+    assert measure_loafing(plan, tmp_path, workers=Workers(jobs=2)) == result
 
 
 def test_a_finished_study_repeats_nothing(study):
     plan, out, result = study
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()}
     told = []
-    assert loafing(plan, out, after_run=lambda name, _: told.append(name)) == result
+    assert measure_loafing(plan, out, after_run=lambda name, _: told.append(name)) == result
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()} == before
     assert told == list(plan.jobs)
 
@@ -119,10 +119,10 @@ def test_more_subnets_use_the_runs_that_are_there(study, recipe):
     plan, out, _ = study
     model = out / "common-2-2-2-seed0" / "model.safetensors"
     before = model.stat().st_mtime_ns
-    more = loafing_room.Plan(recipe, ["2-2-2"], subnets=5)
-    result = loafing(more, out)
+    more = loafing_room.LoafingPlan(recipe, ["2-2-2"], subnets=5)
+    result = measure_loafing(more, out)
     assert result["rows"][0]["subnets"] == 5 and model.stat().st_mtime_ns == before
-    loafing(plan, out)
+    measure_loafing(plan, out)
 
 
 @pytest.mark.timeout(900)  # two starts of Python, and runs in each
@@ -250,8 +250,8 @@ def test_an_unknown_cluster_is_refused_before_any_run(recipe, tmp_path):
 
 
 def test_a_matrix_has_each_net_alone_and_inside_every_larger_one(recipe, tmp_path):
-    plan = matrix_room.Plan(recipe, ["2-1-1", "1-1-1", "1-2-1"], seeds=2)
-    result = matrix(plan, tmp_path)
+    plan = matrix_room.MatrixPlan(recipe, ["2-1-1", "1-1-1", "1-2-1"], seeds=2)
+    result = fill_matrix(plan, tmp_path)
     assert result["nets"] == ["1-1-1", "1-2-1", "2-1-1"]  # by their number of blocks
     places = [(cell["subnet"], cell["main"]) for cell in result["cells"]]
     # 1-2-1 and 2-1-1 do not fit into each other
@@ -278,18 +278,18 @@ def test_a_matrix_of_densenets_builds_the_smaller_ones(tmp_path):
     network = prepare(recipe).network
     depths = list(network.full.depths)
     small = [2, *depths[1:]]
-    plan = matrix_room.Plan(recipe, ["-".join(map(str, d)) for d in (small, depths)])
+    plan = matrix_room.MatrixPlan(recipe, ["-".join(map(str, d)) for d in (small, depths)])
     jobs = list(plan.jobs.values())
     assert jobs[0].recipe.model.arguments["block_config"] == small and jobs[0].recipe.model.subnet is None
     assert prepare(jobs[0].recipe).network.full.depths == tuple(small)
-    result = matrix(plan, tmp_path)
+    result = fill_matrix(plan, tmp_path)
     assert len(result["cells"]) == 3 and not result["failed"]
 
 
 def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
     stimulative = load_recipe("digits", {**TINY, "method.name": "stimulative"})
-    plan = sweep_room.Plan(stimulative, "method.balance", ["0.5", "5"], seeds=2)
-    result = sweep(plan, tmp_path)
+    plan = sweep_room.SweepPlan(stimulative, "method.balance", ["0.5", "5"], seeds=2)
+    result = sweep_setting(plan, tmp_path)
     assert [row["value"] for row in result["rows"]] == [0.5, 5.0]
     for run in result["runs"]:
         one = load_recipe(tmp_path / run["run"] / "recipe.yaml")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
-from stimulative.unravel import SAMPLERS, Subnet, SubnetSpace
-from stimulative.unravel.sampling import (
+from stimulative.residual import SAMPLERS, Subnet, SubnetSpace
+from stimulative.residual.sampling import (
     every_other,
     interstage,
     nested,
@@ -22,7 +22,7 @@ from stimulative.unravel.sampling import (
     uniform,
     unordered,
 )
-from stimulative.unravel.subnet import KEPT
+from stimulative.residual.subnet import KEPT
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, StochasticDepth, stochastic_depth
 from stimulative.methods.stochastic_depth import survival_of
+from stimulative.residual import ResidualNetwork, branches, unravel
+from stimulative.residual.branches import branch_ends
 from stimulative.training import load_recipe, train
-from stimulative.unravel import ResidualNetwork, branches, unravel
-from stimulative.unravel.branches import branch_ends
 
 LABELS = torch.tensor([0, 1, 2, 3])
 VIT = {"img_size": 32, "patch_size": 8, "depth": 3, "embed_dim": 16, "num_heads": 2, "num_classes": CLASSES}

@@ -31,9 +31,9 @@ from stimulative import unravel
 from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, LayerSupervision, SelfDistillation, StageSupervision
 from stimulative.methods.heads import Point, block_points, layouts_of, reading, stage_points
+from stimulative.residual import ResidualNetwork, keep_only
+from stimulative.runs.metrics import read_metrics
 from stimulative.training import load_recipe, train
-from stimulative.training.metrics import read_metrics
-from stimulative.unravel import ResidualNetwork, keep_only
 
 SUPERVISED = [LayerSupervision, StageSupervision, SelfDistillation]
 NAMES = ["layer_supervision", "stage_supervision", "self_distillation"]

@@ -11,10 +11,10 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from stimulative import unravel
-from stimulative.analysis import evaluate
-from stimulative.analysis.destruction import destroy
-from stimulative.analysis.family import open_run, read_family
+from stimulative.analysis import evaluate, open_run
 from stimulative.errors import UsageError
+from stimulative.runs import Family
+from stimulative.studies.destruction import destroy
 from stimulative.training import load_recipe, measure, train
 from stimulative.training.temperature import LossCurve, fit_temperatures
 
@@ -157,7 +157,7 @@ def test_a_run_writes_the_temperature_of_its_main_net(calibrated):
 
 
 def test_the_validation_loss_of_the_log_is_that_of_scaled_logits(calibrated):
-    from stimulative.training.metrics import read_metrics
+    from stimulative.runs.metrics import read_metrics
 
     out, *_ = calibrated
     for row in read_metrics(out / "metrics.csv"):
@@ -168,7 +168,7 @@ def test_the_validation_loss_of_the_log_is_that_of_scaled_logits(calibrated):
 
 def test_every_subnet_has_its_temperature_in_the_table(calibrated):
     out, trained, _ = calibrated
-    family = read_family(out / "subnets.csv")
+    family = list(Family.read(out / "subnets.csv"))
     temperatures = [member.temperature for member in family]
     assert len(family) == 4 and all(temperatures) and len(set(temperatures)) == 4
     assert family[-1].temperature == pytest.approx(trained["main"]["temperature"], rel=0.2)

@@ -9,24 +9,25 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from interrupting import Interrupt
 from safetensors.torch import load_file
 
 from stimulative import data as data_room
+from stimulative.analysis import evaluate, open_run
 from stimulative.analysis.adoption import adopt, recipe_for
-from stimulative.analysis.destruction import draw_images
-from stimulative.analysis.family import evaluate, open_run, read_family
 from stimulative.cli import main
-from stimulative.cli.data import data_settings
+from stimulative.cli.data_option import data_settings
 from stimulative.data import DataSettings, from_loaders
 from stimulative.data.documents import hold_out_documents, pydoc, without_repetitions
 from stimulative.data.sequences import Sequences
 from stimulative.data.tokens import Bytes, tokenizer_of
 from stimulative.errors import UsageError
-from stimulative.training import Recipe, Score, load_recipe, measure, train
+from stimulative.residual import Subnet
+from stimulative.runs import Family
+from stimulative.studies.destruction import draw_images
+from stimulative.training import Recipe, Score, in_precision_of, load_recipe, measure, train
 from stimulative.training.accumulation import parts
-from stimulative.training.measure import in_precision_of
 from stimulative.training.temperature import LossCurve
-from stimulative.unravel import Subnet
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:after epoch")  # these nets learn next to nothing
@@ -317,7 +318,7 @@ def test_loss_accuracy_and_perplexity_equal_those_worked_out_by_hand():
 def test_the_perplexity_of_every_subnet_equals_a_plain_loop(trained: Path):
     run = open_run(trained)
     network, data = run.network, run.data
-    family = {str(member.subnet): member for member in read_family(trained / "subnets.csv")}
+    family = {str(member.subnet): member for member in list(Family.read(trained / "subnets.csv"))}
     assert list(family) == ["1", "2", "3"]
     for depth in (1, 2, 3):
         model = network.model
@@ -382,7 +383,7 @@ def test_a_run_tells_its_perplexity(trained: Path):
     assert of_all["min"] <= of_all["mean"] <= of_all["max"] and summary["subnets"]["calibration_images"] == 0
     assert all("perplexity" in row for row in summary["by_blocks"] + summary["by_stage"])
     assert 1 < summary["main"]["perplexity"] < 257
-    member = read_family(trained / "subnets.csv")[-1]
+    member = list(Family.read(trained / "subnets.csv"))[-1]
     assert member.score.perplexity == pytest.approx(summary["main"]["perplexity"], rel=1e-4)
     assert member.cost.flops > 0 and member.latency is not None and summary["latency"]["batch"] == 1
 
@@ -400,21 +401,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(recipe: Recipe, tmp_pat
     recipe = recipe.override(more)
     train(recipe, tmp_path / "whole", progress=False)
 
-    from stimulative.training.loop import _Loop
-
     broken = tmp_path / "broken"
-    broken.mkdir()
-    loop = _Loop(recipe, broken, data=None, model=None, progress=False)
-    epoch = loop._epoch
-
-    def stop() -> None:
-        if loop.epoch == 1:
-            raise KeyboardInterrupt
-        epoch()
-
-    loop._epoch = stop  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(KeyboardInterrupt):
-        loop.run()
+        train(recipe, broken, progress=False, callbacks=[Interrupt(checkpoint=("checkpoint-last.ckpt", 1))])
     train(recipe, broken, resume=True, progress=False)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)

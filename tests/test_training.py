@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupting import Interrupt
 from safetensors.torch import load_file
 from torch import nn
 
 from stimulative import data as data_room
 from stimulative import models
+from stimulative.config.settings import OptimizerSettings, ScheduleSettings
 from stimulative.errors import UsageError
+from stimulative.runs.metrics import COLUMNS, read_metrics
 from stimulative.training import Diverged, load_recipe, train
-from stimulative.training.loop import _Loop
-from stimulative.training.metrics import COLUMNS, read_metrics
 from stimulative.training.optimization import optimizer_of, schedule_of
-from stimulative.training.settings import OptimizerSettings, ScheduleSettings
 
 TINY = {
     "model.arguments": {"width": 4},
@@ -73,9 +73,10 @@ def test_the_summary_names_what_was_done(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary) == {
         *("method", "model", "data", "seed", "epochs", "steps", "train_seconds", "peak_memory_mib", "parameters"),
-        *("main", "subnets", "device", "versions"),
+        *("main", "subnets", "device", "versions", "task", "format"),
     }
     assert summary["method"] == "stimulative" and summary["model"] == "cifar/resnet20" and summary["data"] == "digits"
+    assert summary["task"] == "images" and summary["format"] == 1
     assert summary["subnets"]["count"] == 27 and summary["subnets"]["evaluated"] == 0
     assert set(summary["main"]) == {"top1", "loss"} and summary["main"]["top1"] > 15
     parameters = sum(v.numel() for k, v in weights(finished).items() if "running" not in k and "num_" not in k)
@@ -104,34 +105,20 @@ def test_the_same_seed_gives_the_same_net_and_another_one_another(finished, tmp_
     assert not torch.equal(weights(finished)["conv1.weight"], weights(tmp_path / "other")["conv1.weight"])
 
 
-@pytest.mark.parametrize("where", ["first epoch", "middle", "between best and last", "before the summary"])
-def test_an_interrupted_run_goes_on_to_the_same_weights(finished, tmp_path, monkeypatch, where):
+INTERRUPTS = {
+    "first epoch": {"step": 4},
+    "middle": {"step": 14},
+    "between best and last": {"checkpoint": ("checkpoint-best.ckpt", 1)},
+    "before the summary": {"checkpoint": ("checkpoint-last.ckpt", 3)},
+}
+
+
+@pytest.mark.parametrize("where", INTERRUPTS)
+def test_an_interrupted_run_goes_on_to_the_same_weights(finished, tmp_path, where):
     out = tmp_path / "run"
-    steps = 0
-
-    def interrupt(loop, *args, **kwargs):
-        nonlocal steps
-        steps += 1
-        if steps == {"first epoch": 4, "middle": 14}.get(where):
-            raise KeyboardInterrupt
-        return step(loop, *args, **kwargs)
-
-    def save_or_die(loop, name):
-        if where == "between best and last" and name == "checkpoint-last.ckpt" and loop.epoch == 2:
-            raise KeyboardInterrupt
-        save(loop, name)
-
-    def die(loop):
-        raise KeyboardInterrupt
-
-    step, save = _Loop._step, _Loop._save
-    with monkeypatch.context() as patch:
-        patch.setattr(_Loop, "_step", interrupt)
-        patch.setattr(_Loop, "_save", save_or_die)
-        if where == "before the summary":
-            patch.setattr(_Loop, "_finish", die)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny(), out, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), out, progress=False, callbacks=[Interrupt(**INTERRUPTS[where])])
+    assert not (out / "summary.json").exists()
     torch.rand(17)  # what happens in between must not matter
     train(tiny(), out, resume=True, progress=False)
     assert_equal_weights(finished, out)

@@ -15,7 +15,7 @@ import stimulative
 from stimulative import models
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.unravel import ResidualNetwork, Subnet, keep_only
+from stimulative.residual import ResidualNetwork, Subnet, keep_only
 
 WIDTH: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 IMAGES: dict[str, Any] = {**WIDTH, "image_size": 16, "patch_size": 8, "num_labels": 5}

@@ -13,8 +13,8 @@ from torch import nn
 
 from stimulative import models
 from stimulative.errors import UsageError
-from stimulative.training.files import save_model
-from stimulative.training.weights import load_weights, read_weights, sha256
+from stimulative.files import save_model
+from stimulative.weights import load_weights, read_weights, sha256
 
 
 def net(*, depth=20, classes=10, channels=1, width=4, seed=0):

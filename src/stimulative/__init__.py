@@ -11,12 +11,12 @@ from stimulative.methods import StageSupervision as StageSupervision
 from stimulative.methods import StimulativeTraining as StimulativeTraining
 from stimulative.methods import StochasticDepth as StochasticDepth
 from stimulative.methods import Terms as Terms
-from stimulative.unravel import ResidualNetwork as ResidualNetwork
-from stimulative.unravel import Stage as Stage
-from stimulative.unravel import Statistics as Statistics
-from stimulative.unravel import Subnet as Subnet
-from stimulative.unravel import SubnetSpace as SubnetSpace
-from stimulative.unravel import unravel as unravel
+from stimulative.residual import ResidualNetwork as ResidualNetwork
+from stimulative.residual import Stage as Stage
+from stimulative.residual import Statistics as Statistics
+from stimulative.residual import Subnet as Subnet
+from stimulative.residual import SubnetSpace as SubnetSpace
+from stimulative.residual import unravel as unravel
 
 if TYPE_CHECKING:
     from stimulative.deploy import extract as extract

@@ -1,7 +1,16 @@
-"""Questions asked of a trained network: its subnets, what they cost, and how methods compare."""
+"""Questions asked of a trained network: its subnets, and what they cost."""
 
-from stimulative.analysis.comparison import compare as compare
-from stimulative.analysis.cost import Cost as Cost
+from stimulative.analysis.adoption import adopt as adopt
+from stimulative.analysis.adoption import recipe_for as recipe_for
 from stimulative.analysis.cost import CostModel as CostModel
-from stimulative.analysis.family import Member as Member
-from stimulative.analysis.family import evaluate as evaluate
+from stimulative.analysis.drawing import Chosen as Chosen
+from stimulative.analysis.drawing import choose_subnets as choose_subnets
+from stimulative.analysis.drawing import draw as draw
+from stimulative.analysis.evaluation import evaluate as evaluate
+from stimulative.analysis.latency import MAX_ROUNDS as MAX_ROUNDS
+from stimulative.analysis.latency import SECONDS as SECONDS
+from stimulative.analysis.latency import Latencies as Latencies
+from stimulative.analysis.latency import measure_modules as measure_modules
+from stimulative.analysis.opening import open_run as open_run
+from stimulative.analysis.opening import prepare_to_measure as prepare_to_measure
+from stimulative.analysis.steps import Steps as Steps

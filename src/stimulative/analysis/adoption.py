@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from stimulative.analysis.family import Steps, prepare_to_measure
-from stimulative.data import Data
-from stimulative.data.settings import FOLDER
+from stimulative import files
+from stimulative.analysis.opening import prepare_to_measure
+from stimulative.analysis.steps import Steps
+from stimulative.config import Recipe, load_recipe
+from stimulative.data import FOLDER, Data
 from stimulative.errors import UsageError
-from stimulative.training import Recipe, files, load_recipe, measure
-from stimulative.training.environment import describe, device_name, versions
-from stimulative.training.weights import load_weights, read_weights, sha256
+from stimulative.runs import Environment, FamilySummary, MainScore, Origin, RunDirectory, Summary, device_name, versions
+from stimulative.training import measure, parameters_of
+from stimulative.weights import load_weights, read_weights, sha256
 
 
 def recipe_for(model: str, data: str, settings: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
@@ -73,7 +75,7 @@ def adopt(
     """
     out = Path(out)
     found = read_weights(weights)
-    origin = {"file": str(weights), "sha256": sha256(weights)}
+    origin = Origin(str(weights), sha256(weights))
     if _holds_already(out, recipe, origin):
         return out
     prepared = prepare_to_measure(recipe, device=device)
@@ -92,63 +94,54 @@ def adopt(
     steps = Steps(progress, len(data.test))
     score = measure(network, data.test, after_batch=steps.step)[0]
     place = next(network.parameters()).device
-    summary = {
-        "method": None,
-        "model": recipe.model.name,
-        "data": data.name,
-        "seed": recipe.seed,
-        "epochs": None,
-        "steps": None,
-        "train_seconds": None,
-        "peak_memory_mib": None,
-        "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
-        "main": score.to_mapping(),
-        "subnets": {
-            "count": network.space.count,
-            "evaluated": 0,
-            "mean": None,
-            "std": None,
-            "min": None,
-            "max": None,
-        },
-        "device": device_name(place),
-        "versions": versions(),
-        "weights": origin,
-    }
+    summary = Summary(
+        task=data.task,
+        method=None,
+        model=recipe.model.name,
+        data=data.name,
+        seed=recipe.seed,
+        parameters=parameters_of(network),
+        main=MainScore(**vars(score)),
+        subnets=FamilySummary(count=network.space.count),
+        device=device_name(place),
+        versions=versions(),
+        weights=origin,
+    )
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        whole = Path(temporary) / out.name
-        whole.mkdir()
-        files.write_text(whole / files.RECIPE, recipe.to_yaml())
-        files.write_json(whole / files.ENVIRONMENT, describe(place, recipe.seed))
-        files.save_model(network.model, whole / files.MODEL)
-        files.write_json(whole / files.SUMMARY, summary)
+        whole = RunDirectory(Path(temporary) / out.name)
+        whole.path.mkdir()
+        whole.write_recipe(recipe)
+        whole.write_environment(Environment.of(place, recipe.seed))
+        whole.write_model(network.model)
+        whole.write_summary(summary)
         try:
-            os.replace(whole, out)  # also over an empty directory
+            os.replace(whole.path, out)  # also over an empty directory
         except OSError as error:
-            raise UsageError(f"cannot write to {out}: {error.strerror}; choose another directory with --out") from error
+            raise UsageError(f"cannot write to {out}: {error.strerror}; choose another directory with out=") from error
     return out
 
 
-def _holds_already(out: Path, recipe: Recipe, origin: Mapping[str, str]) -> bool:
+def _holds_already(out: Path, recipe: Recipe, origin: Origin) -> bool:
     """Whether a directory holds just these weights, adopted with this recipe.
 
     Raises:
         UsageError: If it holds anything else.
     """
+    run = RunDirectory(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if not (out / files.RECIPE).exists() or not (out / files.SUMMARY).exists():
-        raise UsageError(f"{out} exists and is not a run of these weights; choose another directory with --out")
-    adopted = files.read_json(out / files.SUMMARY).get("weights") or {}
-    if adopted.get("sha256") != origin["sha256"]:
-        other = f"the weights {adopted['file']}" if "file" in adopted else "a trained run"
-        raise UsageError(f"{out} holds {other}; choose another directory with --out, or remove it")
-    before, now = load_recipe(out / files.RECIPE).to_mapping(), recipe.to_mapping()
+    if not run.started or not run.finished:
+        raise UsageError(f"{out} exists and is not a run of these weights; choose another directory with out=")
+    adopted = run.summary.weights
+    if adopted is None or adopted.sha256 != origin.sha256:
+        other = "a trained run" if adopted is None else f"the weights {adopted.file}"
+        raise UsageError(f"{out} holds {other}; choose another directory with out=, or remove it")
+    before, now = run.recipe.to_mapping(), recipe.to_mapping()
     changed = [section for section in now if before.get(section) != now[section]]
     if changed:
         raise UsageError(
             f"{out} holds these weights with other settings ({', '.join(changed)}); choose another directory with "
-            "--out, or remove it"
+            "out=, or remove it"
         )
     return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,23 +11,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stimulative.unravel import ResidualNetwork, Subnet, evaluating
-from stimulative.unravel.channels import Slice, size_of
-from stimulative.unravel.execution import Node, replay
-from stimulative.unravel.recording import arguments_of
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one net.
-
-    Args:
-        parameters: The number of parameters of what runs.
-        flops: Floating-point operations of a forward pass on the example; a multiply-add counts as two.
-    """
-
-    parameters: int
-    flops: int
+from stimulative.residual import Node, ResidualNetwork, Slice, Subnet, arguments_of, evaluating, replay, size_of
+from stimulative.runs import Cost
 
 
 class CostModel:

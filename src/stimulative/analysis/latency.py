@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stimulative.training.environment import device_name
-from stimulative.unravel import ResidualNetwork, Subnet, evaluating
-from stimulative.unravel.recording import arguments_of, tensors_in
+from stimulative.residual import ResidualNetwork, Subnet, arguments_of, evaluating, tensors_in
+from stimulative.runs import Conditions, Latency, device_name
 
 _WARM_UP_RUNS = 5
 MIN_ROUNDS, MAX_ROUNDS = 5, 50
@@ -31,19 +30,6 @@ SECONDS = 15.0
 
 Contender = Callable[[], AbstractContextManager[Callable[[], Any]]]
 """Something to time: entering the context prepares it, what comes out is called, and only that call is timed."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long one forward pass of a batch takes.
-
-    Args:
-        median_ms: The median over rounds, in milliseconds.
-        iqr_ms: The spread: the distance between the first and the third quartile, in milliseconds.
-    """
-
-    median_ms: float
-    iqr_ms: float
 
 
 @dataclass(frozen=True)
@@ -64,9 +50,9 @@ class Latencies:
     threads: int
     rounds: int
 
-    def conditions(self) -> dict[str, Any]:
-        """What the numbers belong to, as it stands in ``summary.json``."""
-        return {"batch": self.batch, "device": self.device, "threads": self.threads, "rounds": self.rounds}
+    def conditions(self) -> Conditions:
+        """What the numbers belong to."""
+        return Conditions(self.batch, self.device, self.threads, self.rounds)
 
 
 def measure_latency(

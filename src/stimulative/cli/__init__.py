@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from stimulative.cli import (
+from stimulative.cli.commands import (
     choose,
     compare,
     destroy,

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _settings() -> str:
-    from stimulative.training.schema import settings_help
+    from stimulative.config import settings_help
 
     lines = ["settings of a recipe (--section.key VALUE sets one over it):"]
     for setting in settings_help():

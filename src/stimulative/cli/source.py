@@ -128,18 +128,18 @@ def _is_setting(word: str) -> bool:
 
 
 def _checked(run: Path) -> Path:
-    from stimulative.analysis.family import recipe_of
+    from stimulative.runs import RunDirectory
 
     if run.is_file():
         raise UsageError(
             f"{run} is a file, not a run directory; weights are given as --model NAME --weights {run} --data NAME"
         )
-    recipe_of(run)
+    _ = RunDirectory.open(run).recipe
     return run
 
 
 def _adopt(options: argparse.Namespace, rest: Sequence[str], out: Path) -> Path:
-    from stimulative.analysis.adoption import adopt, recipe_for
+    from stimulative.analysis import adopt, recipe_for
 
     recipe = recipe_for(options.model, options.data, rest)
     with progress_bar("measuring the main net") as show:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stimulative.data.loader import Loader
+from stimulative.data.batches import Loader
 
 Task = Literal["images", "text"]
 

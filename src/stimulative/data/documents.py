@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from stimulative.data.loader import generator_for
+from stimulative.data.batches import generator_for
 from stimulative.errors import UsageError
 
 _TRAIN, _TEST = "train", "val"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from stimulative.data.loader import generator_for
+from stimulative.data.batches import generator_for
 
-DEFAULT_SIZE = 32
+FAKE_SIZE = 32
 DEFAULT_CLASSES = 10
 
 _IMAGES = {"training": 2000, "validation": 500, "test": 1000}

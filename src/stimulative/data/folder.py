@@ -8,7 +8,7 @@ import numpy as np
 
 from stimulative.errors import UsageError
 
-DEFAULT_SIZE = 224
+FOLDER_SIZE = 224
 
 _TRAIN, _TEST = "train", "val"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stimulative.data.augmentation import lighting_noise
-from stimulative.data.loader import Batch, batches_in, generator_for, share_of
+from stimulative.data.batches import Batch, batches_in, generator_for, share_of
 from stimulative.data.pixels import Normalisation
 from stimulative.errors import UsageError
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stimulative.data.loader import Batch, Loader, generator_for
+from stimulative.data.batches import Batch, Loader, generator_for
 
 
 class MixedLoader:

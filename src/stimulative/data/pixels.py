@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stimulative.data.loader import Batch, CountedBatches, generator_for, share_of
+from stimulative.data.batches import Batch, CountedBatches, generator_for, share_of
 
 
 class Pixels(NamedTuple):

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stimulative.data.loader import Batch, CountedBatches, generator_for, share_of
+from stimulative.data.batches import Batch, CountedBatches, generator_for, share_of
 from stimulative.data.tokens import Tokenizer
-from stimulative.objectives.kl import IGNORED
+from stimulative.objectives import IGNORED
 
 
 @dataclass(frozen=True)

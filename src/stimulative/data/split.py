@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stimulative.data.loader import derived_seed
+from stimulative.data.batches import derived_seed
 from stimulative.errors import UsageError
 
 

@@ -25,15 +25,23 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from stimulative.deploy.standing_in import stand_in
-from stimulative.unravel import ResidualNetwork, Subnet, layers_with_statistics
-from stimulative.unravel.channels import Slice, narrow_for_good, treats_each
-from stimulative.unravel.passing import Nothing, widens
-from stimulative.unravel.recalibration import FROZEN
-from stimulative.unravel.recording import record
-from stimulative.unravel.removal import RemovedBlock
-from stimulative.unravel.shrinking import shrink_for_good
-from stimulative.unravel.stacks import stacks_of
-from stimulative.unravel.wiring import Decision, Place
+from stimulative.residual import (
+    FROZEN,
+    Decision,
+    Nothing,
+    Place,
+    RemovedBlock,
+    ResidualNetwork,
+    Slice,
+    Subnet,
+    layers_with_statistics,
+    narrow_for_good,
+    record,
+    shrink_for_good,
+    stacks_of,
+    treats_each,
+    widens,
+)
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 _CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
-from stimulative.unravel import Subnet, SubnetLike
+from stimulative.residual import Subnet, SubnetLike
 
 _using: ContextVar[Mapping[object, int]] = ContextVar("stimulative_depths_in_use", default={})  # noqa: B039, never written
 

@@ -16,11 +16,20 @@ from torch import Tensor, nn
 
 from stimulative.deploy.carving import Carving, NoStandIn, carve
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Statistics, Subnet, SubnetLike, evaluating, layers_with_statistics
-from stimulative.unravel.caches import configs_of, without_caches
-from stimulative.unravel.recording import arguments_of, tensors_in
-from stimulative.unravel.shrinking import misfit
-from stimulative.unravel.stacks import stacks_of
+from stimulative.residual import (
+    ResidualNetwork,
+    Statistics,
+    Subnet,
+    SubnetLike,
+    arguments_of,
+    configs_of,
+    evaluating,
+    layers_with_statistics,
+    misfit,
+    stacks_of,
+    tensors_in,
+    without_caches,
+)
 
 Calibration = Statistics | Iterable[Any] | Literal["keep"]
 

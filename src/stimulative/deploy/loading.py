@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from stimulative import models
-from stimulative.data.dataset import noise_images, noise_sequences
+from stimulative.data import noise_images, noise_sequences
 from stimulative.deploy.carving import Carving, carve
 from stimulative.deploy.elastic import Elastic
-from stimulative.deploy.family import FORMAT
+from stimulative.deploy.family_file import FORMAT
 from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
-from stimulative.training.loop import as_in
-from stimulative.unravel import Subnet, unravel
+from stimulative.residual import Subnet, unravel
+from stimulative.training import as_in
 
 
 def load(

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from stimulative.analysis.family import Steps
-from stimulative.analysis.frontier import frontier
-from stimulative.analysis.member import Member
-from stimulative.deploy.family import check_files, save_family
-from stimulative.deploy.finished import Finished, open_finished
+from stimulative.analysis import Steps
+from stimulative.deploy.deployable import Finished, open_finished
+from stimulative.deploy.family_file import check_files, save_family
 from stimulative.errors import UsageError
-from stimulative.unravel import Subnet, SubnetLike
+from stimulative.residual import Subnet, SubnetLike
+from stimulative.runs import Family, Member
 
 FAMILY = "family.safetensors"
 
@@ -73,7 +72,7 @@ def _chosen(finished: Finished, subnets: Literal["frontier"] | Sequence[SubnetLi
                 f"evaluate {finished.directory}. Or name subnets: --subnets {finished.network.full},"
                 f"{finished.network.space.smallest}"
             )
-        return [member.subnet for member in frontier(list(finished.family.values()))]
+        return [member.subnet for member in Family(tuple(finished.family.values())).frontier()]
     if isinstance(subnets, str):
         raise UsageError(f"subnets: got {subnets!r}, allowed: 'frontier', or a list of subnets")
     return list(dict.fromkeys(finished.network.resolve(subnet) for subnet in subnets))

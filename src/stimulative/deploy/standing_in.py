@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.unravel.passing import FIRST, Argument, Constant, Input, Nothing, needs_before
-from stimulative.unravel.recording import Call
-from stimulative.unravel.wiring import Place
+from stimulative.residual import FIRST, Argument, Call, Constant, Input, Nothing, Place, needs_before
 
 
 def stand_in(place: Place, call: Call) -> nn.Module | None:

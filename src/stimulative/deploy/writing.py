@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stimulative import files
 from stimulative.errors import UsageError
-from stimulative.training import files
 
 KEY = "stimulative"
 """The key of the description in the header of safetensors files."""

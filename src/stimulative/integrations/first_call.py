@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.methods import StimulativeTraining
-from stimulative.methods.beside import as_input, call_of, called_instead
-from stimulative.unravel import ResidualNetwork, unravel
-from stimulative.unravel.recording import tensors_in
+from stimulative.methods import StimulativeTraining, as_input, call_of, called_instead
+from stimulative.residual import ResidualNetwork, tensors_in, unravel
 
 _SAMPLES = 2  # enough to see which dimension is the batch; blocks are tried out one by one on all of them
 

@@ -22,10 +22,9 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.integrations.first_call import method_of
-from stimulative.integrations.search import Search, named
-from stimulative.methods import StimulativeTraining
-from stimulative.methods.beside import Beside, check_settings_beside
-from stimulative.unravel import ResidualNetwork
+from stimulative.integrations.locating import Search, named
+from stimulative.methods import Beside, StimulativeTraining, check_settings_beside
+from stimulative.residual import ResidualNetwork
 
 
 class StimulativeCallback(Callback):

@@ -24,11 +24,9 @@ from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.integrations.first_call import first_samples, hearing, method_of, unraveled
-from stimulative.methods import StimulativeTraining
-from stimulative.methods.beside import Beside, check_settings_beside
-from stimulative.methods.labels import token_targets
-from stimulative.objectives.kl import IGNORED
-from stimulative.unravel import ResidualNetwork
+from stimulative.methods import Beside, StimulativeTraining, check_settings_beside, token_targets
+from stimulative.objectives import IGNORED
+from stimulative.residual import ResidualNetwork
 
 try:
     import accelerate as accelerate  # what a Trainer cannot be made without

@@ -2,20 +2,18 @@
 
 from stimulative.methods.base import Method as Method
 from stimulative.methods.base import Terms as Terms
+from stimulative.methods.beside import Beside as Beside
+from stimulative.methods.beside import as_input as as_input
+from stimulative.methods.beside import call_of as call_of
+from stimulative.methods.beside import called_instead as called_instead
+from stimulative.methods.beside import check_settings_beside as check_settings_beside
 from stimulative.methods.common import CommonTraining as CommonTraining
 from stimulative.methods.group_knowledge import GroupKnowledge as GroupKnowledge
+from stimulative.methods.labels import token_targets as token_targets
 from stimulative.methods.layer_supervision import LayerSupervision as LayerSupervision
+from stimulative.methods.named import METHODS as METHODS
+from stimulative.methods.named import method_named as method_named
 from stimulative.methods.self_distillation import SelfDistillation as SelfDistillation
 from stimulative.methods.stage_supervision import StageSupervision as StageSupervision
 from stimulative.methods.stimulative import StimulativeTraining as StimulativeTraining
 from stimulative.methods.stochastic_depth import StochasticDepth as StochasticDepth
-
-METHODS: dict[str, type[Method]] = {
-    "common": CommonTraining,
-    "layer_supervision": LayerSupervision,
-    "stage_supervision": StageSupervision,
-    "self_distillation": SelfDistillation,
-    "stochastic_depth": StochasticDepth,
-    "stimulative": StimulativeTraining,
-    "group_knowledge": GroupKnowledge,
-}

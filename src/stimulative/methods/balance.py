@@ -15,3 +15,10 @@ def ramped(balance: float, ramp: float, step: int, total_steps: int | None) -> f
     if total_steps is None or ramp == 0:
         return balance
     return balance * min(1.0, (step + 1) / (ramp * total_steps))
+
+
+ADVICE = (
+    "a lower method.balance or a longer method.balance_ramp: a large balance early on makes main net and subnets agree "
+    "on nothing"
+)
+"""What to try where a net learns nothing beside its subnets."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
-from stimulative.unravel.recording import arguments_of
+from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of
 
 
 class Terms:
@@ -97,6 +96,24 @@ class Method(nn.Module):
         self.total_steps = total_steps
         self.step = 0
         self.generator = torch.Generator().manual_seed(seed)
+
+    advice: ClassVar[str] = ""
+    """What else to try where the net does no better than chance, as the end of a sentence; nothing by default."""
+
+    @classmethod
+    def problem_on_devices(cls, settings: Mapping[str, Any]) -> str | None:
+        """Why settings of this method cannot be trained on several devices; None if they can."""
+        return None
+
+    @property
+    def calls_backward(self) -> bool:
+        """Whether a step has to be taken by ``backward``, since it has several backward passes."""
+        return False
+
+    @property
+    def current_balance(self) -> float:
+        """The weight of the subnets' term at the present step; 0 for methods without one."""
+        return 0.0
 
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:

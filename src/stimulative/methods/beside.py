@@ -27,9 +27,7 @@ from stimulative.errors import UsageError
 from stimulative.methods.base import Method
 from stimulative.methods.labels import token_targets
 from stimulative.objectives import logits_of
-from stimulative.unravel import ResidualNetwork, Subnet
-from stimulative.unravel.execution import Pass
-from stimulative.unravel.recording import tensors_in
+from stimulative.residual import Pass, ResidualNetwork, Subnet, tensors_in
 
 _SETTLED = {
     "network": "it is found",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stimulative.methods.base import Method, Terms, refuse_subnets, run_main
 from stimulative.objectives import cross_entropy
-from stimulative.unravel import SubnetLike
+from stimulative.residual import SubnetLike
 
 
 class CommonTraining(Method):

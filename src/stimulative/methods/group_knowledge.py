@@ -8,7 +8,7 @@ and each group learns from the one above it, the first one from the main net:
     L = CE(z_m, y) + balance * mean over loops and levels of  KL(softmax(g_(k-1)) || softmax(z_k)),    g_0 = z_m,
 
 teachers without gradient. The groups' averages are in ``stimulative.objectives.groups``, the drawing in
-``stimulative.unravel.sampling.nested_inside``.
+``stimulative.residual.sampling.nested_inside``.
 
 What is ours: all that the paper's summary leaves open. We have read its abstract, the caption of its Figure 3 and
 reviews of it, not its equations; the repository that it names held a licence and a title when it was stored for us.
@@ -30,11 +30,10 @@ from typing import Any
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.methods.balance import ramped
+from stimulative.methods.balance import ADVICE, ramped
 from stimulative.methods.base import Method, Terms, check_settings, impossible
 from stimulative.objectives import counted, cross_entropy, group_divergence, logits_of
-from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
-from stimulative.unravel.sampling import nested_inside
+from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, nested_inside
 
 
 class GroupKnowledge(Method):
@@ -60,6 +59,8 @@ class GroupKnowledge(Method):
     Raises:
         UsageError: If a setting has an impossible value.
     """
+
+    advice = ADVICE
 
     def __init__(
         self,

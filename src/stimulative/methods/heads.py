@@ -35,9 +35,7 @@ from torch.utils import _pytree as pytree
 from stimulative.errors import UsageError
 from stimulative.methods.base import run_main
 from stimulative.objectives import logits_of
-from stimulative.unravel import ResidualNetwork
-from stimulative.unravel.interception import call_slot, intercepted
-from stimulative.unravel.recording import arguments_of, quietly, tensors_in
+from stimulative.residual import ResidualNetwork, arguments_of, call_slot, intercepted, quietly, tensors_in
 
 SECTIONS = 4  # of a network that is a single stage
 

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.unravel import ResidualNetwork, Subnet, SubnetSpace
-from stimulative.unravel.execution import Pass
-from stimulative.unravel.recording import quietly, tensors_in
+from stimulative.residual import Pass, ResidualNetwork, Subnet, SubnetSpace, quietly, tensors_in
 
 
 def samples_of(batch: int, share: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stimulative.objectives.kl import IGNORED
+from stimulative.objectives import IGNORED
 
 
 def token_targets(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from stimulative.methods.heads import Point, block_points
 from stimulative.methods.supervision import Supervision
-from stimulative.unravel import ResidualNetwork
+from stimulative.residual import ResidualNetwork
 
 
 class LayerSupervision(Supervision):

@@ -36,7 +36,7 @@ from stimulative.methods.base import Method, Terms, check_settings, impossible, 
 from stimulative.methods.heads import Layout, initialising, layouts_of, reading, stage_points
 from stimulative.methods.supervision import inner_points, sum_of
 from stimulative.objectives import cross_entropy, hint_loss, shallow_loss
-from stimulative.unravel import ResidualNetwork, SubnetLike
+from stimulative.residual import ResidualNetwork, SubnetLike
 
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS: dict[int, Any] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from stimulative.methods.heads import Point, stage_points
 from stimulative.methods.supervision import Supervision
-from stimulative.unravel import ResidualNetwork
+from stimulative.residual import ResidualNetwork
 
 
 class StageSupervision(Supervision):

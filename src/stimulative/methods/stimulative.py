@@ -8,7 +8,7 @@ arXiv 2210.04153. Each step samples a subnet ``s`` of the main net ``m`` (shared
 Where this differs from the authors' published code, and why:
 
 - The passes of main net and subnet share what they have in common (same result, less time; see
-  ``stimulative.unravel.execution``). A BatchNorm in the shared prefix sees the batch once, not twice.
+  ``stimulative.residual.execution``). A BatchNorm in the shared prefix sees the batch once, not twice.
 - By default a subnet's pass leaves the running statistics alone (``freeze_subnet_statistics``), so those of the main
   net are its own. The published code mixes both and re-estimates them before every evaluation.
 - The balance rises over training (``balance_ramp``). A large balance from step 0 on makes both nets agree on nothing
@@ -45,14 +45,12 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.methods.balance import ramped
+from stimulative.methods.balance import ADVICE, ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
 from stimulative.objectives import counted, cross_entropy, directional_divergence, kl_divergence, logits_of, normalised
-from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
-from stimulative.unravel.execution import Pass
-from stimulative.unravel.sampling import Sampler, resolve_sampler, sampler_problem
+from stimulative.residual import Pass, ResidualNetwork, Sampler, Subnet, SubnetLike, resolve_sampler, sampler_problem
 
 EFFICIENT: dict[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
 """What ``efficient: true`` sets; measured in docs/methods.md."""
@@ -95,6 +93,8 @@ class StimulativeTraining(Method):
         UsageError: If a setting has an impossible value, or the network does not run on smaller images or on part of a
             batch where it would have to.
     """
+
+    advice = ADVICE
 
     def __init__(
         self,
@@ -184,6 +184,21 @@ class StimulativeTraining(Method):
                     f"{' and '.join(f'{key} {settings[key]!r}' for key in own)} is asked for; leave one of them out"
                 )
         return found
+
+    @classmethod
+    def problem_on_devices(cls, settings: Mapping[str, Any]) -> str | None:
+        """Why these settings cannot be trained on several devices."""
+        if settings.get("schedule") != "lean":
+            return None
+        return (
+            "schedule: 'lean' calls backward several times a step, which training on several devices does not allow; "
+            "use schedule joint there"
+        )
+
+    @property
+    def calls_backward(self) -> bool:
+        """Whether the schedule is ``lean``."""
+        return self.schedule == "lean"
 
     @property
     def current_balance(self) -> float:

@@ -21,7 +21,7 @@ Where this differs from the paper and the authors' published code (Torch 7), and
 
 - A block that changes stride or width always runs: its shortcut is no identity, and it cannot be skipped. It is counted
   in ``l`` and ``L``. The authors' shortcut there is an average pool and zeros for new channels, which they keep.
-- The factor at test is folded into the parameters that end each branch (``stimulative.unravel.branches``), so that what
+- The factor at test is folded into the parameters that end each branch (``residual.branches``), so that what
   is saved is a plain model, equal to theirs at test. A block with two branches, as in transformers, is skipped as a
   whole, and each of its branches is scaled.
 - ``per_sample`` draws for each image instead of for the batch, as drop-path does; without its rescaling in training.
@@ -44,10 +44,7 @@ from torch.utils import _pytree as pytree
 from stimulative.errors import UsageError
 from stimulative.methods.base import Method, Terms, check_settings, impossible, run_main
 from stimulative.objectives import cross_entropy
-from stimulative.unravel import ResidualNetwork, Subnet, SubnetLike
-from stimulative.unravel.branches import branch_ends
-from stimulative.unravel.recording import tensors_in
-from stimulative.unravel.wiring import Place
+from stimulative.residual import Place, ResidualNetwork, Subnet, SubnetLike, branch_ends, tensors_in
 
 Decay = Literal["linear", "uniform", "exponential"]
 

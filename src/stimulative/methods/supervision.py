@@ -11,7 +11,7 @@ from stimulative.errors import UsageError
 from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets, run_main
 from stimulative.methods.heads import Layout, LinearHead, Point, initialising, layouts_of, reading
 from stimulative.objectives import cross_entropy
-from stimulative.unravel import ResidualNetwork, SubnetLike
+from stimulative.residual import ResidualNetwork, SubnetLike
 
 
 class Supervision(Method):

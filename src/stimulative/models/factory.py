@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from stimulative.errors import UsageError
-from stimulative.models.suggestion import did_you_mean
+from stimulative.naming import did_you_mean
 
 
 def accepted_keywords(make: Callable[..., Any]) -> set[str] | None:

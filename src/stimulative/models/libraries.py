@@ -5,7 +5,7 @@ from functools import partial
 
 from stimulative.errors import UsageError
 from stimulative.models.factory import Factory
-from stimulative.models.suggestion import did_you_mean
+from stimulative.naming import did_you_mean
 
 NO_WEIGHTS = (
     "models are built without trained weights; to start from some, say model.weights: pretrained, or give a file "

@@ -4,6 +4,7 @@ from stimulative.objectives.directional import directional_divergence as directi
 from stimulative.objectives.directional import normalised as normalised
 from stimulative.objectives.groups import group_divergence as group_divergence
 from stimulative.objectives.groups import running_averages as running_averages
+from stimulative.objectives.kl import IGNORED as IGNORED
 from stimulative.objectives.kl import counted as counted
 from stimulative.objectives.kl import cross_entropy as cross_entropy
 from stimulative.objectives.kl import kl_divergence as kl_divergence

@@ -8,13 +8,12 @@ from typing import Any
 
 import altair as alt
 
-from stimulative.analysis.frontier import CostName
-from stimulative.deploy.choosing.choose import CHOICE
-from stimulative.deploy.choosing.picking import written
+from stimulative import files
+from stimulative.deploy import CHOICE, written
 from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.style import COLOURS, HEIGHT, legend
 from stimulative.report.words import Words, words_of
-from stimulative.training import files
+from stimulative.runs import CostName
 
 _LIMITS = {"latency_ms": "max_latency_ms", "flops": "max_flops", "parameters": "max_params"}
 _AXES = {

@@ -15,9 +15,9 @@ import altair as alt
 import numpy as np
 
 from stimulative.errors import UsageError
+from stimulative.report.contents import read_run, read_study, understanding
 from stimulative.report.figure import Figure, Row, data, save, tooltip
-from stimulative.report.reading import read_run, read_study, understanding
-from stimulative.report.study import failures, grouped, span
+from stimulative.report.series import failures, grouped, span
 from stimulative.report.style import HEIGHT, Palette
 from stimulative.report.words import Words, words_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.study import Study, grouped, mean_and_spread
+from stimulative.report.series import Study, grouped, mean_and_spread
 from stimulative.report.style import HEIGHT
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import altair as alt
 
+from stimulative import files
 from stimulative.report import style
-from stimulative.training import files
 
 Row = dict[str, Any]
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stimulative.report.reading import Run
-from stimulative.report.study import Study
+from stimulative.report.contents import Run
+from stimulative.report.series import Study
 
 
 @dataclass(frozen=True)

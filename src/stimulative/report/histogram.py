@@ -7,7 +7,7 @@ import math
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.study import Study, grouped
+from stimulative.report.series import Study, grouped
 from stimulative.report.style import HEIGHT
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import altair as alt
 
+from stimulative.report.contents import read_study
 from stimulative.report.figure import Figure, data, save_all, tooltip
-from stimulative.report.reading import read_study
-from stimulative.report.study import failures, seeds_in_words
+from stimulative.report.series import failures, seeds_in_words
 from stimulative.report.style import HEIGHT, Palette, legend, names_axis
 from stimulative.report.words import words_of
 

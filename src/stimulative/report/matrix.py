@@ -7,9 +7,9 @@ from typing import Literal
 
 import altair as alt
 
+from stimulative.report.contents import read_study
 from stimulative.report.figure import Figure, data, save_all, tooltip
-from stimulative.report.reading import read_study
-from stimulative.report.study import failures, seeds_in_words
+from stimulative.report.series import failures, seeds_in_words
 from stimulative.report.style import WIDTH
 from stimulative.report.words import words_of
 

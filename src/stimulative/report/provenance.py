@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stimulative.report.reading import Run, Source
-from stimulative.report.study import Study
+from stimulative.report.contents import Run, Source
+from stimulative.report.series import Study
 
 
 @dataclass(frozen=True)

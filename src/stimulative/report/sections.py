@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stimulative.report.comparison import comparison_figures, names_of
+from stimulative.report.contents import Source
 from stimulative.report.destruction import destruction_figures
-from stimulative.report.family import family_figures
 from stimulative.report.figure import Figure
 from stimulative.report.loafing import loafing_figures
 from stimulative.report.matrix import matrix_figures
-from stimulative.report.reading import Source
-from stimulative.report.study import Study, studies_of
+from stimulative.report.scatter import family_figures
+from stimulative.report.series import Study, studies_of
 from stimulative.report.sweep import sweep_figures
 from stimulative.report.trajectories import trajectory_figures
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 
 from stimulative.report.figure import Figure, data, tooltip
-from stimulative.report.study import Study, grouped, mean_and_spread
+from stimulative.report.series import Study, grouped, mean_and_spread
 from stimulative.report.style import HEIGHT, names_axis
-from stimulative.unravel import Subnet
+from stimulative.residual import Subnet
 
 
 def stages_figure(study: Study) -> Figure:

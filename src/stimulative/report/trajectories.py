@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.study import Study
+from stimulative.report.series import Study
 from stimulative.report.style import HEIGHT
 
 _MARKS = 20

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stimulative.data.loader import Batch
-from stimulative.training.measure import samples_in
+from stimulative.data import Batch
+from stimulative.training.measuring import samples_in
 
 
 class Part(NamedTuple):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from stimulative.training.settings import OptimizerSettings, ScheduleSettings
+from stimulative.config import OptimizerSettings, ScheduleSettings
 
 
 def optimizer_of(

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stimulative.data.loader import Batch
+from stimulative.data import Batch
 from stimulative.errors import UsageError
 from stimulative.objectives import counted, logits_of
-from stimulative.training.measure import in_precision_of
-from stimulative.unravel import ResidualNetwork, Statistics, Subnet, evaluating
+from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
+from stimulative.training.measuring import in_precision_of
 
 _OCTAVE, _OCTAVES = 5, 13
 _POINTS = _OCTAVE * _OCTAVES + 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from stimulative.analysis.cost import CostModel
-from stimulative.analysis.frontier import CostName
+from stimulative.analysis import CostModel
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.deploy.choosing.picking import written
 from stimulative.errors import UsageError
-from stimulative.unravel import Subnet, SubnetSpace
+from stimulative.residual import Subnet, SubnetSpace
+from stimulative.runs import CostName
 
 WHOLE_MOST = 1_000
 """Spaces of up to so many subnets are looked at whole, larger ones are searched."""

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stimulative.analysis.frontier import CostName
-from stimulative.analysis.latency import Latencies
-from stimulative.analysis.member import Member
+from stimulative.analysis import Latencies
 from stimulative.deploy.choosing.limits import Limits
-from stimulative.unravel import Subnet
-from stimulative.unravel.subnet import Kept
+from stimulative.residual import Kept, Subnet
+from stimulative.runs import CostName, Member
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Choice:
             "limits": asdict(self.limits),
             "decided_by": self.decided_by,
             "tried": asdict(self.tried),
-            "latency": self.latencies.conditions(),
+            "latency": self.latencies.conditions().to_mapping(),
             "validation": {"images": self.images, "of": self.validation_images},
             "calibration_images": self.calibration_images,
             **self.about,

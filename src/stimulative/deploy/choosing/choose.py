@@ -15,25 +15,20 @@ from typing import Any
 
 import torch
 
-from stimulative.analysis.cost import CostModel
-from stimulative.analysis.family import Steps
-from stimulative.analysis.frontier import CostName
-from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latency
-from stimulative.analysis.member import Member
+from stimulative import files
+from stimulative.analysis import MAX_ROUNDS, SECONDS, CostModel, Steps
 from stimulative.deploy.choosing.budget import Budget
 from stimulative.deploy.choosing.choice import Choice, Tried
 from stimulative.deploy.choosing.limits import Limits, Minimised, cost_to_minimise, limits_of
-from stimulative.deploy.choosing.measuring import Accuracy, Stopwatch
 from stimulative.deploy.choosing.picking import order, pick, worth_timing, written
 from stimulative.deploy.choosing.prediction import Prediction, probes
 from stimulative.deploy.choosing.search import POPULATION, search
-from stimulative.deploy.finished import Finished, open_finished
+from stimulative.deploy.choosing.trials import Accuracy, Stopwatch
+from stimulative.deploy.deployable import Finished, open_finished
 from stimulative.errors import UsageError
-from stimulative.training import files
-from stimulative.training.environment import versions
-from stimulative.training.loop import as_in
-from stimulative.unravel import Subnet
-from stimulative.unravel.subnet import KEPT, Kept
+from stimulative.residual import KEPT, Kept, Subnet
+from stimulative.runs import CostName, Latency, Member, versions
+from stimulative.training import as_in
 
 CHOICE = "choice.json"
 EVALUATIONS = 512
@@ -183,7 +178,7 @@ class _Chooser:
                 "run": str(finished.directory),
                 "model": finished.run.recipe.model.name,
                 "data": data.name,
-                "method": finished.summary.get("method"),
+                "method": finished.summary.method,
                 "versions": versions(),
             },
         )

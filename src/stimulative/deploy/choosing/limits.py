@@ -7,9 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from stimulative.analysis.frontier import CostName, cost_of
-from stimulative.analysis.member import Member
 from stimulative.errors import UsageError
+from stimulative.runs import CostName, Member
 
 Minimised = Literal["latency", "flops", "params"]
 COST_NAMES: dict[str, CostName] = {"latency": "latency_ms", "flops": "flops", "params": "parameters"}
@@ -63,7 +62,7 @@ class Limits:
 
     def allow(self, member: Member) -> bool:
         """Whether a subnet keeps to all limits; one whose latency has not been measured keeps to none of latency."""
-        values = [(cost_of(member, name), limit) for name, limit in self.costs.items()]
+        values = [(member.cost_in(name), limit) for name, limit in self.costs.items()]
         cheap = all(value is not None and value <= limit for value, limit in values)
         return cheap and self.shortfall(member) == 0
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from stimulative.analysis.frontier import CostName, cost_of
-from stimulative.analysis.member import Member
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.errors import UsageError
+from stimulative.runs import CostName, Member
 
 
 def order(limits: Limits, by: CostName) -> Callable[[Member], Any]:
@@ -26,7 +25,7 @@ def order(limits: Limits, by: CostName) -> Callable[[Member], Any]:
     """
 
     def key(member: Member) -> Any:
-        cost = cost_of(member, by)
+        cost = member.cost_in(by)
         assert cost is not None, f"{by} of {member.subnet} is not known"
         rest = member.cost.flops, member.cost.parameters, member.subnet
         if limits.asks_for_quality:
@@ -97,7 +96,7 @@ def _none(members: Sequence[Member], limits: Limits) -> str:
         has = _quality(best, limits)
         closest.append(f"of the {len(pool):,} measured{enough}, subnet {best.subnet} is the best with {has}")
     for name, limit in limits.costs.items():
-        known = [(value, member) for member in good or members if (value := cost_of(member, name)) is not None]
+        known = [(value, member) for member in good or members if (value := member.cost_in(name)) is not None]
         if known and all(value > limit for value, _ in known):
             value, least = min(known, key=lambda pair: (pair[0], pair[1].subnet))
             enough = " that are good enough" if limits.asks_for_quality and good else ""

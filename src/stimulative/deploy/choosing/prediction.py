@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stimulative.unravel import Subnet, SubnetSpace
+from stimulative.residual import Subnet, SubnetSpace
 
 
 def probes(space: SubnetSpace) -> list[Subnet]:

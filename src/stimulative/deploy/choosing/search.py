@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from stimulative.unravel import Subnet, SubnetSpace
-from stimulative.unravel.sampling import uniform
+from stimulative.residual import Subnet, SubnetSpace, uniform
 
 POPULATION = 32
 _PARENTS = 0.25

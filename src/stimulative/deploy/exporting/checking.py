@@ -11,9 +11,8 @@ from torch import Tensor
 
 from stimulative.deploy.exporting.deployed import Deployed
 from stimulative.objectives import logits_of
-from stimulative.training import Run
-from stimulative.training.measure import in_precision_of
-from stimulative.unravel import ResidualNetwork, Statistics, Subnet, evaluating
+from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
+from stimulative.training import Prepared, in_precision_of
 
 TOLERANCE = 1e-4
 """How much outputs may differ, where 1 is the largest of them: other libraries add numbers up in other orders."""
@@ -67,7 +66,7 @@ class Agreement:
 
 
 def cases_of(
-    run: Run, module: Deployed, subnet: Subnet, statistics: Statistics, *, free: Mapping[int, str]
+    run: Prepared, module: Deployed, subnet: Subnet, statistics: Statistics, *, free: Mapping[int, str]
 ) -> list[Case]:
     """Batches of the test split, of several sizes where the batch is free, and what the subnet in place gives.
 
@@ -90,7 +89,7 @@ def cases_of(
 
 
 def compare(runner: Callable[..., Tensor], cases: Sequence[Case]) -> Agreement:
-    """Run what was exported and compare.
+    """Prepared what was exported and compare.
 
     Raises:
         ExportFailed: If outputs differ by more than rounding.
@@ -124,7 +123,7 @@ def compare(runner: Callable[..., Tensor], cases: Sequence[Case]) -> Agreement:
     return Agreement(sum(batches), batches, difference, largest, same, of)
 
 
-def _first_samples(run: Run, most: int) -> tuple[Tensor, ...]:
+def _first_samples(run: Prepared, most: int) -> tuple[Tensor, ...]:
     """The first samples of the test split, as the module takes them, before normalisation is undone."""
     found: list[tuple[Tensor, ...]] = []
     for x, _ in in_precision_of(run.network, run.data.test):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.objectives import logits_of
-from stimulative.unravel.caches import configs_of, without_caches
+from stimulative.residual import configs_of, without_caches
 
 
 class Deployed(nn.Module):

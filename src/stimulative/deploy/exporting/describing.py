@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stimulative.data.augmentation import resized_side
+from stimulative.data import resized_side
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
-from stimulative.training import Run
+from stimulative.training import Prepared
 
 
-def described_input(run: Run, module: Deployed, free: Mapping[int, str]) -> dict[str, Any]:
+def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) -> dict[str, Any]:
     """What goes in, exactly."""
     data = run.data
     sizes = [data.length] if data.is_text else [data.channels, data.evaluation_image_size, data.evaluation_image_size]
@@ -39,7 +39,9 @@ def described_input(run: Run, module: Deployed, free: Mapping[int, str]) -> dict
     }
 
 
-def described_output(run: Run, module: Deployed, free: Mapping[int, str], temperature: float | None) -> dict[str, Any]:
+def described_output(
+    run: Prepared, module: Deployed, free: Mapping[int, str], temperature: float | None
+) -> dict[str, Any]:
     """What comes out, exactly."""
     classes = run.data.classes
     of = "possible next tokens, at each position" if run.data.is_text else "classes"
@@ -59,7 +61,7 @@ def described_output(run: Run, module: Deployed, free: Mapping[int, str], temper
     }
 
 
-def _values(run: Run, *, normalises: bool) -> str:
+def _values(run: Prepared, *, normalises: bool) -> str:
     data = run.data
     if normalises:
         return "pixels from 0 to 1 (bytes divided by 255)"
@@ -69,7 +71,7 @@ def _values(run: Run, *, normalises: bool) -> str:
     return f"(pixels - mean) / std, pixels from 0 to 1 (bytes divided by 255), mean {mean}, std {std}"
 
 
-def _preparation(run: Run) -> str:
+def _preparation(run: Prepared) -> str:
     data, settings = run.data, run.recipe.data
     size = data.evaluation_image_size
     if not settings.resized:

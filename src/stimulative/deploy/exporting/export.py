@@ -14,22 +14,21 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from stimulative.analysis.cost import CostModel
-from stimulative.analysis.family import Steps
+from stimulative.analysis import CostModel, Steps
 from stimulative.deploy.carving import Carving
-from stimulative.deploy.exporting import onnx, program, weights
+from stimulative.deploy.deployable import Finished, open_finished
+from stimulative.deploy.exporting import onnx, program
+from stimulative.deploy.exporting import safetensors_file as weights
 from stimulative.deploy.exporting.checking import Case, cases_of, compare
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages, DeployedText
 from stimulative.deploy.exporting.describing import described_input, described_output
 from stimulative.deploy.exporting.rebuilding import Rebuilding, rebuilding_of
 from stimulative.deploy.extraction import carve_checked
-from stimulative.deploy.finished import Finished, open_finished
 from stimulative.deploy.writing import check_new, writing
 from stimulative.errors import UsageError
-from stimulative.training import files
-from stimulative.training.loop import as_in
-from stimulative.training.temperature import fit_temperatures
-from stimulative.unravel import Statistics, Subnet, SubnetLike
+from stimulative.residual import Statistics, Subnet, SubnetLike
+from stimulative.runs import MODEL
+from stimulative.training import as_in, fit_temperatures
 
 Format = Literal["onnx", "torch", "safetensors"]
 
@@ -106,7 +105,7 @@ def export(
         rebuilding = rebuilding_of(finished.run, carving, module, chosen, cases[min(1, len(cases) - 1)].inputs)
         written = _write_weights(module, rebuilding, path, beside, about, cases)
     steps.step()
-    main_bytes = (finished.directory / files.MODEL).stat().st_size
+    main_bytes = (finished.directory / MODEL).stat().st_size
     return about | {"file": str(path), "bytes": path.stat().st_size, "main_net_bytes": main_bytes} | written
 
 
@@ -164,7 +163,7 @@ def _described(
         "flops": member.cost.flops,
         "main_net": {
             "subnet": str(network.full),
-            "test": finished.summary["main"],
+            "test": finished.summary.main.to_mapping(),
             "parameters": main.parameters,
             "flops": main.flops,
         },

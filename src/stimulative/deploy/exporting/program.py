@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.errors import UsageError
-from stimulative.unravel.caches import configs_of, without_caches
+from stimulative.residual import configs_of, without_caches
 
 ABOUT = "about.json"
 """The name of the description among a program's extra files."""

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from stimulative.deploy.carving import Carving
 from stimulative.deploy.exporting.deployed import Deployed, runner
-from stimulative.models.catalog import find
-from stimulative.training import Run
-from stimulative.unravel import Subnet
-from stimulative.unravel.stacks import config_of
+from stimulative.models import find
+from stimulative.residual import Subnet, config_of
+from stimulative.training import Prepared
 
 _WORDS = (
     *("depth", "depths", "layers", "num_layers", "n_layers", "block_config", "num_blocks", "blocks"),
@@ -96,7 +95,7 @@ class Rebuilding:
 
 
 def rebuilding_of(
-    run: Run, carving: Carving, module: Deployed, subnet: Subnet, inputs: tuple[Tensor, ...]
+    run: Prepared, carving: Carving, module: Deployed, subnet: Subnet, inputs: tuple[Tensor, ...]
 ) -> Rebuilding:
     """Look for the ways in which an extracted module is built again.
 
@@ -177,7 +176,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module | None:
         return None
 
 
-def _main_net(run: Run) -> tuple[Call, nn.Module | None]:
+def _main_net(run: Prepared) -> tuple[Call, nn.Module | None]:
     config = config_of(run.network.model)
     if config is not None:
         return _of_config(run.network.model)
@@ -185,7 +184,7 @@ def _main_net(run: Run) -> tuple[Call, nn.Module | None]:
     return _call(run, arguments), _made(lambda: _build(run, arguments))
 
 
-def _direct_calls(run: Run, model: nn.Module, subnet: Subnet) -> Iterator[tuple[Call, Callable[[], nn.Module]]]:
+def _direct_calls(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[tuple[Call, Callable[[], nn.Module]]]:
     """Calls that may build a model, and what makes them."""
     if config_of(model) is not None:
         call, made = _of_config(model)
@@ -198,7 +197,7 @@ def _direct_calls(run: Run, model: nn.Module, subnet: Subnet) -> Iterator[tuple[
         yield _call(run, merged), lambda merged=merged: _build(run, merged)
 
 
-def _candidates(run: Run, model: nn.Module, subnet: Subnet) -> Iterator[dict[str, Any]]:
+def _candidates(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[dict[str, Any]]:
     """Arguments that may say how many blocks there are, those that the recipe has before others."""
     network = run.network
     containers = dict.fromkeys(stage.block_names[0].rpartition(".")[0] for stage in network.stages)
@@ -232,13 +231,13 @@ def _of_config(model: nn.Module) -> tuple[Call, nn.Module | None]:
     return call, _made(lambda: getattr(of, kind)(getattr(of, config_kind).from_dict(dict(fields))))
 
 
-def _build(run: Run, arguments: Mapping[str, Any]) -> nn.Module:
+def _build(run: Prepared, arguments: Mapping[str, Any]) -> nn.Module:
     data = run.data
     factory = find(run.recipe.model.name, data.task)
     return factory.build(classes=data.classes, channels=max(1, data.channels), arguments=arguments)
 
 
-def _call(run: Run, arguments: Mapping[str, Any]) -> Call:
+def _call(run: Prepared, arguments: Mapping[str, Any]) -> Call:
     """The call that builds a model, in the words of the library that it is from."""
     name, data = run.recipe.model.name, run.data
     factory = find(name, data.task)

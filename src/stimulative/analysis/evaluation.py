@@ -1,0 +1,130 @@
+"""How good every subnet of a trained network is, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stimulative.analysis.cost import CostModel
+from stimulative.analysis.drawing import Chosen, choose_subnets
+from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
+from stimulative.analysis.opening import open_run
+from stimulative.analysis.steps import Steps
+from stimulative.errors import UsageError
+from stimulative.residual import Kept, Statistics, Subnet
+from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory
+from stimulative.training import Prepared, as_in, fit_temperatures, measure
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    subnets: Chosen | None = None,
+    space: Kept | None = None,
+    seed: int | None = None,
+    latency: bool = True,
+    latency_batch: int = 1,
+    latency_seconds: float = SECONDS,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> dict[str, Any]:
+    """Measure the subnets of a finished run on its test split, each with recalibrated statistics.
+
+    Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (which, how many, and
+    the spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
+    depth of each stage), ``frontier`` (for each cost the subnets that no other one beats, the cheapest first) and
+    ``latency`` (what the latencies were measured on). Where the run's method leaves the scale of logits open, a
+    temperature is fitted to each subnet on the validation part, and its loss is that of its logits divided by it.
+    Latencies are measured in place: the whole model is in memory, and skipped blocks return their input.
+
+    Args:
+        run: The run directory.
+        subnets: ``"auto"``, ``"all"``, how many to draw, or which ones, as ``choose_subnets`` takes them; by default
+            what the recipe says.
+        space: Which blocks the stages of subnets keep, as ``SubnetSpace`` names it; by default what the recipe says.
+        seed: The seed of the draw; by default the recipe's.
+        latency: Whether to measure latencies.
+        latency_batch: Images, or sequences, in the batch that is timed.
+        latency_seconds: About how long that may take, rounds beyond the fifth.
+        device: Where to compute; by default as the recipe says.
+        progress: Called with the steps done and about how many there are in all.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        UsageError: If the directory is not that of a finished run, or the number of subnets is impossible.
+    """
+    directory = RunDirectory.open(run)
+    recipe, summary = directory.recipe, directory.summary
+    subnets = recipe.evaluation.subnets if subnets is None else subnets
+    kept = recipe.evaluation.space if space is None else space
+    seed = recipe.seed if seed is None else seed
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
+    if latency_batch < 1:
+        raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
+    opened = open_run(run, device=device)
+    network, data = opened.network, opened.data
+    chosen = choose_subnets(network, subnets, seed, kept)
+    count = network.space.keeping(kept).count
+    calibrates = summary.method is not None and opened.method.calibrates
+    to_fit = len(data.validation) if calibrates else 0
+    steps = Steps(progress, to_fit + len(data.test) + (MAX_ROUNDS if latency else 0))
+    statistics = network.recalibrate(data.calibration, chosen, images=recipe.evaluation.calibration_images)
+    family = _measured(opened, chosen, statistics, steps, calibrates=calibrates)
+    times: Latencies | None = None
+    if latency:
+        times = measure_latency(
+            network,
+            as_in(network, data.example(latency_batch, evaluation=True)),
+            chosen,
+            seconds=latency_seconds,
+            seed=seed,
+            after_round=lambda _: steps.step(),
+        )
+        family = Family(tuple(replace(member, latency=of) for member, of in zip(family, times.of, strict=True)))
+    drawn = isinstance(subnets, str | int) and len(family) < count
+    together = FamilySummary(
+        space=kept,
+        count=count,
+        evaluated=len(family),
+        **vars(family.spread()),
+        seed=seed if drawn else None,
+        calibration_images=statistics.images,
+    )
+    summary = replace(
+        summary,
+        subnets=together,
+        latency=None if times is None else times.conditions(),
+        frontier={cost: tuple(str(member.subnet) for member in family.frontier(cost)) for cost in COSTS},
+        by_blocks=family.by_blocks(),
+        by_stage=family.by_stage([stage.name for stage in network.stages]),
+    )
+    directory.write_family(family)
+    directory.write_summary(summary)
+    return summary.to_mapping()
+
+
+def _measured(
+    opened: Prepared, chosen: Sequence[Subnet], statistics: Statistics, steps: Steps, *, calibrates: bool
+) -> Family:
+    """Subnets with their accuracy, their cost and, where logits have no scale of their own, their temperature."""
+    network, data = opened.network, opened.data
+    temperatures: list[float] | None = None
+    if calibrates:
+        temperatures = fit_temperatures(network, data.validation, chosen, statistics=statistics, after_batch=steps.step)
+    scores = measure(
+        network, data.test, chosen, statistics=statistics, temperatures=temperatures, after_batch=steps.step
+    )
+    costs = CostModel(network, as_in(network, data.example(1, evaluation=True)))
+    return Family(
+        tuple(
+            Member(subnet, score, costs.of(subnet), None, temperatures[at] if temperatures is not None else None)
+            for at, (subnet, score) in enumerate(zip(chosen, scores, strict=True))
+        )
+    )

@@ -1,0 +1,57 @@
+"""Opens finished runs: their data, and their networks with the trained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from stimulative.config import Recipe
+from stimulative.runs import RunDirectory
+from stimulative.training import Prepared, prepare
+from stimulative.weights import load_weights, read_weights
+
+
+def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Prepared:
+    """The data and the trained network of a finished run.
+
+    Args:
+        run: The run directory.
+        device: Where to compute; by default as the recipe says, or the fastest one where this machine lacks that.
+
+    Raises:
+        UsageError: If the directory is not that of a finished run, or its data or weights do not fit.
+    """
+    directory = RunDirectory.open(run)
+    recipe, _, stored = directory.recipe, directory.summary, directory.weights
+    prepared = prepare_to_measure(recipe, device=device)
+    data = prepared.data
+    load_weights(
+        prepared.network.model,
+        read_weights(stored),
+        file=stored,
+        name=recipe.model.name,
+        data=data.name,
+        classes=data.classes,
+        channels=data.channels,
+    )
+    return prepared
+
+
+def prepare_to_measure(recipe: Recipe, *, device: torch.device | str | None = None) -> Prepared:
+    """What a recipe resolves to, on a device of this machine and with as many threads as the recipe says.
+
+    Args:
+        recipe: The recipe.
+        device: Where to compute; by default as the recipe says, or the fastest one where this machine lacks that.
+    """
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    return prepare(recipe, device=_device(recipe) if device is None else device)
+
+
+def _device(recipe: Recipe) -> torch.device:
+    """The recipe's device, or the fastest one where it leaves the choice or this machine lacks it."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    wanted = recipe.training.device
+    return torch.device(wanted if present.get(wanted) else next(kind for kind in present if present[kind]))

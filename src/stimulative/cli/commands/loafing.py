@@ -1,0 +1,98 @@
+"""``stimulative loafing``: how much worse subnets do inside a main net than alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stimulative.cli.study_options import add_study, print_table, refuse_method, run_study, tell_failures, workers_of
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative loafing digits --main 1-1-2 2-2-2 3-3-3 --subnets 5 --out runs/loafing
+  stimulative loafing digits --main 2-2-2 3-3-3 --subnets 5 --methods common,stimulative --jobs 2 --out runs/loafing
+  stimulative loafing cifar100-resnet20 --model.name cifar/resnet110 --main 3-3-3 9-9-9 18-18-18 --subnets 20 \\
+      --jobs 32 --cluster slurm --cluster-option slurm_partition=gpu --cluster-option gpus_per_node=1 --out runs/deep"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "loafing",
+        help="how much worse subnets do inside a main net than trained alone",
+        description="Train main nets of several depths, and subnets drawn from each alone by the same recipe; compare "
+        "each subnet's accuracy inside its main net with that alone. Runs that have finished in the directory are not "
+        "repeated. Writes loafing.json and its picture.",
+        usage="stimulative loafing RECIPE --main DEPTHS ... --subnets N --out DIR [--methods A,B] [--seeds N] "
+        "[--jobs N] [--section.key VALUE ...]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument(
+        "--main",
+        nargs="+",
+        required=True,
+        metavar="DEPTHS",
+        help="main nets by their depths, cut from the recipe's model: 2-2-2 3-3-3",
+    )
+    parser.add_argument(
+        "--subnets", type=int, default=10, metavar="N", help="subnets drawn from each main net (default: 10)"
+    )
+    parser.add_argument(
+        "--methods", default="common", metavar="A,B", help="how main nets are trained (default: common)"
+    )
+    add_study(parser, seeds=1)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Study loafing."""
+    from stimulative.config import load_recipe
+    from stimulative.report import draw_loafing
+    from stimulative.studies import LOAFING, LoafingPlan, measure_loafing
+
+    refuse_method(rest, "--methods")
+    recipe = load_recipe(options.recipe, rest)
+    out, workers = Path(options.out), workers_of(options)
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    plan = LoafingPlan(recipe, options.main, subnets=options.subnets, methods=methods, seeds=options.seeds)
+    print(
+        f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each"
+        f", main nets by {' and '.join(methods)} training"
+    )
+    study = run_study(out, lambda after_run: measure_loafing(plan, out, workers=workers, after_run=after_run))
+    if isinstance(study, int):
+        return study
+    if study["rows"]:
+        _show(study["rows"])
+        pictures = draw_loafing(out)
+        print(f"numbers: {out / LOAFING}   picture: {pictures[0]}")
+    return tell_failures(out, study["failed"])
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    text = all("in_group_perplexity_mean" in row and "alone_perplexity_mean" in row for row in rows)
+    title = "next-token accuracy in % (perplexity)" if text else "top-1 accuracy in %"
+    table = Table(title=title, title_justify="left")
+    for column in ("method", "main net"):
+        table.add_column(column, no_wrap=True)
+    for column in ("itself", "n", "inside", "alone", "gap"):
+        table.add_column(column, justify="right", no_wrap=not text)
+    for row in rows:
+        table.add_row(
+            row["method"],
+            row["main"],
+            f"{row['main_top1']:.2f}",
+            str(row["subnets"]),
+            *(_mean(row, key) for key in ("in_group", "alone")),
+            f"{row['gap_mean']:.2f} ± {row['gap_std']:.2f}",
+        )
+    print_table(table)
+    print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")
+
+
+def _mean(row: dict[str, Any], key: str) -> str:
+    perplexity = row.get(f"{key}_perplexity_mean")
+    return f"{row[f'{key}_mean']:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")

@@ -1,0 +1,87 @@
+"""``stimulative matrix``: every net inside every larger one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stimulative.cli.study_options import add_study, refuse_method, run_study, tell_failures, workers_of
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative matrix digits-densenet --nets 2-4-4 2-6-6 2-8-8 --out runs/matrix
+  stimulative matrix digits --nets 1-1-1 2-2-2 3-3-3 --seeds 3 --jobs 2 --out runs/matrix
+  stimulative matrix cifar100-densenet121 --model.name cifar/densenet264 --nets 6-12-24-16 6-12-32-32 6-12-48-32 \\
+      6-12-64-48 --jobs 4 --cluster slurm --out runs/densenets"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "matrix",
+        help="subnet architectures by main nets",
+        description="Train nets of several depths alone, and measure every smaller one inside every larger one, as in "
+        "the paper's tables of DenseNets. Works on any residual network too. Runs that have finished in the directory "
+        "are not repeated. Writes matrix.json and its picture.",
+        usage="stimulative matrix RECIPE --nets DEPTHS ... --out DIR [--method NAME] [--seeds N] [--jobs N] "
+        "[--section.key VALUE ...]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        required=True,
+        metavar="DEPTHS",
+        help="the nets by their depths, cut from the recipe's model: 2-4-4 2-8-8",
+    )
+    parser.add_argument("--method", default="common", metavar="NAME", help="how they are trained (default: common)")
+    add_study(parser, seeds=1)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Fill the matrix."""
+    from stimulative.config import load_recipe
+    from stimulative.report import draw_matrix
+    from stimulative.studies import MATRIX, MatrixPlan, fill_matrix
+
+    refuse_method(rest, "--method")
+    recipe = load_recipe(options.recipe, rest)
+    out, workers = Path(options.out), workers_of(options)
+    plan = MatrixPlan(recipe, options.nets, method=options.method, seeds=options.seeds)
+    print(
+        f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each"
+        f", by {options.method} training"
+    )
+    result = run_study(out, lambda after_run: fill_matrix(plan, out, workers=workers, after_run=after_run))
+    if isinstance(result, int):
+        return result
+    if result["cells"]:
+        _show(result)
+        pictures = draw_matrix(out)
+        print(f"numbers: {out / MATRIX}   picture: {pictures[0]}")
+    return tell_failures(out, result["failed"])
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = {(cell["subnet"], cell["main"]): cell for cell in result["cells"]}
+    text = any("perplexity" in cell for cell in result["cells"])
+    title = "next-token accuracy in % (perplexity)" if text else "top-1 accuracy in %"
+    table = Table(title=title, title_justify="left")
+    table.add_column("subnet", no_wrap=True)
+    for net in result["nets"]:
+        table.add_column(net, justify="right", no_wrap=True)
+    for subnet in result["nets"]:
+        row = [cells.get((subnet, net)) for net in result["nets"]]
+        table.add_row(subnet, *("–" if cell is None else _shown(cell) for cell in row))
+    Console().print(table)
+    print("rows: subnets, inside the nets of the columns; on the diagonal each net trained alone")
+
+
+def _shown(cell: dict[str, Any]) -> str:
+    perplexity = f" ({cell['perplexity']:.2f})" if "perplexity" in cell else ""
+    return f"{cell['mean']:.2f}" + (f" ± {cell['std']:.2f}" if cell["seeds"] > 1 else "") + perplexity

@@ -1,0 +1,93 @@
+"""``stimulative pack``: subnets of a run in one file, to be switched at run time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stimulative.cli.progress import progress_bar
+from stimulative.errors import UsageError
+
+_EXAMPLES = """examples:
+  stimulative pack runs/c100                                   # the accuracy-FLOPs frontier
+  stimulative pack runs/c100 --subnets 3-3-3,2-2-2,1-1-1 --out family.safetensors
+
+then, in Python:
+  net = stimulative.load("family.safetensors")
+  with net.use("2-2-2"):
+      logits = net(x)"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "pack",
+        help="subnets of a trained network in one file, switched at run time",
+        description="Write subnets of a finished run into one safetensors file: shared weights once, and the\n"
+        "normalisation statistics of each subnet; and beside it a JSON file with what is known of them.\n"
+        "stimulative.load(FILE) makes one module of it whose depth is switched at run time.",
+        usage="stimulative pack RUN [--subnets frontier|LIST] [--out FILE] [--force] [--json]",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory")
+    parser.add_argument(
+        "--subnets",
+        nargs="+",
+        default=["frontier"],
+        metavar="SUBNET",
+        help="subnets, separated by commas or spaces; or frontier: those that no other one beats in accuracy and FLOPs "
+        "(default; the run has to be evaluated)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the file (default: RUN/family.safetensors)")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+    parser.add_argument("--json", action="store_true", help="print what the JSON file says, and nothing else")
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Pack."""
+    from stimulative.residual import Subnet
+
+    words = [word for part in options.subnets for word in part.split(",") if word]
+    if not words or ("frontier" in words and len(words) > 1):
+        raise UsageError(f"--subnets is 'frontier', or subnets, got {' '.join(options.subnets)!r}")
+    subnets: Any = "frontier" if words == ["frontier"] else [Subnet.parse(word) for word in words]
+    from stimulative.deploy import pack
+
+    with progress_bar("packing subnets") as show:
+        packed = pack(options.run, subnets, out=options.out, force=options.force, progress=show)
+    if options.json:
+        print(json.dumps(packed, indent=2))
+    else:
+        _show(Path(options.run), packed)
+    return 0
+
+
+def _show(directory: Path, packed: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    from stimulative.cli.study_options import print_table
+    from stimulative.runs import MODEL
+
+    text = any("perplexity" in entry for entry in packed["subnets"])
+    table = Table(title=f"{len(packed['subnets'])} subnets", title_justify="left")
+    table.add_column("subnet", no_wrap=True)
+    for column in ("top-1", *(["perplexity"] if text else []), "M parameters", "MFLOPs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in packed["subnets"]:
+        table.add_row(
+            entry["subnet"],
+            f"{entry['top1']:.2f}",
+            *([f"{entry['perplexity']:.2f}"] if text else []),
+            f"{entry['parameters'] / 1e6:.3f}",
+            f"{entry['flops'] / 1e6:,.2f}",
+        )
+    print_table(table)
+    whole = (directory / MODEL).stat().st_size
+    print(
+        f"{packed['file']}: {packed['bytes'] / 1e6:,.2f} MB, {packed['bytes'] / whole:.2f} of the main net alone "
+        f"({whole / 1e6:,.2f} MB); {packed['json']} says what is in it"
+    )
+    print(f"use it: net = stimulative.load({packed['file']!r}); net.use({packed['subnets'][0]['subnet']!r})")

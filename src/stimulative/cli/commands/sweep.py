@@ -1,0 +1,82 @@
+"""``stimulative sweep``: one setting at several values."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from stimulative.cli.study_options import add_study, run_study, tell_failures, workers_of
+from stimulative.errors import UsageError
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative sweep digits --key method.balance --values 0.5,1,5,10 --seeds 3 --out runs/balance
+  stimulative sweep digits --key optimizer.lr --values 0.03,0.1,0.3 --jobs 2 --out runs/lr
+  stimulative sweep digits --key method.sampler --values ordered,unordered --out runs/sampler"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "sweep",
+        help="one setting of a recipe at several values",
+        description="Train and evaluate a recipe with one setting at several values, each with several seeds. Runs "
+        "that have finished in the directory are not repeated. Writes sweep.json and its pictures.",
+        usage="stimulative sweep RECIPE --key SECTION.KEY --values A,B,C --out DIR [--seeds N] [--jobs N] "
+        "[--section.key VALUE ...]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument("--key", required=True, metavar="SECTION.KEY", help="the setting, such as method.balance")
+    parser.add_argument("--values", required=True, metavar="A,B,C", help="its values")
+    add_study(parser, seeds=3)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Sweep."""
+    from stimulative.config import load_recipe
+    from stimulative.report import draw_sweep
+    from stimulative.studies import SWEEP, SweepPlan, sweep_setting
+
+    recipe = load_recipe(options.recipe, rest)
+    out, workers = Path(options.out), workers_of(options)
+    # commas within brackets belong to a value, such as [0.9,0.99]
+    values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", options.values)]
+    if not all(values):
+        raise UsageError(f"--values is a list such as 0.5,1,5, without empty places; got {options.values!r}")
+    plan = SweepPlan(recipe, options.key, values, seeds=options.seeds)
+    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
+    result = run_study(out, lambda after_run: sweep_setting(plan, out, workers=workers, after_run=after_run))
+    if isinstance(result, int):
+        return result
+    if result["rows"]:
+        _show(result)
+        pictures = draw_sweep(out)
+        print(f"numbers: {out / SWEEP}   picture: {pictures[0]}")
+    return tell_failures(out, result["failed"])
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    text = all("main_perplexity" in row for row in result["rows"])
+    title = f"{'next-token' if text else 'top-1'} accuracy in %, means over seeds"
+    table = Table(title=title, title_justify="left")
+    table.add_column(result["key"], no_wrap=True)
+    perplexities = ("main perplexity", "all perplexity") if text else ()
+    for column in ("seeds", "main net", "all subnets", "worst", *perplexities):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in result["rows"]:
+        table.add_row(
+            str(row["value"]),
+            str(row["seeds"]),
+            f"{row['main_mean']:.2f} ± {row['main_std']:.2f}",
+            f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
+            f"{row['all_min']:.2f}",
+            *(f"{row[f'{key}_perplexity']:.2f}" for key in (("main", "all") if text else ())),
+        )
+    Console().print(table)
+    print("main net: ± standard deviation over seeds; all subnets: ± that over subnets, mean over seeds")

@@ -1,0 +1,132 @@
+"""``stimulative train``: from a recipe to a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from stimulative.cli.data_option import add_data, data_settings, directory_word
+from stimulative.cli.from_option import add_from, from_settings
+from stimulative.cli.study_options import in_words
+from stimulative.errors import UsageError
+
+TAKES_SETTINGS = True
+_EXAMPLES = """examples:
+  stimulative train digits --out runs/digits
+  stimulative train cifar100-resnet20 --out runs/c100 --method.balance 2 --schedule.epochs 50
+  stimulative train imagenet-resnet50 --data fake --max-steps 10 --data.image_size 64
+  stimulative train my-recipe.yaml --out runs/mine --dry-run
+  stimulative train my-recipe.yaml --from pretrained --out runs/tuned    start from what timm or torchvision publishes
+  stimulative train my-recipe.yaml --from resnet50.safetensors --optimizer.trunk_lr 0.1 --model.freeze_stem true
+  stimulative train --from runs/common --method.name stimulative --schedule.epochs 5    a run goes on as another one
+  stimulative train runs/mine/recipe.yaml --out runs/mine --resume"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network by a recipe",
+        description="Train a network by a recipe: the name of a shipped one or the path of a YAML file. With --from\n"
+        "it starts from trained weights; a layer that differs in the number of classes alone starts anew.",
+        usage="stimulative train (RECIPE | --from RUN) [--from RUN|FILE|pretrained] [--out DIR] [--data NAME] "
+        "[--max-steps N] [--resume] [--section.key VALUE ...] [--dry-run]",
+        examples=_EXAMPLES,
+        settings=True,
+    )
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?",
+        help="shipped recipe, or path of a YAML file (default: the recipe of --from RUN)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-METHOD-seedN)")
+    add_from(parser)
+    add_data(parser)
+    parser.add_argument(
+        "--max-steps", metavar="N", help="stop after N steps, as --schedule.max_steps does; to try a recipe"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run that is in the directory")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check recipe, data and model, show the plan, train nothing"
+    )
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Train."""
+    from stimulative.config import load_recipe
+
+    named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.start)
+    settings = data_settings(named, options.data, rest) + from_settings(options.start, rest)
+    if options.max_steps is not None:
+        settings += ["--schedule.max_steps", options.max_steps]
+    recipe = load_recipe(named, [*settings, *rest])
+    images = f"-{directory_word(options.data)}" if options.data else ""
+    stem = stem or Path(named).stem
+    out = Path(options.out or f"runs/{stem}{images}-{recipe.method.name}-seed{recipe.seed}")
+    if recipe.model.weights is not None and out.resolve() == Path(recipe.model.weights).expanduser().resolve():
+        raise UsageError(f"{out} is the run that training starts from; choose another directory with --out")
+    if options.dry_run:
+        _plan(recipe, out)
+        return 0
+
+    from stimulative.training import Diverged, train
+
+    try:
+        summary = train(recipe, out, resume=options.resume)
+    except Diverged as error:
+        print(f"stimulative: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if (out / "recipe.yaml").exists():
+            hint = f"go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume"
+        else:
+            hint = "nothing has been trained yet"
+        print(f"\ninterrupted; {hint}", file=sys.stderr)
+        return 130
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return 0  # of several processes that train together, one speaks
+    main = summary["main"]
+    print(
+        f"{out}: main net {main['top1']:.2f}% {'next-token' if 'perplexity' in main else 'top-1'}, loss "
+        f"{main['loss']:.4f}{in_words(main)}, trained in "
+        f"{summary['train_seconds']:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
+    )
+    return 0
+
+
+def _recipe_of_run(start: str | None) -> tuple[str, str]:
+    """The recipe of the run that ``--from`` names, and what runs that start from it are called."""
+    if start is None:
+        raise UsageError("give a RECIPE, or a run to start from: --from RUN; see stimulative train --help")
+    stored = Path(start).expanduser() / "recipe.yaml"
+    if not stored.is_file():
+        raise UsageError(
+            f"--from {start} without RECIPE: that takes the recipe of a run, and {start} is no run directory; name a "
+            "recipe, too"
+        )
+    return str(stored), f"{stored.resolve().parent.name}-tuned"
+
+
+def _plan(recipe: Any, out: Path) -> None:
+    from stimulative.training import prepare
+
+    prepared = prepare(recipe, weights=True)
+    print(recipe.to_yaml(), end="")
+    network, data = prepared.network, prepared.data
+    stages = ", ".join(f"{stage.name} ({stage.blocks})" for stage in network.stages)
+    print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
+    what, classes = (
+        ("sequences", f"{data.length} tokens, {data.classes} different ones")
+        if data.is_text
+        else ("images", f"{data.classes} classes")
+    )
+    print(f"# data: {data.train.images:,} training, {data.validation.images:,} validation {what} of {classes}")
+    if prepared.loaded:
+        print(f"# weights: {prepared.loaded}")
+    stop = recipe.schedule.max_steps
+    until = "" if stop is None else f", {stop} steps at most,"
+    print(f"# {recipe.schedule.epochs} epochs of {len(data.train)} batches{until} would be trained into {out}")

@@ -1,0 +1,252 @@
+"""A recipe: everything that decides a run, in one frozen value, read from YAML and the command line.
+
+Reading reports every problem at once, before any work: unknown settings, wrong types and impossible values,
+in the recipe and in what is set over it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from stimulative.config import yamlfile
+from stimulative.config.annotations import REQUIRED, Setting, convert, describe
+from stimulative.config.schema import SECTIONS, Methods, alternative, plain, schema, section_settings, setting_named
+from stimulative.config.schema import SettingHelp as SettingHelp
+from stimulative.config.schema import settings_help as settings_help
+from stimulative.config.settings import (
+    EvaluationSettings,
+    MethodSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainingSettings,
+)
+from stimulative.config.sources import Given, Overrides, read_file, read_mapping, read_overrides
+from stimulative.config.sources import shipped as shipped
+from stimulative.data import DataSettings
+from stimulative.errors import UsageError
+from stimulative.models import ModelSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run; made by `load_recipe`.
+
+    Attributes:
+        model: The network.
+        data: The images, or the texts.
+        method: How the network is trained.
+        optimizer: How weights follow gradients.
+        schedule: How long, and how the learning rate moves.
+        training: How the loop runs, and on what.
+        evaluation: What is measured once training is over.
+        seed: Where all randomness starts.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    method: MethodSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    seed: int = 0
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The recipe as plain mappings, lists, texts and numbers, every setting filled in."""
+        mapping = dataclasses.asdict(self)
+        mapping["method"] = {"name": self.method.name, **self.method.settings}
+        return plain(mapping)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every setting filled in; reading it again gives an equal recipe."""
+        return yamlfile.dump(self.to_mapping())
+
+    def override(self, overrides: Overrides, *, methods: Methods | None = None) -> Recipe:
+        """The same recipe with some settings changed, as `load_recipe` changes them.
+
+        Raises:
+            UsageError: A setting is unknown or its value cannot be.
+        """
+        return load_recipe(self, overrides, methods=methods)
+
+
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Overrides | None = None,
+    *,
+    methods: Methods | None = None,
+) -> Recipe:
+    """Reads a recipe, sets the overrides over it, and checks all of it.
+
+    When the overrides name another method, what the recipe says about its own method is dropped, also where both have
+    a setting of that name: it is another one. What the overrides say themselves must fit the method they name.
+
+    Args:
+        recipe: Name of a shipped recipe, path of a YAML file (``./digits`` where a shipped one has the same
+            name), its content as a mapping, or a recipe.
+        overrides: Values by dotted key, ``{"method.balance": 5}``, or words of a command line,
+            ``["--method.balance=5", "--optimizer.lr", "0.1"]``, whose values are read as YAML. Of two for the
+            same setting the last one counts. A part of a setting that is a mapping has a longer key:
+            ``--method.sampler.name``.
+        methods: The training methods by name; those of `stimulative.methods` when left out.
+
+    Raises:
+        UsageError: The recipe cannot be used; the message names every problem and where each comes from.
+    """
+    if methods is None:
+        from stimulative.methods import METHODS
+
+        methods = METHODS
+    title = f"recipe {str(recipe)!r}" if isinstance(recipe, str | Path) else "the recipe"
+    reading = _Reading(methods)
+    if isinstance(recipe, Recipe):
+        recipe = recipe.to_mapping()
+    if isinstance(recipe, Mapping):
+        base = read_mapping(recipe, reading.problems)
+    else:
+        base = read_file(recipe, reading.problems)
+    parts = reading.resolve(base, list(read_overrides(overrides, reading.problems)))
+    if reading.problems:
+        _fail(title, reading.problems)
+    return Recipe(**parts)
+
+
+def _fail(title: str, problems: Sequence[str]) -> NoReturn:
+    if len(problems) == 1:
+        raise UsageError(f"{title}: {problems[0]}")
+    raise UsageError(f"{title} has {len(problems)} problems:" + "".join(f"\n  {problem}" for problem in problems))
+
+
+class _Reading:
+    """One reading of a recipe: goes on after a problem, so that all of them are found."""
+
+    def __init__(self, methods: Methods) -> None:
+        self.methods = methods
+        self.problems: list[str] = []
+
+    def resolve(self, base: dict[str, Given] | None, overrides: list[tuple[str, Given]]) -> dict[str, Any]:
+        """The sections that could be made; a base of None could not be read, so nothing is missing in it."""
+        method = self._method(base or {}, [given for key, given in overrides if key == "method.name"])
+        known = schema(self.methods, method)
+        given: dict[str, Given] = {}
+        for key, value in [*(base or {}).items(), *overrides]:
+            if method is not None or not key.startswith("method.") or key == "method.name":
+                self._give(given, known, key, value)
+        values = self._convert(given, known)
+        if base is None:
+            return {}
+        self._complete(given, known, values)
+        return self._build(given, values, method)
+
+    def _method(self, base: dict[str, Given], overrides: list[Given]) -> str | None:
+        """The method's name when it is a known one; takes from the base what it says about another one."""
+        own = base.get("method.name")
+        chosen = overrides[-1] if overrides else own
+        if chosen is None:
+            return None
+        if not isinstance(chosen.value, str) or chosen.value not in self.methods:
+            near = get_close_matches(str(chosen.value), self.methods, n=1)
+            self.problems.append(
+                f"method.name: unknown method; got {chosen.shown} ({chosen.origin}), "
+                f"allowed: {', '.join(self.methods)}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+            return None
+        if own is not None and own.value in list(self.methods) and own.value != chosen.value:
+            for key in section_settings("method", self.methods, own.value):
+                base.pop(f"method.{key}", None)
+        return chosen.value
+
+    def _give(self, given: dict[str, Given], known: Mapping[str, Setting], key: str, value: Given) -> None:
+        setting = setting_named(key, known)
+        if setting is None:
+            instead = alternative(key, known, self.methods)
+            self.problems.append(f"{key}: unknown setting; got {value.shown} ({value.origin}){instead}")
+        elif setting == key:
+            given[key] = value
+        else:
+            whole = given[setting].value if setting in given else known[setting].default
+            path = key.removeprefix(f"{setting}.").split(".")
+            given[setting] = Given(_with(whole, path, value.value), value.origin)
+
+    def _convert(self, given: Mapping[str, Given], known: Mapping[str, Setting]) -> dict[str, Any]:
+        values = {}
+        for key, value in given.items():
+            try:
+                values[key] = _fitting(known[key].annotation, value)
+            except TypeError as error:
+                if key != "method.name":  # judged before
+                    self.problems.append(f"{key}: got {value.shown} ({value.origin}), allowed: {error}")
+        return values
+
+    def _complete(self, given: Mapping[str, Given], known: Mapping[str, Setting], values: dict[str, Any]) -> None:
+        for key, setting in known.items():
+            if key in given:
+                continue
+            if setting.default is not REQUIRED:
+                values[key] = copy.deepcopy(setting.default)
+            elif key == "method.name":
+                self.problems.append(f"{key}: missing, allowed: {', '.join(self.methods)}")
+            else:
+                self.problems.append(f"{key}: missing, allowed: {describe(setting.annotation)}")
+
+    def _build(self, given: Mapping[str, Given], values: Mapping[str, Any], method: str | None) -> dict[str, Any]:
+        parts: dict[str, Any] = {}
+        impossible: list[tuple[str, str]] = []
+        for section, owner in SECTIONS.items():
+            settings = section_settings(section, self.methods, method)
+            # A setting with a problem has its default for now: there may be more problems beside it.
+            arguments = {name: values.get(f"{section}.{name}", setting.default) for name, setting in settings.items()}
+            if REQUIRED in arguments.values() or (section == "method" and method is None):
+                continue
+            if section == "method":
+                name = arguments.pop("name")
+                parts[section] = MethodSettings(name, arguments)
+                sentences = self.methods[name].problems(arguments)
+            else:
+                parts[section] = owner(**arguments)
+                of = (_task(values),) if section == "model" else ()
+                sentences = parts[section].problems(*of)
+            impossible += [(section, sentence.removeprefix(f"{section}.")) for sentence in sentences]
+        for section, sentence in impossible:
+            key = f"{section}.{sentence.partition(':')[0]}"
+            if key not in given:
+                self.problems.append(f"{section}.{sentence}" + (" (default)" if key in values else ""))
+            elif key in values:
+                self.problems.append(f"{section}.{sentence} ({given[key].origin})")
+        parts["seed"] = values.get("seed", 0)
+        if not 0 <= parts["seed"] < 2**32:
+            self.problems.append(
+                f"seed: must be at least 0 and below 2**32, got {parts['seed']} ({given['seed'].origin})"
+            )
+        return parts
+
+
+def _task(values: Mapping[str, Any]) -> Literal["images", "text"]:
+    """What the model is for, as the name of the data says."""
+    name = values.get("data.name")
+    return "text" if isinstance(name, str) and DataSettings(name=name).is_text else "images"
+
+
+def _fitting(annotation: Any, given: Given) -> Any:
+    try:
+        return convert(annotation, given.value)
+    except TypeError as error:
+        if given.text is not None:
+            try:
+                return convert(annotation, given.text)  # a folder may be called 2024
+            except TypeError:
+                pass
+        raise error
+
+
+def _with(mapping: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """The mapping with one value inside set, without changing the given one."""
+    mapping = mapping if isinstance(mapping, Mapping) else {}
+    first, rest = path[0], path[1:]
+    return {**mapping, first: _with(mapping.get(first), rest, value) if rest else value}

@@ -1,0 +1,184 @@
+"""What a recipe says about how to train: one frozen dataclass per section, with the values that cannot be.
+
+The sections about the model and the data live beside the code that reads them. Here `problems` names
+impossible values, each sentence starting with the bare name of its setting; types are checked before, by
+`stimulative.config.annotations`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "comet", "neptune")
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """How the network is trained.
+
+    In YAML the settings stand flat beside the name: ``method: {name: stimulative, balance: 1.0}``.
+
+    Attributes:
+        name: Training method, a name of `stimulative.methods.METHODS`.
+        settings: Every keyword of that method's class that a recipe may set, defaults filled in.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How weights follow gradients.
+
+    Attributes:
+        name: Optimiser: sgd (with momentum) or adamw.
+        lr: Peak learning rate. 0.1 suits sgd; adamw wants about 0.001.
+        momentum: Momentum of sgd; adamw does not read it.
+        nesterov: Nesterov's form of momentum for sgd; adamw does not read it.
+        betas: Decay of adamw's two running averages; sgd does not read it.
+        weight_decay: Strength of weight decay (L2 for sgd, decoupled for adamw).
+        decay_norms_and_biases: Apply weight decay to normalisation layers and biases too.
+        clip_norm: Scale the gradient down to this norm when it is longer; null leaves it alone.
+        trunk_lr: Learning rate of what was loaded from model.weights, as a share of lr, which is that of what is new: a
+            head for other classes, auxiliary classifiers. 1 trains all alike.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 5e-4
+    decay_norms_and_biases: bool = False
+    clip_norm: float | None = None
+    trunk_lr: float = 1.0
+
+    def problems(self) -> list[str]:
+        """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
+        found = []
+        if self.lr <= 0:
+            found.append(f"lr: must be above 0, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            found.append(f"momentum: must be at least 0 and below 1, got {self.momentum}")
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            found.append("nesterov: needs a momentum above 0, got momentum 0; set nesterov to false")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            found.append(f"betas: both must be at least 0 and below 1, got {list(self.betas)}")
+        if self.weight_decay < 0:
+            found.append(f"weight_decay: must be at least 0, got {self.weight_decay}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            found.append(f"clip_norm: must be above 0, or null to leave gradients alone, got {self.clip_norm}")
+        if not 0 < self.trunk_lr <= 1:
+            found.append(f"trunk_lr: is a share of lr, above 0 and up to 1, got {self.trunk_lr}")
+        return found
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How long, and how the learning rate moves: a linear rise, then a cosine, changed at every step.
+
+    Attributes:
+        epochs: Passes over the training images.
+        warmup_epochs: Epochs, or a part of one, over which the learning rate rises linearly to its peak.
+        final_lr: Learning rate at the end, as a share of the peak; the cosine falls to it.
+        max_steps: Stop after so many optimiser steps in all, then measure and save as ever; to try a recipe. The
+            learning rate and the balance move as in the whole run. Null is all steps of all epochs.
+    """
+
+    epochs: int = 20
+    warmup_epochs: float = 1.0
+    final_lr: float = 0.0
+    max_steps: int | None = None
+
+    def problems(self) -> list[str]:
+        """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
+        found = []
+        if self.epochs < 1:
+            found.append(f"epochs: must be at least 1, got {self.epochs}")
+        elif not 0 <= self.warmup_epochs <= self.epochs:
+            found.append(
+                f"warmup_epochs: must be at least 0 and at most the {self.epochs} epochs of the run, "
+                f"got {self.warmup_epochs}"
+            )
+        if not 0 <= self.final_lr <= 1:
+            found.append(f"final_lr: is a share of lr, from 0 to 1, got {self.final_lr}")
+        if self.max_steps is not None and self.max_steps < 1:
+            found.append(f"max_steps: must be at least 1, or null for the whole run, got {self.max_steps}")
+        return found
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the loop runs, and on what.
+
+    Attributes:
+        label_smoothing: Share of the target probability that is spread evenly over all classes.
+        precision: Number format, in the words of Lightning Fabric; mixed keeps the weights in 32 bits.
+        accumulate: Batches that make up one optimiser step.
+        device: Kind of device; auto takes the fastest one present.
+        devices: Number of devices; above 1 trains with distributed data parallelism.
+        threads: CPU threads PyTorch computes with; null leaves PyTorch's choice.
+        channels_last: Store images and weights channels-last, faster for convolutions on most devices.
+        compile: Compile the model with torch.compile; slow to start, faster after.
+        loggers: Where metrics go beside metrics.csv: tensorboard, another of Lightning's loggers (wandb,
+            mlflow, comet, neptune) or the class of one as package.module:Class.
+        log_every: Steps between two rows of metrics and looks at the progress.
+    """
+
+    label_smoothing: float = 0.0
+    precision: Literal["64-true", "32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
+    accumulate: int = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    threads: int | None = None
+    channels_last: bool = False
+    compile: bool = False
+    loggers: tuple[str, ...] = ("tensorboard",)
+    log_every: int = 50
+
+    def problems(self) -> list[str]:
+        """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
+        found = []
+        if not 0 <= self.label_smoothing < 1:
+            found.append(f"label_smoothing: must be at least 0 and below 1, got {self.label_smoothing}")
+        for name in ("accumulate", "devices", "log_every"):
+            if getattr(self, name) < 1:
+                found.append(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            found.append(f"threads: must be at least 1, or null for PyTorch's choice, got {self.threads}")
+        for logger in self.loggers:
+            if logger not in LOGGERS and not all(part for part in logger.partition(":")):
+                found.append(
+                    f"loggers: unknown logger {logger!r}, known: {', '.join(LOGGERS)}, "
+                    "or a class as package.module:Class"
+                )
+        if len(set(self.loggers)) < len(self.loggers):
+            found.append(f"loggers: each may stand there once, got {list(self.loggers)}")
+        return found
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured once training is over.
+
+    Attributes:
+        subnets: Which subnets to evaluate: all; a number of them, drawn with the seed, the main net and the smallest
+            among them where it is 2 or more; or auto, which is all where they are at most 1,000, and else 1,000 drawn.
+        space: Which subnets there are, by the blocks that a stage keeps at a depth: the first ones (ordered), the last
+            ones behind a fixed first one (suffix), evenly spread ones (every_other), or any (unordered).
+        calibration_images: Training images on which BatchNorm statistics are re-estimated before evaluation.
+    """
+
+    subnets: int | Literal["auto", "all"] = "auto"
+    space: Literal["ordered", "suffix", "every_other", "unordered"] = "ordered"
+    calibration_images: int = 2000
+
+    def problems(self) -> list[str]:
+        """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
+        found = []
+        if isinstance(self.subnets, int) and self.subnets < 1:
+            found.append(f"subnets: must be at least 1, or auto, or all, got {self.subnets}")
+        if self.calibration_images < 1:
+            found.append(f"calibration_images: must be at least 1, got {self.calibration_images}")
+        return found

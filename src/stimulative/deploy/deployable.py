@@ -1,0 +1,120 @@
+"""A finished run as what is deployed from it needs it: the network, subnets as measured, and what to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stimulative.analysis import CostModel, open_run
+from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike
+from stimulative.runs import Member, RunDirectory, Summary, versions
+from stimulative.training import Prepared, as_in, fit_temperatures, measure
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, opened.
+
+    Args:
+        directory: The run directory.
+        run: Its recipe, data, network (with the trained weights, in evaluation mode) and method.
+        summary: What ``summary.json`` says.
+        family: The subnets of ``subnets.csv`` by name; empty before the run has been evaluated.
+    """
+
+    directory: Path
+    run: Prepared
+    summary: Summary
+    family: dict[Subnet, Member]
+
+    @property
+    def network(self) -> ResidualNetwork:
+        """The network."""
+        return self.run.network
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether logits come out at a scale of their own, so that they have to be divided by a temperature."""
+        return self.summary.method is not None and self.run.method.calibrates
+
+    def statistics(self, subnets: Sequence[SubnetLike]) -> Statistics:
+        """Recalibrated statistics of subnets, on the images that ``stimulative evaluate`` uses."""
+        images = self.run.recipe.evaluation.calibration_images
+        return self.network.recalibrate(self.run.data.calibration, subnets, images=images)
+
+    def members(
+        self, subnets: Sequence[Subnet], statistics: Statistics, *, after_batch: Callable[[], Any] | None = None
+    ) -> list[Member]:
+        """Subnets with their accuracy on the test split and their cost; those not measured before are measured now.
+
+        Args:
+            subnets: The subnets.
+            statistics: Their statistics.
+            after_batch: Called after each batch that is measured.
+        """
+        new = [subnet for subnet in subnets if subnet not in self.family]
+        found = dict(self.family)
+        if new:
+            temperatures = None
+            if self.calibrates:
+                temperatures = fit_temperatures(self.network, self.run.data.validation, new, statistics=statistics)
+            scores = measure(
+                self.network,
+                self.run.data.test,
+                new,
+                statistics=statistics,
+                temperatures=temperatures,
+                after_batch=after_batch,
+            )
+            costs = CostModel(self.network, as_in(self.network, self.run.data.example(1, evaluation=True)))
+            for position, (subnet, score) in enumerate(zip(new, scores, strict=True)):
+                temperature = None if temperatures is None else temperatures[position]
+                found[subnet] = Member(subnet, score, costs.of(subnet), None, temperature)
+        return [found[subnet] for subnet in subnets]
+
+    def about(self) -> dict[str, Any]:
+        """What a file that is deployed says of where it comes from, and of what its model takes and gives."""
+        from stimulative import __version__
+
+        data, recipe = self.run.data, self.run.recipe
+        takes = (
+            {"vocabulary": data.classes, "length": data.length}
+            if data.is_text
+            else {
+                "classes": list(data.class_names),
+                "channels": data.channels,
+                "image_size": data.evaluation_image_size,
+                "mean": list(data.mean),
+                "std": list(data.std),
+            }
+        )
+        return {
+            "stimulative": __version__,
+            "versions": versions(),
+            "model": {"name": recipe.model.name, "arguments": recipe.to_mapping()["model"]["arguments"]},
+            "task": data.task,
+            "data": data.name,
+            **takes,
+            "recipe": recipe.to_mapping(),
+        }
+
+
+def open_finished(run: str | Path, *, device: torch.device | str = "cpu") -> Finished:
+    """Open a finished run.
+
+    Args:
+        run: The run directory.
+        device: Where to compute.
+
+    Raises:
+        UsageError: If the directory is not that of a finished run.
+    """
+    directory = Path(run)
+    opened = open_run(directory, device=device)
+    opened.network.eval()
+    stored = RunDirectory(directory)
+    return Finished(directory, opened, stored.summary, stored.family.by_subnet)

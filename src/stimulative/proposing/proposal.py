@@ -1,0 +1,158 @@
+"""A recipe for one's own model and data: settings chosen by what is found in them, each with its reason.
+
+The model is built, taken apart and, where it starts from trained weights, filled with them; the data are opened and
+counted. Rules are those of the shipped recipes where these have a source, else ours, and said to be.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stimulative.config import SECTIONS, Recipe, dump_line, load_recipe, plain, read_overrides
+from stimulative.errors import UsageError
+from stimulative.models import PRETRAINED
+from stimulative.proposing.lr_range import RangeTest
+from stimulative.proposing.rules import Choice, choices_for, fit_images
+from stimulative.runs import RECIPE
+from stimulative.training import Prepared, prepare
+
+_WIDTH = 112
+_GIVEN = "Given on the command line."
+_OF_RUN = "That of the run that training starts from."
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe and why it is as it is.
+
+    Args:
+        choices: Its settings, in their order.
+        run: What it resolves to: the data, and the network with its first weights.
+    """
+
+    choices: tuple[Choice, ...]
+    run: Prepared
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as ``train`` takes it."""
+        return self.run.recipe
+
+    def with_rate(self, test: RangeTest) -> Proposal:
+        """The same with the learning rate of a range test."""
+        end = f"broke at {test.rates[-1]:.2g}" if test.diverged else f"was lowest at {test.lowest:.2g}"
+        why = (
+            "Peak learning rate, by a range test (Smith 2017, arXiv 1506.01186): where the smoothed loss falls fastest "
+            f"while the rate rises from {test.rates[0]:.2g}; training {end}."
+        )
+        rate = Choice("optimizer.lr", test.suggestion, why)
+        choices = tuple(rate if choice.key == rate.key else choice for choice in self.choices)
+        recipe = self.recipe.override({rate.key: rate.value})
+        return Proposal(choices, replace(self.run, recipe=recipe))
+
+    def found(self) -> list[str]:
+        """What was found, a line each."""
+        data, network = self.run.data, self.run.network
+        training, validation = data.calibration.images, data.validation.images
+        if data.is_text:
+            what = f"{training:,} training and {validation:,} validation sequences of {data.length} tokens, "
+            what += f"{data.classes:,} different ones"
+        else:
+            what = f"{training:,} training and {validation:,} validation images of {data.channels}x{data.image_size}x"
+            what += f"{data.image_size}, {data.classes:,} classes"
+        parameters = sum(parameter.numel() for parameter in network.model.parameters())
+        stages = ", ".join(f"{stage.name} ({stage.blocks})" for stage in network.stages)
+        lines = [
+            f"data: {data.name}: {what}",
+            f"model: {self.recipe.model.name}: {parameters:,} parameters; stages {stages}",
+            f"subnets: {network.space.count:,}, {network.space.smallest} to {network.full}",
+        ]
+        return [*lines, f"weights: {self.run.loaded}"] if self.run.loaded else lines
+
+    def to_yaml(self, file: str | Path) -> str:
+        """The recipe as a commented file.
+
+        Args:
+            file: Its path, for the example in its head.
+        """
+        name = f"{self.recipe.model.name} on {self.recipe.data.name}"
+        head = [f"{name}, written by stimulative init. Every value is a proposal: change what you know better.", ""]
+        head += [f"  stimulative train {file} --out runs/{Path(file).stem}", "", "Found:", *self.found()]
+        lines = [line for text in head for line in _comment(text)]
+        section = None
+        for choice in self.choices:
+            owner, _, key = choice.key.rpartition(".")
+            if owner != section:
+                lines += ["", *([f"{owner}:"] if owner else [])]
+                section = owner
+            indent = "  " if owner else ""
+            lines += [indent + line for line in _comment(choice.why)]
+            lines.append(f"{indent}{key}: {dump_line(plain(choice.value))}")
+        return "\n".join(lines) + "\n"
+
+
+def propose(model: str | None, data: str, *, weights: str | None = None, settings: Sequence[str] = ()) -> Proposal:
+    """Propose a recipe.
+
+    Args:
+        model: The model's name; None for that of the run that ``weights`` names.
+        data: The data set's name.
+        weights: What to start from: a file, a run directory or ``pretrained``; None for new parameters.
+        settings: Settings that are given, as words of a command line; they are kept as they are.
+
+    Raises:
+        UsageError: If model, data, weights or settings cannot be used.
+    """
+    of_run = _model_of_run(weights)
+    if model is None and "name" not in of_run:
+        raise UsageError("which model: give --model NAME, or a run directory to start from (--from RUN)")
+    of_model = {"name": model} if model not in (None, of_run.get("name")) else of_run or {"name": model}
+    base = {"model": {**of_model, "weights": weights}, "data": {"name": data}, "method": {"name": "stimulative"}}
+    recipe = load_recipe(base, list(settings))
+    given = {".".join(key.split(".")[:2]) for key, _ in read_overrides(list(settings), [])}
+
+    def chosen(found: Iterable[Choice]) -> list[Choice]:
+        return [choice for choice in found if choice.key not in given]
+
+    fitted = list(fit_images(recipe, given))  # where something is given, it is among them
+    recipe = recipe.override({choice.key: choice.value for choice in fitted})
+    run = prepare(recipe, weights=True)
+    own = chosen(choices_for(run, given))
+    share = next((choice.value for choice in own if choice.key == "data.validation"), recipe.data.validation)
+    if share != recipe.data.validation:  # so there are other images to train on
+        run = prepare(recipe.override({"data.validation": share}), weights=True)
+        own = chosen(choices_for(run, given))
+    recipe = recipe.override({choice.key: choice.value for choice in own})
+    reasons = {f"model.{key}": _OF_RUN for key, value in of_model.items() if key != "name" and value}
+    reasons |= dict.fromkeys(given, _GIVEN) | {choice.key: choice.why for choice in [*own, *fitted]}
+    mapping = recipe.to_mapping()
+    values = {f"{section}.{key}": value for section in SECTIONS for key, value in mapping[section].items()}
+    values["seed"] = recipe.seed
+    order = [*SECTIONS, "seed"]
+    keys = sorted(reasons, key=lambda key: (order.index(key.partition(".")[0]), not key.endswith(".name")))
+    return Proposal(tuple(Choice(key, values[key], reasons[key]) for key in keys), replace(run, recipe=recipe))
+
+
+def _model_of_run(weights: str | None) -> dict[str, Any]:
+    """What a run that is started from says of its model; nothing of anything else."""
+    stored = None if weights in (None, PRETRAINED) else Path(weights).expanduser() / RECIPE
+    if stored is None or not stored.is_file():
+        return {}
+    model = load_recipe(stored).model
+    return {"name": model.name, "arguments": model.arguments, "subnet": model.subnet}
+
+
+def _comment(text: str) -> list[str]:
+    wrapped = textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_on_hyphens=False,  # options and paths stay whole
+        break_long_words=False,
+    )
+    return wrapped or ["#"]

@@ -1,0 +1,68 @@
+"""The report: everything that some directories have to show, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stimulative import files
+from stimulative.errors import UsageError
+from stimulative.report.contents import Source, read_source
+from stimulative.report.figure import save_all
+from stimulative.report.headline import headline
+from stimulative.report.page import render
+from stimulative.report.provenance import provenance
+from stimulative.report.sections import sections_of, studies_in, subject
+
+REPORT = "report.html"
+FIGURES = "figures"
+
+
+def write_report(directories: Sequence[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
+    """Write ``report.html``, and each of its pictures as PNG, SVG and CSV into ``figures/`` beside it.
+
+    The same files of runs give the same page, byte by byte.
+
+    Args:
+        directories: Run directories, directories that hold some, and those of comparisons, studies of loafing,
+            matrices, sweeps and destructions, in any mix.
+        out: Where to; by default the directory where there is only one, else ``report``.
+        title: The title of the page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: If a directory holds nothing to report, or a file in it is damaged.
+    """
+    if not directories:
+        raise UsageError("no directory given; name at least one run or study")
+    sources = [read_source(Path(directory)) for directory in directories]
+    out = Path(out) if out is not None else sources[0].directory if len(sources) == 1 else Path("report")
+    studies = studies_in(sources)
+    sections = sections_of(sources, studies)
+    files.make_directory(out / FIGURES)
+    page = render(
+        title=title or _title(sources),
+        introduction=f"Drawn from the files of {', '.join(str(source.directory) for source in sources)}.",
+        headlines=[headline(study) for study in studies],
+        sections=sections,
+        provenance=provenance(studies, sources),
+        notes=[
+            f"Not in it, because they have not finished: {', '.join(source.unfinished)} in {source.directory}."
+            for source in sources
+            if source.unfinished
+        ],
+        folder=FIGURES,
+    )
+    save_all([figure for section in sections for figure in section.figures], out / FIGURES)
+    files.write_text(out / REPORT, page)
+    return out / REPORT
+
+
+def _title(sources: Sequence[Source]) -> str:
+    """What the report is about, in as few words as it takes."""
+    contents = [content for source in sources for content in source.studies.values()]
+    runs = [run.summary for source in sources if not source.studies for run in source.runs]
+    subjects = list(dict.fromkeys(subject(content) for content in [*contents, *runs]))
+    return f"Subnets of {' and '.join(subjects)}" if len(subjects) <= 2 else f"Subnets of {len(subjects)} studies"

@@ -1,0 +1,405 @@
+"""A residual network, unraveled: its stages, the space of its subnets, and running any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from stimulative.errors import UsageError
+from stimulative.residual import recalibration
+from stimulative.residual.channels import Channels, Reader, put
+from stimulative.residual.dense import Dense, NotDense, find_dense
+from stimulative.residual.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
+from stimulative.residual.execution import Pass, replay
+from stimulative.residual.observing import AfterBlock, after_blocks
+from stimulative.residual.recalibration import Statistics, with_statistics
+from stimulative.residual.recording import Trace, arguments_of, record
+from stimulative.residual.skipping import skipping
+from stimulative.residual.subnet import Subnet, SubnetSpace
+from stimulative.residual.wiring import Place, Wiring
+
+SubnetLike = Subnet | str | Sequence[int]
+_CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"
+
+
+def unravel(
+    model: nn.Module, example_input: Any, *, stages: Sequence[str | Sequence[str]] | None = None
+) -> ResidualNetwork:
+    """Find the residual blocks of a model, and make every sub-network of it runnable.
+
+    The model runs once on the example input, in evaluation mode and without gradients. It is not changed: its
+    parameters, buffers, state dict, mode and class stay as they are.
+
+    Args:
+        model: Any residual network.
+        example_input: What the model is called with: a tensor (such as images of shape ``(B, C, H, W)``), a tuple of
+            positional arguments, or a mapping of keyword arguments; on the model's device.
+        stages: The stages by hand: names of containers of blocks (``"layer1"``) or lists of names of blocks. Found by
+            the zero-parameter test by default.
+
+    Raises:
+        UsageError: If no block is found, a named stage does not fit, or the model cannot be taken apart (compiled or
+            scripted as a whole, or wrapped for several devices).
+    """
+    _check_model(model)
+    trace = record(model, example_input)
+    named = [block for stage in stages or () if not isinstance(stage, str) for block in stage]
+    for stage in stages or ():
+        named += [f"{stage}.{key}" for key in _children_of(model, stage)] if isinstance(stage, str) else []
+    finder = Finder(model, example_input, trace, by_name=named)
+    dense = None
+    try:
+        dense = find_dense(model, finder, example_input)
+    except NotDense as error:
+        finder.not_dense = str(error)
+    if dense is not None:
+        for name, layers in zip(dense.names, dense.layers, strict=True):
+            finder.dense[name] = Stage(name, layers, fixed_entry=False, concatenates=True)
+    found = find_stages(model, finder, example_input) if stages is None else stages_by_hand(model, finder, stages)
+    if not found:
+        raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
+    network = ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense), example_input)
+    network.left_out = tuple(finder.left_out(found))
+    return network
+
+
+class ResidualNetwork(nn.Module):
+    """A model whose sub-networks can be run; see ``unravel``, which makes it.
+
+    Attributes:
+        model: The model itself, unchanged.
+        stages: Its stages, in the order in which they run.
+        space: The space of its ordered subnets.
+        left_out: The parts that always run, and why.
+    """
+
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __init__(self, model: nn.Module, stages: tuple[Stage, ...], wiring: Wiring, example_input: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._example_input = example_input
+        self.stages = stages
+        self.wiring = wiring
+        self._around_blocks = sorted(
+            {
+                ".".join(name.split(".")[:end])
+                for names in wiring.blocks
+                for name in names
+                for end in range(name.count(".") + 1)
+            }
+        )
+        self.space = SubnetSpace(
+            lengths=tuple(stage.blocks for stage in stages),
+            fixed=tuple(stage.fixed_entry for stage in stages),
+            ranges=tuple((stage.min_depth, stage.blocks) for stage in stages),
+        )
+
+    @property
+    def example_input(self) -> Any:
+        """What the model was unraveled with, on the model's device and in its number format."""
+        parameter = next(self.model.parameters())
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else tensor.dtype)
+
+        return pytree.tree_map_only(Tensor, moved, self._example_input)
+
+    @property
+    def full(self) -> Subnet:
+        """The main net as a subnet."""
+        return Subnet.from_depths(self.space.lengths)
+
+    def forward(self, x: Any, subnet: SubnetLike | None = None, *, statistics: Statistics | None = None) -> Any:
+        """Run one subnet, or the main net.
+
+        Args:
+            x: The model's input, in the form of the example input of ``unravel``.
+            subnet: Which blocks run: a ``Subnet``, its text such as ``"2-3-5-2"``, or a depth for each stage.
+            statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
+
+        Returns:
+            What the model returns.
+        """
+        return self.run(x, [self.full if subnet is None else subnet], statistics=statistics)[0]
+
+    def run(self, x: Any, subnets: Sequence[SubnetLike], *, statistics: Statistics | None = None) -> list[Any]:
+        """Run several subnets on one batch, computing what they share once.
+
+        In training mode, what subnets share is also shared by their passes: dropout in a shared prefix is drawn once,
+        and a BatchNorm in it updates its running statistics once.
+
+        Args:
+            x: The model's input, in the form of the example input of ``unravel``.
+            subnets: The subnets to run.
+            statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
+
+        Returns:
+            The model's outputs, in the order of ``subnets``.
+        """
+        outputs: list[Any] = [None] * len(subnets)
+        for position, output, _ in self.passes(x, subnets, statistics=statistics):
+            outputs[position] = output
+        return outputs
+
+    def passes(
+        self,
+        x: Any,
+        subnets: Sequence[SubnetLike],
+        *,
+        statistics: Statistics | None = None,
+        cut: bool = False,
+        before_pass: Callable[[int], AbstractContextManager[Any] | None] | None = None,
+        samples: int | None = None,
+    ) -> Iterator[Pass]:
+        """Run several subnets on one batch and yield each output as it comes, the main net first.
+
+        Args:
+            x: The model's input, in the form of the example input of ``unravel``.
+            subnets: The subnets to run.
+            statistics: Statistics from ``recalibrate`` to normalise with, instead of the model's own.
+            cut: Cut the graph where later subnets depart, so that the memory of each tail can go before the next one is
+                computed. The caller calls backward on what comes of each output, with the pass's ``retain_graph``,
+                drops it, and exhausts the iterator.
+            before_pass: Called with a position in ``subnets`` before it runs; may return a context manager.
+            samples: How many of the batch's samples all subnets but the first one run on, which is then the main net;
+                all of them by default. Samples are counted along the first dimension of every tensor.
+
+        Yields:
+            For each subnet its position in ``subnets``, the model's output, and whether backward has to retain the
+            graph; in the order that shares most.
+        """
+        chosen = [self.resolve(subnet).stages for subnet in subnets]
+        if statistics is not None:
+            statistics.check(chosen)
+        self._check_compiled()
+        if torch.is_grad_enabled():
+            self._check_checkpointing()
+        args, kwargs = arguments_of(x)
+        yield from replay(
+            self.model,
+            self.wiring,
+            args,
+            kwargs,
+            chosen,
+            around=None if statistics is None else with_statistics(self.model, statistics),
+            cut=cut,
+            before_pass=before_pass,
+            samples=samples,
+        )
+
+    def after_blocks(self, callback: AfterBlock) -> AbstractContextManager[None]:
+        """A context in which a callback sees what blocks return, and decides what the model goes on with.
+
+        For features of blocks (return the output as it is), and for dropping a block for some samples of a batch. It
+        holds for the model's own calls and for subnets' passes; a block that a subnet skips is not seen.
+
+        Args:
+            callback: Called after each block with its place (``place.name``, ``place.stage``, ``place.index``), its
+                output, and a function that gives what skipping the block would have returned; returns what the model
+                goes on with.
+        """
+        self._check_compiled()
+        if torch.is_grad_enabled():
+            self._check_checkpointing()
+        return after_blocks(self.model, self.wiring, callback)
+
+    def only(self, subnet: SubnetLike) -> AbstractContextManager[nn.Module]:
+        """The model itself, with one subnet for all that it runs: nothing intercepted but the skipped blocks.
+
+        For whoever calls the model without knowing of subnets, such as a timer or an exporter. The model keeps its
+        own mode and statistics; it is the whole net again when the context closes, also after an error::
+
+            with network.only("2-3-5-2") as model:
+                logits = model(x)
+
+        Args:
+            subnet: Which blocks run.
+
+        Returns:
+            A context manager that yields the model.
+        """
+        chosen = self.resolve(subnet).stages
+        self._check_compiled()
+        if torch.is_grad_enabled():
+            self._check_checkpointing()
+        return skipping(self.model, self.wiring, chosen)
+
+    def recalibrate(
+        self,
+        batches: Iterable[Any],
+        subnets: Sequence[SubnetLike] | None = None,
+        *,
+        images: int | None = None,
+    ) -> Statistics:
+        """Estimate the normalisation statistics of subnets on training images, sharing what their prefixes share.
+
+        Each layer's mean and (biased) variance are the sample-weighted averages over the batches, every layer
+        normalising by its own batch. The model's own statistics come back untouched.
+
+        Args:
+            batches: Inputs of the model, or pairs of inputs and targets, such as a data loader yields.
+            subnets: Which subnets; by default all in ``space``.
+            images: How many images to use at most; all by default.
+
+        Returns:
+            Statistics to be passed on to ``run``; they record how many images they come from.
+        """
+        chosen = [self.resolve(subnet).stages for subnet in (self.space if subnets is None else subnets)]
+        return recalibration.recalibrate(self.model, self.wiring, chosen, batches, images=images)
+
+    def load_statistics(self, statistics: Statistics, subnet: SubnetLike | None = None) -> None:
+        """Make the statistics of one subnet (by default the main net) the model's own.
+
+        Of a norm that reads the channels of dense layers, those of the channels that the subnet keeps.
+        """
+        stages = (self.full if subnet is None else self.resolve(subnet)).stages
+        slices = {piece.name: piece for pieces in self.wiring.slices(stages).values() for piece in pieces}
+        for name, values in statistics.of(self.wiring, stages).items():
+            layer: Any = self.model.get_submodule(name)
+            for whole, value in zip((layer.running_mean, layer.running_var), values, strict=True):
+                put(whole, slices[name].inputs if name in slices else ((0, len(whole)),), value)
+
+    def resolve(self, subnet: SubnetLike) -> Subnet:
+        """A subnet from its text or depths, checked to be runnable: known blocks, fixed ones in their place.
+
+        Raises:
+            UsageError: If it is not, with the legal range.
+        """
+        if isinstance(subnet, str):
+            subnet = Subnet.parse(subnet)
+        elif not isinstance(subnet, Subnet | Sequence):
+            raise UsageError(
+                f"a subnet is a Subnet, its text such as {str(self.full)!r}, or a depth for each stage such as "
+                f"{list(self.full.depths)}; got {subnet!r}"
+            )
+        elif not isinstance(subnet, Subnet):
+            subnet = Subnet.from_depths(subnet)
+        if subnet in self.space:
+            return subnet
+        if len(subnet.stages) != len(self.stages):
+            self.space.check(subnet)
+        for number, (stage, kept) in enumerate(zip(self.stages, subnet.stages, strict=True)):
+            legal = range(int(stage.fixed_entry), stage.blocks + 1)
+            if len(kept) not in legal or any(block >= stage.blocks for block in kept):
+                raise UsageError(
+                    f"subnet {subnet} does not fit stage {stage.name!r}: it runs blocks {list(kept)}, but it has "
+                    f"{stage.blocks} blocks (0..{stage.blocks - 1}) and runs {legal.start} to {stage.blocks} of them. "
+                    f"Allowed: {self.space}"
+                )
+            if stage.in_own_order and list(kept) != sorted(kept):
+                raise UsageError(
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its layers have different widths, since each "
+                    f"reads what all before it add, so they run in their own order only; got {list(kept)}"
+                )
+            if stage.fixed_entry and kept[0] != 0:
+                carries = number in self.wiring.carrying
+                does = "makes what later ones hand on" if carries else "changes stride or width"
+                raise UsageError(
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 {does} and always runs first, got "
+                    f"{list(kept)}"
+                )
+        return subnet
+
+    def frozen_statistics(self) -> AbstractContextManager[None]:
+        """A context in which layers in training mode leave their running statistics alone."""
+        return recalibration.frozen_statistics(self.model)
+
+    def extra_repr(self) -> str:
+        """The plan in one line."""
+        return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
+
+    def _check_compiled(self) -> None:
+        modules = dict(self.model.named_modules())
+        for name in self._around_blocks:
+            if name in modules:  # within only(...) a model of Transformers has not all of its layers
+                _check_not_compiled(name, modules[name])
+
+    def _check_checkpointing(self) -> None:
+        switches = _CHECKPOINTING if self.wiring.channels is None else (*_CHECKPOINTING, "memory_efficient")
+        for name, module in self.model.named_modules():
+            if any(getattr(module, switch, False) for switch in switches):
+                raise UsageError(
+                    f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "
+                    "the backward pass, when it is no longer known which were skipped. Turn it off "
+                    "(model.set_grad_checkpointing(False), of Transformers model.gradient_checkpointing_disable(); "
+                    "memory_efficient=False of a DenseNet); to save memory, "
+                    "use schedule='lean'"
+                )
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a model is an nn.Module, got {type(model).__name__}")
+    if isinstance(model, ResidualNetwork):
+        raise UsageError("this is a ResidualNetwork already; unravel its .model")
+    _check_not_compiled("", model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError("a scripted model cannot be taken apart; unravel the model before torch.jit.script")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UsageError(
+            f"unravel the model inside of {type(model).__name__} (its .module), and wrap the training method instead"
+        )
+
+
+def _children_of(model: nn.Module, name: str) -> list[str]:
+    """The names of a module's children; none if there is no such module, which is for later to judge."""
+    return [key for key, _ in dict(model.named_modules()).get(name, nn.Module()).named_children()]
+
+
+def _check_not_compiled(name: str, module: nn.Module) -> None:
+    if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+        raise UsageError(
+            f"{f'{name!r} is compiled as a whole and' if name else 'a model compiled as a whole'} cannot be taken "
+            "apart, since the compiled code would not see which blocks are skipped; leave it as it is, and "
+            "compile its blocks (block.compile()) if you like"
+        )
+
+
+def _wire(model: nn.Module, trace: Trace, finder: Finder, stages: Sequence[Stage], dense: Dense | None) -> Wiring:
+    places = []
+    for number, stage in enumerate(stages):
+        for index, name in enumerate(stage.block_names):
+            returns = finder.returns_when_skipped(name)
+            places.append(Place(name, number, index, returns, concatenates=stage.concatenates))
+    places.sort(key=lambda place: finder.first_call(place.name))
+    blocks = {name for stage in stages for name in stage.block_names}
+    units = tuple(_units("", model, blocks, finder))
+    writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in {"", *units})
+    inside = {name for unit in units for name, _ in model.get_submodule(unit).named_modules(prefix=unit)}
+    fragile = frozenset(name for by, name in trace.writes if by not in inside and name in units)
+    channels = _channels(dense, units, stages)
+    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers, fragile, channels)
+
+
+def _channels(dense: Dense | None, units: Sequence[str], stages: Sequence[Stage]) -> Channels | None:
+    """The dense blocks by the numbers of their stages, and their readers by the units that they are in."""
+    if dense is None or not any(stage.concatenates for stage in stages):
+        return None
+    numbers = {stage.name: number for number, stage in enumerate(stages)}
+    blocks = [replace(width, stage=numbers.get(name)) for name, width in zip(dense.names, dense.widths, strict=True)]
+    readers: dict[str, tuple[Reader, ...]] = {}
+    for reader in dense.readers:
+        (unit,) = (unit for unit in units if f"{reader.name}.".startswith(f"{unit}."))
+        readers[unit] = (*readers.get(unit, ()), reader)
+    return Channels(tuple(blocks), readers)
+
+
+def _units(name: str, module: nn.Module, blocks: set[str], finder: Finder) -> Iterator[str]:
+    """The blocks, and the largest called modules that hold none; names in the order of registration."""
+    if name in blocks:
+        yield name
+        return
+    holds_blocks = any(block.startswith(f"{name}." if name else "") for block in blocks)
+    children = finder.children(name, module)
+    if not holds_blocks and (name in finder.calls or not children):
+        yield name
+        return
+    for key, child in children:
+        yield from _units(key, child, blocks, finder)

@@ -1,0 +1,267 @@
+"""The smaller model that a subnet of a Transformers model is.
+
+What such a model does between its layers goes by its config, and so does every cache of keys and values: its length is
+read from layer 0, and layers with a sliding window keep less than others. So a subnet whose layer 0 is skipped can
+generate text only if, meanwhile, the model is what a config of as many layers would have built. That is what is made
+here, of each list that a config counts (``stacks``): it holds just the layers that run, the config says so, and they
+are numbered anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from stimulative.errors import UsageError
+from stimulative.residual.stacks import Stack, config_of, layers_that_run, per_layer, stacks_of
+from stimulative.residual.wiring import Decision, Place, Wiring
+
+_TYPES = "layer_types", "layers_block_type"
+_HOOKED = "_output_capturing_hooks_installed"
+
+
+@contextmanager
+def shrunk(
+    model: nn.Module, wiring: Wiring, decisions: Sequence[Decision]
+) -> Iterator[tuple[tuple[Place, Decision], ...]]:
+    """A model of which the stacks are those of a subnet for a while.
+
+    Args:
+        model: The model that the wiring belongs to.
+        wiring: Its units and places.
+        decisions: Which block runs at each of its places.
+
+    Yields:
+        The places that belong to no stack, with their decisions: what is to be done there is up to the caller.
+    """
+    stacks = stacks_of(model, wiring)
+    inside = {layer for stack in stacks for layer in stack.layers}
+    smaller = [
+        (stack, running) for stack in stacks if _is_smaller(stack, running := layers_that_run(stack, wiring, decisions))
+    ]
+    with ExitStack() as undo:
+        if smaller:
+            owners = {owner for stack, _ in smaller for owner, _ in stack.configs}
+            undo.enter_context(_hooks_as_they_were([model.get_submodule(owner) for owner in sorted(owners)]))
+        for stack, layers in smaller:
+            undo.callback(_put_back, model, stack, _shrink(model, stack, layers))
+            undo.callback(wiring.found.pop, "shrunk", None)
+            wiring.found["shrunk"] = True
+        yield tuple(pair for pair in zip(wiring.places, decisions, strict=True) if pair[0].name not in inside)
+
+
+def check_whole(wiring: Wiring) -> None:
+    """Refuse to look for blocks by their names while layers are out of their list.
+
+    Raises:
+        UsageError: If the model is that of a subnet at the moment.
+    """
+    if "shrunk" in wiring.found:
+        raise UsageError(
+            "the model has only the layers of a subnet at the moment, within only(...), so that its other blocks "
+            "cannot be reached: open after_blocks(...) before only(...)"
+        )
+
+
+@contextmanager
+def numbered(model: nn.Module, wiring: Wiring, decisions: Sequence[Decision]) -> Iterator[None]:
+    """A model whose stacks are whole, but whose running layers have the numbers of the subnet's for a while.
+
+    Raises:
+        UsageError: If a layer is to take the place of one of another type.
+    """
+    with ExitStack() as undo:
+        for stack in stacks_of(model, wiring):
+            running = layers_that_run(stack, wiring, decisions)
+            if _is_smaller(stack, running):
+                _check_order(model, stack, wiring, decisions)
+                undo.callback(_restore, _number(model, stack, running))
+        yield
+
+
+def shrink_for_good(model: nn.Module, wiring: Wiring, decisions: Sequence[Decision]) -> dict[str, str]:
+    """Make the stacks of a model those of a subnet, for good.
+
+    Returns:
+        The new module names of the layers that are left, by their old ones; layers that are gone have none.
+    """
+    names: dict[str, str] = {}
+    for stack in stacks_of(model, wiring):
+        running = layers_that_run(stack, wiring, decisions)
+        _shrink(model, stack, running)
+        names.update({stack.layers[number]: f"{stack.name}.{at}" for at, number in enumerate(running)})
+    return names
+
+
+Undo = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Attributes of objects, and what they were."""
+
+
+def _is_smaller(stack: Stack, running: Sequence[int]) -> bool:
+    return tuple(running) != tuple(range(len(stack.layers)))
+
+
+def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dict[str, nn.Module | None], Undo]:
+    layers = model.get_submodule(stack.name)
+    before = dict(layers._modules)
+    kept = [model.get_submodule(stack.layers[number]) for number in running]
+    undo = _number(model, stack, running)
+    seen: set[int] = set()
+    for owner, counts in stack.configs:
+        own = vars(model.get_submodule(owner))
+        if all(number is None for _, number in counts):  # some models note the number of layers themselves
+            noted = [name for name, value in own.items() if type(value) is int and "layer" in name]
+            copied = {name: own[name] for name in noted if own[name] == len(stack.layers)}
+            undo.append((own, copied))
+            own.update(dict.fromkeys(copied, len(running)))
+        config = config_of(model.get_submodule(owner))
+        fields = vars(config)
+        if id(fields) in seen:
+            continue
+        seen.add(id(fields))
+        computed = {name: list(getattr(config, name, None) or ()) for name in _TYPES if name not in fields}
+        each = per_layer(fields, len(stack.layers), counts)
+        new = {field: _counted(fields[field], number, len(running)) for field, number in counts}
+        new |= {field: type(values)(values[number] for number in running) for field, values in each.items()}
+        new |= _features(fields, len(stack.layers), len(running))
+        undo.append((fields, {field: fields[field] for field in new}))
+        fields.update(new)
+        for name, types in computed.items():
+            made, wanted = list(getattr(config, name, None) or ()), [types[at] for at in running if at < len(types)]
+            if len(types) == len(stack.layers) and made != wanted:
+                _restore(undo)
+                raise UsageError(
+                    f"layers {list(running)} of {stack.name!r} are no model of their own: {type(config).__name__} "
+                    f"computes {name} from their number, and would make them {made}; these "
+                    f"are {wanted}. Keep the first layers instead, in their order"
+                )
+    layers._modules.clear()
+    layers._modules.update({str(number): layer for number, layer in enumerate(kept)})
+    return before, undo
+
+
+def _put_back(model: nn.Module, stack: Stack, was: tuple[dict[str, nn.Module | None], Undo]) -> None:
+    layers = model.get_submodule(stack.name)
+    layers._modules.clear()
+    layers._modules.update(was[0])
+    _restore(was[1])
+
+
+def _number(model: nn.Module, stack: Stack, running: Sequence[int]) -> Undo:
+    """Number the layers that run as those of the smaller model are."""
+    undo: Undo = []
+    for position, number in enumerate(running):
+        layer = model.get_submodule(stack.layers[number])
+        for inside, attribute, start in stack.numbers[number]:
+            own = vars(layer.get_submodule(inside))
+            undo.append((own, {attribute: own[attribute]}))
+            own[attribute] = start + position
+    return undo
+
+
+def _restore(undo: Undo) -> None:
+    for own, values in reversed(undo):
+        own.update(values)
+
+
+def _check_order(model: nn.Module, stack: Stack, wiring: Wiring, decisions: Sequence[Decision]) -> None:
+    position = {name: number for number, name in enumerate(stack.layers)}
+    moved = [
+        (position[place.name], position[wiring.blocks[place.stage][block]])
+        for place, block in zip(wiring.places, decisions, strict=True)
+        if place.name in position and block not in (None, place.index)
+    ]
+    if not moved:
+        return
+    for owner, counts in stack.configs:
+        fields = vars(config_of(model.get_submodule(owner)))
+        for field, values in per_layer(fields, len(stack.layers), counts).items():
+            for place, layer in moved:
+                if values[place] != values[layer]:
+                    raise UsageError(
+                        f"layer {layer} of {stack.name!r} cannot run in the place of layer {place} beside other "
+                        f"subnets: {field} of the config makes it {values[layer]!r}, and the other one "
+                        f"{values[place]!r}. Run this subnet alone: network(x, subnet)"
+                    )
+
+
+@contextmanager
+def _hooks_as_they_were(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Take away hooks that models put on their layers when they are first needed: a smaller one has not all layers."""
+    before = [(model, vars(model).get(_HOOKED, False)) for model in models]
+    first = RemovableHandle.next_id
+    try:
+        yield
+    finally:
+        for model, hooked in before:
+            if vars(model).get(_HOOKED, False) and not hooked:
+                for module in model.modules():
+                    for number in [number for number in _own_hooks(module) if number >= first]:
+                        del module._forward_hooks[number]
+                for module in model.modules():  # models inside have put on theirs at the same time, or long before
+                    if vars(module).get(_HOOKED, False) and not any(map(_own_hooks, module.modules())):
+                        setattr(module, _HOOKED, False)
+
+
+def _own_hooks(module: nn.Module) -> list[int]:
+    """The hooks that Transformers has put on a module."""
+    hooks = module._forward_hooks.items()
+    return [number for number, hook in hooks if getattr(hook, "__module__", "").startswith("transformers.")]
+
+
+def _counted(value: Any, number: int | None, count: int) -> Any:
+    if number is None:
+        return count
+    return type(value)(count if at == number else other for at, other in enumerate(value))
+
+
+def _features(fields: Mapping[str, Any], length: int, left: int) -> dict[str, Any]:
+    """What a config that can be a backbone's says of the features to give out: the names of its layers, and which."""
+    names, chosen = fields.get("stage_names"), fields.get("_out_features")
+    if not isinstance(names, list) or len(names) != length + 1 or not isinstance(chosen, list):
+        return {}
+    names = names[: left + 1]
+    chosen = [name for name in chosen if name in names] or names[-1:]
+    return {"stage_names": names, "_out_features": chosen, "_out_indices": [names.index(name) for name in chosen]}
+
+
+def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
+    """In what the layers of a model are others than its class builds from its config; None if they are the same.
+
+    The model is built anew for this, without memory for its parameters, and compared: the names and shapes of all
+    parameters and buffers, and whatever numbers, words and switches the layers hold. Rates of dropping are left out,
+    since they follow from the depth and change nothing in evaluation.
+
+    Args:
+        model: The model.
+        lists: The module names of its lists of layers.
+    """
+    if config_of(model) is None:
+        return None  # a model of one's own around one of Transformers
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = type(model)(copy.deepcopy(config_of(model)))
+    except Exception as error:  # whatever a constructor does
+        return f"{type(model).__name__} is not built from its config alone ({type(error).__name__}: {error})"
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in built.state_dict().items()}
+    for key in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(key) != expected.get(key):
+            return f"{key} is of shape {shapes.get(key)} here and {expected.get(key)} there"
+    within = tuple(f"{name}." for name in lists)
+    for name, other in built.named_modules():
+        if not name.startswith(within):
+            continue
+        own = vars(model.get_submodule(name))
+        for attribute, value in vars(other).items():
+            if attribute == "training" or attribute.startswith("_") or "drop" in attribute:
+                continue
+            if isinstance(value, int | float | str) and own.get(attribute) != value:
+                return f"{name}.{attribute} is {own.get(attribute)!r} here and {value!r} there"
+    return None

@@ -1,0 +1,35 @@
+"""What a run directory is: its files, read and written here alone. Knows no training."""
+
+from stimulative.runs.directory import BEST as BEST
+from stimulative.runs.directory import ENVIRONMENT as ENVIRONMENT
+from stimulative.runs.directory import LAST as LAST
+from stimulative.runs.directory import METRICS as METRICS
+from stimulative.runs.directory import MODEL as MODEL
+from stimulative.runs.directory import RECIPE as RECIPE
+from stimulative.runs.directory import SUBNETS as SUBNETS
+from stimulative.runs.directory import SUMMARY as SUMMARY
+from stimulative.runs.directory import RunDirectory as RunDirectory
+from stimulative.runs.environment import Environment as Environment
+from stimulative.runs.environment import device_name as device_name
+from stimulative.runs.environment import versions as versions
+from stimulative.runs.family import Family as Family
+from stimulative.runs.family import frontier as frontier
+from stimulative.runs.member import COSTS as COSTS
+from stimulative.runs.member import Cost as Cost
+from stimulative.runs.member import CostName as CostName
+from stimulative.runs.member import Latency as Latency
+from stimulative.runs.member import Member as Member
+from stimulative.runs.metrics import Epoch as Epoch
+from stimulative.runs.metrics import MetricsFile as MetricsFile
+from stimulative.runs.metrics import read_metrics as read_metrics
+from stimulative.runs.score import MainScore as MainScore
+from stimulative.runs.score import Score as Score
+from stimulative.runs.score import perplexity_of as perplexity_of
+from stimulative.runs.spread import DepthSpread as DepthSpread
+from stimulative.runs.spread import FamilySpread as FamilySpread
+from stimulative.runs.spread import SizeSpread as SizeSpread
+from stimulative.runs.spread import Spread as Spread
+from stimulative.runs.summary import Conditions as Conditions
+from stimulative.runs.summary import FamilySummary as FamilySummary
+from stimulative.runs.summary import Origin as Origin
+from stimulative.runs.summary import Summary as Summary

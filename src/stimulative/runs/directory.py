@@ -1,0 +1,179 @@
+"""A run directory: what training leaves behind, and what everything else reads.
+
+It holds the recipe, the environment, the metrics of each epoch, two checkpoints, the weights of the trained model, the
+summary, and, once the subnets have been measured, a table of them. A directory with a recipe is a run; one that has a
+summary, too, has finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from stimulative import files
+from stimulative.config import Recipe, load_recipe
+from stimulative.errors import UsageError
+from stimulative.records import RecordError, understanding
+from stimulative.runs.environment import Environment
+from stimulative.runs.family import Family
+from stimulative.runs.metrics import Epoch, read_metrics
+from stimulative.runs.summary import Summary
+
+RECIPE = "recipe.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.csv"
+LAST = "checkpoint-last.ckpt"
+BEST = "checkpoint-best.ckpt"
+MODEL = "model.safetensors"
+SUMMARY = "summary.json"
+SUBNETS = "subnets.csv"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory of a run; nothing is read before it is asked for, and then anew each time.
+
+    Args:
+        path: Where it is. It need not exist yet.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """The directory of a run that was started.
+
+        Raises:
+            UsageError: If it is not one.
+        """
+        run = cls(Path(path))
+        if not run.started:
+            raise UsageError(
+                f"{run.path} is not a run directory: it has no {RECIPE}. Train one: stimulative train RECIPE --out DIR"
+            )
+        return run
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.path / name
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a run."""
+        return self.file(RECIPE).exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether its training has ended."""
+        return self.file(SUMMARY).exists()
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether its subnets have been measured."""
+        return self.file(SUBNETS).exists()
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its recipe.
+
+        Raises:
+            UsageError: If it has none, or one that cannot be used.
+        """
+        RunDirectory.open(self.path)
+        return load_recipe(self.file(RECIPE))
+
+    @property
+    def recipe_text(self) -> str:
+        """Its recipe as the text of a YAML file."""
+        return self.file(RECIPE).read_text(encoding="utf-8")
+
+    @property
+    def summary(self) -> Summary:
+        """What it has come to.
+
+        Raises:
+            UsageError: If it has not finished, or the file is damaged.
+        """
+        if not self.finished:
+            raise UsageError(
+                f"the run in {self.path} has not finished: continue it with stimulative train ... --resume (it has no "
+                f"{SUMMARY} yet)"
+            )
+        path = self.file(SUMMARY)
+        try:
+            return Summary.from_mapping(files.read_json(path))
+        except RecordError as error:
+            raise UsageError(f"{path} is not the summary of a run: {error}; remove it and resume the run") from error
+
+    @property
+    def family(self) -> Family:
+        """Its measured subnets; none before they are measured.
+
+        Raises:
+            UsageError: If the file is damaged.
+        """
+        return Family.read(self.file(SUBNETS)) if self.evaluated else Family()
+
+    @property
+    def environment(self) -> Environment:
+        """What it ran on; nothing where that is not known.
+
+        Raises:
+            UsageError: If the file is damaged.
+        """
+        path = self.file(ENVIRONMENT)
+        if not path.exists():
+            return Environment()
+        content = files.read_json(path)
+        with understanding(path):
+            return Environment.from_mapping(content)
+
+    @property
+    def metrics(self) -> list[Epoch]:
+        """Its log, an entry an epoch; none of weights that somebody else has trained.
+
+        Raises:
+            UsageError: If the file is damaged.
+        """
+        path = self.file(METRICS)
+        if not path.exists():
+            return []
+        with understanding(path):
+            return [Epoch.from_row(row) for row in read_metrics(path)]
+
+    @property
+    def weights(self) -> Path:
+        """The file of its trained weights.
+
+        Raises:
+            UsageError: If it is missing.
+        """
+        stored = self.file(MODEL)
+        if not stored.exists():
+            raise UsageError(
+                f"there is no {stored}, though the run has finished: put the file back, or remove {SUMMARY} and "
+                "resume the run"
+            )
+        return stored
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write its recipe, every setting filled in."""
+        files.write_text(self.file(RECIPE), recipe.to_yaml())
+
+    def write_environment(self, environment: Environment) -> None:
+        """Write what it runs on."""
+        files.write_json(self.file(ENVIRONMENT), environment.to_mapping())
+
+    def write_model(self, model: nn.Module) -> None:
+        """Write the weights of the trained model."""
+        files.save_model(model, self.file(MODEL))
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write what it has come to; with this the run has finished."""
+        files.write_json(self.file(SUMMARY), summary.to_mapping())
+
+    def write_family(self, family: Family) -> None:
+        """Write its measured subnets."""
+        files.write_text(self.file(SUBNETS), family.to_csv())

@@ -1,0 +1,154 @@
+"""The measured subnets of a run, and ``subnets.csv``, the file that they are kept in."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from stimulative.errors import UsageError
+from stimulative.residual import Subnet
+from stimulative.runs.member import Cost, CostName, Latency, Member
+from stimulative.runs.score import Score
+from stimulative.runs.spread import DepthSpread, FamilySpread, SizeSpread, Spread
+
+COLUMNS = (
+    *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
+    *("latency_ms", "latency_iqr_ms", "temperature", "perplexity"),
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The measured subnets of a run.
+
+    Args:
+        members: The subnets, in the order of the file.
+    """
+
+    members: tuple[Member, ...] = ()
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def by_subnet(self) -> dict[Subnet, Member]:
+        """The members by their subnets."""
+        return {member.subnet: member for member in self.members}
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it is of a language model, whose members have perplexities."""
+        return any(member.score.perplexity is not None for member in self.members)
+
+    def frontier(self, cost: CostName = "flops") -> list[Member]:
+        """The members that no other one beats; those whose cost is not known are left out; see ``frontier``."""
+        known = [member for member in self.members if member.cost_in(cost) is not None]
+        return frontier(known, lambda member: member.cost_in(cost) or 0.0, lambda member: member.score.top1)
+
+    def spread(self) -> FamilySpread:
+        """Mean, standard deviation (the population's), least and greatest of the top-1 accuracies, in percent."""
+        return _spread_of(self.members)
+
+    def by_blocks(self) -> tuple[SizeSpread, ...]:
+        """The spread among subnets of as many blocks, the fewest first."""
+        groups: dict[int, list[Member]] = defaultdict(list)
+        for member in self.members:
+            groups[member.subnet.blocks].append(member)
+        return tuple(
+            SizeSpread(blocks, len(group), **vars(_spread_of(group))) for blocks, group in sorted(groups.items())
+        )
+
+    def by_stage(self, names: Sequence[str]) -> tuple[DepthSpread, ...]:
+        """For each stage, the spread among subnets that are as deep in it, whatever the others are.
+
+        Args:
+            names: The names of the stages.
+        """
+        groups: dict[tuple[int, int], list[Member]] = defaultdict(list)
+        for member in self.members:
+            for stage, depth in enumerate(member.subnet.depths):
+                groups[stage, depth].append(member)
+        return tuple(
+            DepthSpread(stage, names[stage], depth, len(group), **vars(_spread_of(group)))
+            for (stage, depth), group in sorted(groups.items())
+        )
+
+    def to_csv(self) -> str:
+        """The text of ``subnets.csv``."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for member in self.members:
+            score, cost, latency = member.score, member.cost, member.latency
+            times = ("", "") if latency is None else (f"{latency.median_ms:.4f}", f"{latency.iqr_ms:.4f}")
+            accuracy = (f"{score.top1:.4f}", f"{score.loss:.6f}")
+            temperature = "" if member.temperature is None else f"{member.temperature:.6g}"
+            perplexity = "" if score.perplexity is None else f"{score.perplexity:.6g}"
+            row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times]
+            writer.writerow([*row, temperature, perplexity])
+        return text.getvalue()
+
+    @classmethod
+    def read(cls, path: Path) -> Family:
+        """Read a ``subnets.csv``; older ones have no latencies, temperatures or perplexities.
+
+        Raises:
+            UsageError: If it cannot be read as one.
+        """
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return cls(tuple(_member(row) for row in csv.DictReader(file)))
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}; evaluate the run first") from error
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(f"{path} is not the list of subnets of a run: {what}; evaluate the run again") from error
+
+
+def frontier(items: Iterable[T], cost: Callable[[T], float], quality: Callable[[T], float]) -> list[T]:
+    """The items that are not dominated: no other costs no more and is no worse, and is better in one of them.
+
+    Args:
+        items: The items.
+        cost: What is to be small.
+        quality: What is to be great.
+
+    Returns:
+        The frontier, the cheapest first. Items that are alike in both are all in it, or none.
+    """
+    found: list[T] = []
+    for item in sorted(items, key=lambda item: (cost(item), -quality(item))):
+        alike = found and (quality(item), cost(item)) == (quality(found[-1]), cost(found[-1]))
+        if not found or quality(item) > quality(found[-1]) or alike:
+            found.append(item)
+    return found
+
+
+def _spread_of(members: Sequence[Member]) -> FamilySpread:
+    perplexities = [member.score.perplexity for member in members if member.score.perplexity is not None]
+    of_accuracy = vars(Spread.of([member.score.top1 for member in members]))
+    return FamilySpread(**of_accuracy, perplexity=Spread.of(perplexities) if perplexities else None)
+
+
+def _member(row: dict[str, str]) -> Member:
+    return Member(
+        Subnet.parse(row["subnet"]),
+        Score(float(row["top1"]), float(row["loss"]), _number(row.get("perplexity"))),
+        Cost(int(row["parameters"]), int(row["flops"])),
+        Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
+        _number(row.get("temperature")),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None

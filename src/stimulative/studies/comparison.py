@@ -1,0 +1,195 @@
+"""Methods side by side: each trained with several seeds on the same recipe, as in Table 1 of the paper."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from stimulative import files
+from stimulative.runs import SUMMARY
+from stimulative.studies import comparison_table
+from stimulative.studies.launching import Job, Workers, over_seeds, run_all, seeds_from
+from stimulative.studies.significance import difference
+from stimulative.studies.variants import Variant, recipes_of, variants
+from stimulative.training import Recipe, load_recipe
+
+COMPARISON, MARKDOWN, TABLE = "comparison.json", "comparison.md", "comparison.csv"
+_REFERENCE = "common"
+_MEASURES = {"main": "main_values", "all": "all_values"}
+
+
+class ComparisonPlan:
+    """Which runs a comparison needs.
+
+    Args:
+        recipe: The recipe; its method's settings hold for that method and its variants, other methods have their
+            defaults.
+        methods: The methods, each ``NAME`` or ``NAME:key=value[:key=value]``, or ``all`` for every one there is; a
+            text of several has commas between them.
+        seeds: The number of seeds, counted from the recipe's.
+
+    Raises:
+        UsageError: If a method or a setting of it is unknown, two are the same, or the number of seeds is below 1.
+    """
+
+    def __init__(
+        self, recipe: Recipe, methods: str | Sequence[str] = ("common", "stimulative"), *, seeds: int = 3
+    ) -> None:
+        self.recipe = recipe
+        self.recipes = recipes_of(recipe, variants(methods))
+        self.seeds = seeds_from(recipe, seeds)
+        # methods take turns, so that a machine that slows down slows all of them
+        self.runs = {self.run_of(variant, seed): (variant, seed) for seed in self.seeds for variant in self.recipes}
+        recipe.override({"seed": self.seeds[-1]})  # none of them may be too large
+        self.jobs = {name: Job(replace(self.recipes[of], seed=seed)) for name, (of, seed) in self.runs.items()}
+
+    def run_of(self, variant: Variant, seed: int) -> str:
+        """The name of the directory of a run."""
+        return f"{variant.directory}-seed{seed}"
+
+
+def compare(
+    recipe: Recipe | str | Path | ComparisonPlan,
+    out: str | Path,
+    *,
+    methods: str | Sequence[str] = ("common", "stimulative"),
+    seeds: int = 3,
+    workers: Workers | None = None,
+    after_run: Callable[[str, dict[str, Any]], Any] | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate each method with each seed, and put them side by side.
+
+    Each run has a fresh process, so that its time and memory are its own; the methods take turns, so that a machine
+    that slows down slows all of them. Runs in ``out`` that have finished are not repeated, interrupted ones go on,
+    failed ones are tried again. Writes ``comparison.json``, and its table as ``comparison.md`` and ``comparison.csv``.
+
+    Args:
+        recipe: The recipe; its method's settings hold for that method and its variants, other methods have their
+            defaults. Or a plan, which says methods and seeds itself.
+        out: The directory of the comparison; each run has a directory inside.
+        methods: The methods, each ``NAME`` or ``NAME:key=value[:key=value]`` such as ``stimulative:every=2``, or
+            ``all`` for every one there is; a text of several has commas between them.
+        seeds: The number of seeds, counted from the recipe's.
+        workers: Where the runs are computed; one after the other on this machine by default. Of runs that share a
+            machine, times are not comparable.
+        after_run: Called with the name and the summary of each run when it is done.
+
+    Returns:
+        ``{"rows", "runs", "failed", "left_out", "model", "data", "epochs", "seeds", "methods", "reference",
+        "differences"}``: a row a method that has a finished run, a difference for each two of them and for main net
+        and all subnets.
+
+    Raises:
+        UsageError: If a method or a setting of it is unknown, two are the same, the number of seeds is below 1, or
+            ``out`` holds runs of another recipe.
+    """
+    if not isinstance(recipe, ComparisonPlan):
+        recipe = ComparisonPlan(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), methods, seeds=seeds)
+    plan, out = recipe, Path(out)
+    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
+    done = {name: plan.runs[name] for name in outcome.summaries}
+    named = [str(variant) for variant in plan.recipes]
+    summaries = {(str(variant), seed): outcome.summaries[name] for name, (variant, seed) in done.items()}
+    rows = sorted(table(summaries), key=lambda row: named.index(row["method"]))
+    others = sorted(path.parent.name for path in out.glob(f"*/{SUMMARY}") if path.parent.name not in plan.jobs)
+    comparison = {
+        "rows": rows,
+        "runs": [
+            {**outcome.summaries[name], "run": name, "variant": str(variant)} for name, (variant, _) in done.items()
+        ],
+        "failed": outcome.failures,
+        "left_out": others,
+        "model": plan.recipe.model.name,
+        "data": plan.recipe.data.name,
+        "epochs": plan.recipe.schedule.epochs,
+        "seeds": list(plan.seeds),
+        "methods": named,
+        "reference": reference_of(rows),
+        "differences": differences(rows, plan.seeds),
+    }
+    files.write_json(out / COMPARISON, comparison)
+    files.write_text(out / MARKDOWN, comparison_table.markdown(comparison))
+    files.write_text(out / TABLE, comparison_table.csv_text(comparison))
+    return comparison
+
+
+def plan_runs(recipe: Recipe, methods: str | Sequence[str], seeds: int) -> dict[tuple[str, int], Recipe]:
+    """The recipe of each run, by method and seed, in the order in which they run."""
+    plan = ComparisonPlan(recipe, methods, seeds=seeds)
+    return {(str(variant), seed): plan.jobs[name].recipe for name, (variant, seed) in plan.runs.items()}
+
+
+def table(summaries: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a method: means over seeds, and time and memory as ratios to common training."""
+    by_method: dict[str, dict[int, dict[str, Any]]] = {}
+    for (method, seed), summary in summaries.items():
+        by_method.setdefault(method, {})[seed] = summary
+
+    def mean(method: str, key: str) -> float:
+        return statistics.fmean(summary[key] for summary in by_method[method].values())
+
+    def at_once(method: str) -> int:
+        return max(summary.get("runs_at_once", 1) for summary in by_method[method].values())
+
+    def ratio(method: str, key: str) -> float | None:
+        if _REFERENCE not in by_method or not mean(_REFERENCE, key):
+            return None
+        if key == "train_seconds" and max(at_once(method), at_once(_REFERENCE)) > 1:
+            return None  # of runs that shared a machine
+        return mean(method, key) / mean(_REFERENCE, key)
+
+    return [
+        {
+            "method": method,
+            **over_seeds(list(of_method.values())),
+            "n": len(of_method),
+            "seeds_used": list(of_method),
+            "main_values": [summary["main"]["top1"] for summary in of_method.values()],
+            "all_values": [summary["subnets"]["mean"] for summary in of_method.values()],
+            "train_seconds": mean(method, "train_seconds"),
+            "peak_memory_mib": mean(method, "peak_memory_mib"),
+            "time_ratio": ratio(method, "train_seconds"),
+            "memory_ratio": ratio(method, "peak_memory_mib"),
+            "runs_at_once": at_once(method),
+        }
+        for method, of_method in by_method.items()
+    ]
+
+
+def reference_of(rows: Sequence[dict[str, Any]]) -> str | None:
+    """What the others are compared with: common training, or else the first; None without any."""
+    methods = [row["method"] for row in rows]
+    return _REFERENCE if _REFERENCE in methods else next(iter(methods), None)
+
+
+def differences(rows: Sequence[dict[str, Any]], seeds: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """What each method has more than each other one, paired by seed, in points.
+
+    Args:
+        rows: The rows of ``table``.
+        seeds: All seeds that were asked for.
+
+    Returns:
+        For each two methods, and for main net and mean of all subnets, what ``significance.Difference`` says; those
+        from the reference first.
+    """
+    first = reference_of(rows)
+    ordered = sorted(rows, key=lambda row: row["method"] != first)
+    return [
+        {
+            "method": row["method"],
+            "reference": other["method"],
+            "measure": measure,
+            **difference(_by_seed(row, key), _by_seed(other, key), seeds).to_mapping(),
+        }
+        for other, row in combinations(ordered, 2)
+        for measure, key in _MEASURES.items()
+    ]
+
+
+def _by_seed(row: dict[str, Any], key: str) -> dict[int, float]:
+    return dict(zip(row["seeds_used"], row[key], strict=True))

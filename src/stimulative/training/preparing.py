@@ -1,0 +1,241 @@
+"""What a recipe resolves to: the data, the network and the method, before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from stimulative import data as data_room
+from stimulative import models
+from stimulative.config import Recipe
+from stimulative.data import Data, noise_images, noise_sequences
+from stimulative.errors import UsageError
+from stimulative.methods import Method, method_named
+from stimulative.objectives import logits_of
+from stimulative.residual import ResidualNetwork, evaluating, freeze, keep_only, stem_of, unravel
+from stimulative.runs import Origin
+from stimulative.training.measuring import in_format
+from stimulative.training.randomness import seed_all
+from stimulative.training.starting import Start, read_start
+
+_REFUSALS = (RuntimeError, AssertionError, IndexError, TypeError, ValueError)
+"""What models raise on inputs that they do not take."""
+
+
+@dataclass
+class Prepared:
+    """What a recipe resolves to: the data, and the network and the method that it trains.
+
+    Args:
+        recipe: The recipe.
+        data: The data.
+        network: The network.
+        method: The method.
+        origin: Where the network's weights came from, where they were loaded.
+        loaded: What was loaded, in a sentence.
+    """
+
+    recipe: Recipe
+    data: Data
+    network: ResidualNetwork
+    method: Method
+    origin: Origin | None = None
+    loaded: str = ""
+
+    def trunk(self) -> list[nn.Parameter] | None:
+        """The parameters that were loaded, where the recipe has a learning rate of their own for them.
+
+        Raises:
+            UsageError: If nothing is new beside them.
+        """
+        settings = self.recipe.optimizer
+        if settings.trunk_lr == 1 or self.origin is None:
+            return None
+        new = {id(self.network.model.get_parameter(name)) for name in self.origin.new or ()}
+        trunk = [parameter for parameter in self.network.model.parameters() if id(parameter) not in new]
+        if len(trunk) == len(list(self.method.parameters())):
+            raise UsageError(
+                f"optimizer.trunk_lr: {settings.trunk_lr} is for what was loaded beside a new head, but all of the net "
+                f"was loaded from {self.origin.file}; set it to 1, and optimizer.lr to "
+                f"{settings.trunk_lr * settings.lr:g} for the same"
+            )
+        return trunk
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    data: Data | None = None,
+    model: nn.Module | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    weights: bool = False,
+    origin: Origin | None = None,
+) -> Prepared:
+    """Open the data, build and unravel the model and set up the method, seeded by the recipe.
+
+    Args:
+        recipe: The recipe.
+        device: Where the data and the model go.
+        data: Data of your own instead of the recipe's.
+        model: A model of your own instead of the recipe's.
+        rank: The number of this process among all that train together.
+        world_size: The number of these processes.
+        weights: Whether to load the weights that the recipe starts from (``model.weights``), as a run does at its
+            beginning; whoever loads others later has no need of them.
+        origin: Where those came from that are to be loaded later, of a run that goes on.
+
+    Raises:
+        UsageError: If the data, the model, its weights or the method cannot be used.
+    """
+    if weights:
+        _check_start(recipe, own_model=model is not None)
+    if data is None:
+        data = data_room.load(recipe.data, seed=recipe.seed, device=device, rank=rank, world_size=world_size)
+    seed_all(recipe.seed)
+    start = read_start(recipe.model, data, own_model=model is not None) if weights and recipe.model.weights else None
+    model = _built(recipe, data) if model is None else model
+    model.to(device)
+    network, filled = _filled(unravel_on(recipe.model.name, model, data), start, recipe, data)
+    origin, loaded = filled or (origin, "")
+    if recipe.model.freeze_stem:
+        freeze(network, stem_of(network), new=() if origin is None else origin.new or ())
+    _check_outputs(recipe.model.name, network, data)
+    method = method_named(recipe.method.name)(
+        network,
+        **recipe.method.settings,
+        label_smoothing=recipe.training.label_smoothing,
+        total_steps=recipe.schedule.epochs * len(data.train),
+        seed=recipe.seed,
+    )
+    return Prepared(recipe, data, network, method, origin, loaded)
+
+
+def unravel_on(name: str, model: nn.Module, data: Data) -> ResidualNetwork:
+    """Unravel a model on a fixed batch of noise that is like the training data.
+
+    Raises:
+        UsageError: If it has no blocks, or does not run on such a batch.
+    """
+    return _unravel_on(name, model, data.example(), data.described(), _SIZES[data.task])
+
+
+def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> ResidualNetwork:
+    """Unravel a model on a fixed batch of noise.
+
+    Raises:
+        UsageError: If it has no blocks, or does not run on images of this size.
+    """
+    described = f"images of {channels} channels and {size}x{size} pixels"
+    return _unravel_on(name, model, noise_images(channels, size), described, _SIZES["images"])
+
+
+def unravel_on_text(name: str, model: nn.Module, length: int, vocabulary: int) -> ResidualNetwork:
+    """Unravel a language model on a fixed batch of random tokens.
+
+    Raises:
+        UsageError: If it has no blocks, or does not run on sequences of this length.
+    """
+    described = f"sequences of {length} tokens"
+    return _unravel_on(name, model, noise_sequences(length, vocabulary), described, _SIZES["text"])
+
+
+def as_in(module: nn.Module, x: Any) -> Any:
+    """What a model takes, on its device and in its number format."""
+    parameter = next(module.parameters())
+    moved = pytree.tree_map_only(Tensor, lambda part: part.to(parameter.device), x)
+    return in_format(moved, parameter.dtype)
+
+
+_SIZES = {
+    "images": "Choose another size of images, or tell the model theirs (timm's transformers: model.arguments "
+    "{img_size: N})",
+    "text": "Choose another length of sequences (data.length), or tell the model the longest it is to take "
+    "(transformers/gpt2: model.arguments {n_positions: N})",
+}
+"""What to do about a model that does not run on a size."""
+
+
+def _unravel_on(name: str, model: nn.Module, example: Any, described: str, advice: str) -> ResidualNetwork:
+    try:
+        return unravel(model, as_in(model, example))
+    except _REFUSALS as error:
+        raise UsageError(f"{name} does not run on {described}: {error}. {advice}") from error
+
+
+def _check_start(recipe: Recipe, *, own_model: bool) -> None:
+    """Refuse settings that are about trained weights where there are none."""
+    if recipe.model.weights is not None:
+        return
+    if recipe.optimizer.trunk_lr != 1:
+        raise UsageError(
+            f"optimizer.trunk_lr: {recipe.optimizer.trunk_lr} is for what was loaded from model.weights, and nothing "
+            "is; say model.weights, or leave it out"
+        )
+    if recipe.model.freeze_stem and not own_model:
+        raise UsageError(
+            "model.freeze_stem: a stem that nobody has trained would stay as it is drawn; say model.weights, or leave "
+            "it out"
+        )
+
+
+def _built(recipe: Recipe, data: Data) -> nn.Module:
+    return models.build(
+        recipe.model.name,
+        classes=data.classes,
+        channels=max(1, data.channels),
+        arguments=recipe.model.arguments,
+        task=data.task,
+    )
+
+
+def _filled(
+    network: ResidualNetwork, start: Start | None, recipe: Recipe, data: Data
+) -> tuple[ResidualNetwork, tuple[Origin, str] | None]:
+    """The network of the recipe's subnet, with the weights to start from, of the whole net or of the subnet."""
+    filled = None
+    if recipe.model.subnet is not None:
+        filled = None if start is None else _fill_if_whole(start, network, recipe, data)
+        network = keep_only(network, recipe.model.subnet)
+    if start is not None and filled is None:
+        filled = start.fill(network.model, recipe.model.name, data)
+    return network, filled
+
+
+def _fill_if_whole(start: Start, network: ResidualNetwork, recipe: Recipe, data: Data) -> tuple[Origin, str] | None:
+    """Load weights of the whole net before blocks are removed from it; None if they are not, as a smaller net's are."""
+    try:
+        return start.fill(network.model, recipe.model.name, data)
+    except UsageError:
+        return None
+
+
+def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
+    example = as_in(network, data.example(evaluation=True))
+    try:
+        with evaluating(network), torch.no_grad():
+            output = network(example)
+    except _REFUSALS as error:
+        size = data.evaluation_image_size
+        raise UsageError(
+            f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "
+            f"validation and test images of {size}x{size}: {error}. Leave data.evaluation_image_size out"
+        ) from error
+    samples = example["input_ids"].shape if data.is_text else example.shape[:1]
+    wanted = (*samples, data.classes)
+    try:
+        logits = logits_of(output)
+        got = f"shape {tuple(logits.shape)}"
+    except UsageError:
+        logits, got = None, type(output).__name__
+    if logits is None or logits.shape != wanted:
+        what, classes = ("sequences", "tokens") if data.is_text else ("images", "classes")
+        raise UsageError(
+            f"{name} gives {got} for {samples[0]} {what}, but {data.name} has {data.classes} {classes}: it has to give "
+            f"logits of shape {wanted}"
+        )

@@ -1,0 +1,273 @@
+"""The training loop, on Lightning Fabric: from a recipe to a run directory.
+
+The last checkpoint is written after every epoch and holds all state, so that a run that was stopped at any moment goes
+on from there and ends with the same weights as one that never stopped: the batches of an epoch depend on the seed and
+the epoch alone, and everything else random is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stimulative.config import Recipe
+from stimulative.data import Data
+from stimulative.errors import UsageError
+from stimulative.methods import Terms
+from stimulative.residual import keep_frozen
+from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
+from stimulative.training.accumulation import Part, parts
+from stimulative.training.devices import launched
+from stimulative.training.display import TrainingProgress
+from stimulative.training.divergence import check_losses, check_parameters
+from stimulative.training.events import Callback, Step
+from stimulative.training.finishing import finish, main_statistics, main_temperatures
+from stimulative.training.measuring import hits, in_format, measure, samples_in
+from stimulative.training.memory import PeakMemory
+from stimulative.training.optimization import optimizer_of, schedule_of
+from stimulative.training.preparing import prepare
+from stimulative.training.randomness import random_states, restore_random_states
+from stimulative.training.resuming import load_checkpoint, save_checkpoint
+from stimulative.training.watching import ChanceWarning, Log, Watch
+
+
+class Trainer:
+    """One run: trains by a recipe into a directory, from where the directory's last checkpoint is.
+
+    Args:
+        recipe: The recipe.
+        out: The run directory, which is there and holds no run or one of this recipe.
+        data: Data of your own instead of the recipe's.
+        model: A model of your own instead of the recipe's.
+        progress: Whether to show progress.
+        callbacks: Called while the net trains, after those of every training.
+
+    Attributes:
+        recipe: The recipe.
+        run_directory: Where the run is written.
+        prepared: What the recipe resolves to; ``data``, ``network`` and ``method`` are its.
+        fabric: Lightning Fabric, which knows of devices, precision and other processes.
+        optimizer: The optimiser.
+        epoch: Epochs that are done.
+        seconds: How long training has taken so far, without validation.
+
+    Raises:
+        UsageError: If something cannot be used.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: str | Path,
+        *,
+        data: Data | None = None,
+        model: nn.Module | None = None,
+        progress: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        if recipe.training.threads is not None:
+            torch.set_num_threads(recipe.training.threads)
+        self.recipe = recipe
+        self.run_directory = RunDirectory(Path(out))
+        saved = load_checkpoint(self.run_directory.file(LAST)) if self.run_directory.started else None
+        self.goes_on = saved is not None
+        self.fabric = launched(recipe, self.run_directory.path, saved["step"] if saved else 0)
+        importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
+        self.chief = self.fabric.is_global_zero
+        self.memory = PeakMemory(self.fabric.device)
+        self.prepared = prepare(
+            recipe,
+            device=self.fabric.device,
+            data=data,
+            model=model,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            weights=saved is None,
+            origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
+        )
+        self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        self.visible = progress and self.chief
+        self.callbacks = [*callbacks]
+        self.epoch, self.best, self.seconds = 0, -1.0, 0.0
+        self._set_up()
+        if saved is not None:
+            self._restore(saved)
+
+    def _set_up(self) -> None:
+        """Lay out and compile the network, and make the optimiser."""
+        settings = self.recipe.training
+        self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
+        self.network.to(memory_format=self.layout)
+        if settings.compile:
+            for stage in self.network.stages:
+                for name in stage.block_names:
+                    self.network.model.get_submodule(name).compile()
+        self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
+        self.updates = math.ceil(len(self.data.train) / settings.accumulate)
+        self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
+        self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
+        if self.visible and self.prepared.loaded:
+            print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
+
+    def run(self) -> Summary:
+        """Train the epochs that are left, and finish."""
+        display = TrainingProgress(
+            self.run_directory.path.name,  # of a comparison's runs, all that tells a method from its variants
+            self.epochs,
+            len(self.data.train),
+            start=self.epoch,
+            visible=self.visible,
+            unit="seq" if self.data.is_text else "img",
+        )
+        own: list[Callback] = [ChanceWarning()]
+        if self.chief:
+            if not self.goes_on:
+                self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
+            self.run_directory.write_recipe(self.recipe)
+            self.run_directory.write_environment(Environment.of(self.fabric.device, self.recipe.seed))
+            own.append(Log(self))
+        self.callbacks = [*own, Watch(display, self.recipe.training.log_every), *self.callbacks]
+        with display:
+            while self.epoch < self.epochs:
+                self._train_epoch()
+        return finish(self)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train; the last one is broken off where ``schedule.max_steps`` says so."""
+        schedule = self.recipe.schedule
+        if schedule.max_steps is None:
+            return schedule.epochs
+        return min(schedule.epochs, math.ceil(schedule.max_steps / self.updates))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that have been taken by the end of the present epoch."""
+        steps = self.epoch * self.updates
+        return steps if self.recipe.schedule.max_steps is None else min(steps, self.recipe.schedule.max_steps)
+
+    def _train_epoch(self) -> None:
+        """Train for one epoch, validate, tell, and save."""
+        self.data.train.set_epoch(self.epoch)
+        began = time.perf_counter()
+        means, images = self._train_batches()
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        self.epoch += 1
+        score = self._validate()
+        epoch = Epoch(
+            epoch=self.epoch,
+            step=self.steps,
+            lr=self.optimizer.param_groups[0]["lr"],
+            balance=self.method.current_balance,
+            **means,
+            validation_top1=score.top1,
+            validation_loss=score.loss,
+            images_per_second=images / seconds,
+            train_seconds=self.seconds,
+        )
+        check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
+        is_best, self.best = score.top1 >= self.best, max(self.best, score.top1)
+        for callback in self.callbacks:
+            callback.on_epoch(self, epoch)
+        if self.chief:
+            for name in (BEST, LAST) if is_best else (LAST,):
+                self._save(name)
+        self.fabric.barrier()
+
+    def _train_batches(self) -> tuple[dict[str, float], int]:
+        """One pass over the training images: the means of what was trained on, and the number of images.
+
+        Sums stay on the device and are looked at now and then only.
+        """
+        settings = self.recipe.training
+        self.method.train()
+        keep_frozen(self.network.model)
+        total = torch.zeros(5, device=self.fabric.device, dtype=torch.float32)
+        images, batches = 0, len(self.data.train)
+        if self.recipe.schedule.max_steps is not None:
+            left = self.recipe.schedule.max_steps - self.epoch * self.updates
+            batches = min(batches, left * settings.accumulate)
+        divided = parts(self.data.train, batches, settings.accumulate, by_tokens=self.data.is_text)
+        for number, part in enumerate(divided, start=1):
+            terms = self._step(part)
+            with torch.no_grad():
+                accuracy = hits(terms.logits, part.y) / samples_in(part.y)
+                sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
+                total += torch.stack([value.float() for value in sums])
+            images += len(part.y)
+            if number % settings.log_every == 0 or number == batches:
+                check_losses(total, self.epoch, number, self.run_directory.file(LAST))
+            for callback in self.callbacks:
+                callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
+        reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
+        names = ("loss", "main_ce", "subnet_kl", "auxiliary", "train_top1")
+        means = dict(zip(names, reduced.tolist(), strict=True))
+        return means | {"train_top1": 100 * means["train_top1"]}, images * self.fabric.world_size
+
+    def _step(self, part: Part) -> Terms:
+        """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
+        x = part.x
+        if self.layout is torch.channels_last and isinstance(x, Tensor):
+            x = x.contiguous(memory_format=self.layout)
+        if self.method.calls_backward:
+            x = in_format(x, next(self.method.parameters()).dtype)
+            with self.fabric.autocast():
+                terms = self.method.backward(x, part.y, scale=part.share, backward=self.fabric.backward)
+        else:
+            # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
+            with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.fabric.world_size > 1):
+                terms = self.wrapped(x, part.y)
+                self.fabric.backward(terms.loss * part.share)
+            terms.loss = terms.loss.detach()
+        if part.last:
+            if self.recipe.optimizer.clip_norm is not None:
+                norm = self.recipe.optimizer.clip_norm
+                self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=norm)
+            self.wrapped_optimizer.step()
+            self.wrapped_optimizer.zero_grad(set_to_none=True)
+            self.scheduler.step()
+        return terms
+
+    def _validate(self) -> Score:
+        with self.method.as_deployed():
+            statistics = main_statistics(self.prepared) if self.method.pollutes_statistics else None
+            temperatures = main_temperatures(self.prepared, statistics)
+            return measure(self.network, self.data.validation, statistics=statistics, temperatures=temperatures)[0]
+
+    def _save(self, name: str) -> None:
+        state = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": random_states(),
+            "epoch": self.epoch,
+            "step": self.steps,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        if self.prepared.origin is not None:
+            state["weights"] = self.prepared.origin.to_mapping()
+        path = self.run_directory.file(name)
+        save_checkpoint(path, state)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, path)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            path = self.run_directory.file(LAST)
+            raise UsageError(f"{path} does not fit the recipe of its run: {error}") from error
+        restore_random_states(state["random"])
+        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
