@@ -4,22 +4,140 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stimulative import files
-from stimulative.runs import SUMMARY
+from stimulative.records import Record, absent
+from stimulative.runs import SUMMARY, Summary
 from stimulative.studies import comparison_table
 from stimulative.studies.launching import Job, Workers, over_seeds, run_all, seeds_from
 from stimulative.studies.significance import difference
+from stimulative.studies.study import Failed, OverSeeds, Study
 from stimulative.studies.variants import Variant, recipes_of, variants
 from stimulative.training import Recipe, load_recipe
 
 COMPARISON, MARKDOWN, TABLE = "comparison.json", "comparison.md", "comparison.csv"
 _REFERENCE = "common"
 _MEASURES = {"main": "main_values", "all": "all_values"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow(OverSeeds):
+    """What a method has come to, over seeds.
+
+    Args:
+        method: The method, with its settings.
+        n: The number of its runs that have finished.
+        seeds_used: Their seeds.
+        main_values: The top-1 accuracy of each main net, in percent.
+        all_values: The mean over each one's subnets.
+        train_seconds: Mean time of training.
+        peak_memory_mib: Mean memory of training at its peak, in MiB.
+        time_ratio: The time as a multiple of common training's; None without that, or where runs shared a machine.
+        memory_ratio: The memory as a multiple of common training's.
+        runs_at_once: How many runs shared the machine.
+    """
+
+    method: str
+    n: int = 0
+    seeds_used: tuple[int, ...] = ()
+    main_values: tuple[float, ...] = ()
+    all_values: tuple[float, ...] = ()
+    train_seconds: float | None = None
+    peak_memory_mib: float | None = None
+    time_ratio: float | None = None
+    memory_ratio: float | None = None
+    runs_at_once: int = 1
+
+
+@dataclass(frozen=True)
+class ComparedRun(Record):
+    """A finished run of a comparison; in the file its summary, and with it:
+
+    Args:
+        summary: The summary.
+        run: The name of its directory; None in files of older versions.
+        variant: Its method, with settings; None in files of older versions.
+    """
+
+    summary: Summary
+    run: str | None = absent()
+    variant: str | None = absent()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The summary with the two names behind it."""
+        mapping = super().to_mapping()
+        return {**mapping.pop("summary"), **mapping}
+
+    @classmethod
+    def from_mapping(cls, mapping: Any) -> Self:
+        """Read a summary with two names behind it."""
+        summary = Summary.from_mapping(mapping)
+        more = dict(summary.more)
+        run, variant = more.pop("run", None), more.pop("variant", None)
+        return cls(replace(summary, more=more), run, variant)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedMethods(Record):
+    """What one method has more than another, seed by seed; the other fields are those of ``Difference``.
+
+    Args:
+        method: The method.
+        reference: The other one.
+        measure: What was measured: ``main`` or ``all``.
+    """
+
+    method: str
+    reference: str
+    measure: str
+    n: int
+    seeds: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+    left_out: tuple[int, ...] = ()
+    mean: float | None
+    std: float | None
+    low: float | None
+    high: float | None
+    level: float | None = None
+    distinguishable: bool | None = None
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Study):
+    """Methods side by side.
+
+    Args:
+        rows: A row for each method that has a finished run.
+        runs: The finished runs.
+        failed: The runs that failed.
+        left_out: Finished runs in the directory that were not asked for.
+        model: The model.
+        data: The data set.
+        epochs: Epochs of each run.
+        seeds: All seeds that were asked for.
+        methods: All methods that were asked for.
+        reference: The method that the others are compared with.
+        differences: For each two methods, and for main net and all subnets, what one has more than the other.
+    """
+
+    NAME = "comparison"
+
+    rows: tuple[ComparisonRow, ...]
+    runs: tuple[ComparedRun, ...]
+    failed: tuple[Failed, ...] = ()
+    left_out: tuple[str, ...] = ()
+    model: str | None = None
+    data: str | None = None
+    epochs: int | None = None
+    seeds: tuple[int, ...] = ()
+    methods: tuple[str, ...] = ()
+    reference: str | None = None
+    differences: tuple[ComparedMethods, ...] = ()
 
 
 class ComparisonPlan:

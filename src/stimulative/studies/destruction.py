@@ -17,6 +17,7 @@ import io
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from stimulative import files
 from stimulative.analysis import Steps, open_run
 from stimulative.data import Batch, Loader, generator_for
 from stimulative.errors import UsageError
+from stimulative.records import Record, absent
 from stimulative.residual import ResidualNetwork, Subnet, layers_with_statistics
 from stimulative.runs import MODEL
 from stimulative.studies.damage import Damage, Draws, damage, tau
 from stimulative.studies.finished import FinishedRun, finished_runs
+from stimulative.studies.study import Study
 from stimulative.training import Prepared, Score, in_precision_of, measure
 from stimulative.weights import sha256
 
@@ -49,6 +52,131 @@ _STATISTICS_BYTES = 2**30
 
 Scores = Mapping[bool, Mapping[Subnet, Score]]
 """Scores of nets without and with recalibration; only without, where there is nothing to recalibrate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleRow(Record):
+    """A net without one block; accuracy in percent, loss in nats."""
+
+    run: str
+    recalibrated: bool
+    stage: int
+    block: int
+    name: str
+    subnet: str
+    top1: float
+    loss: float
+    perplexity: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletedRow(Record):
+    """A net without k random blocks, the draw of that number."""
+
+    run: str
+    recalibrated: bool
+    k: int
+    draw: int
+    subnet: str
+    top1: float
+    loss: float
+    perplexity: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwappedRow(Record):
+    """A net after k random swaps; ``tau`` is Kendall's rank correlation of its order with the original one."""
+
+    run: str
+    recalibrated: bool
+    k: int
+    draw: int
+    subnet: str
+    tau: float
+    top1: float
+    loss: float
+    perplexity: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsRow(Record):
+    """The nets of one k together; ``std`` is the population's, ``tau`` the mean over swapped nets."""
+
+    run: str
+    recalibrated: bool
+    k: int
+    draws: int
+    exhaustive: bool = False
+    mean: float
+    std: float
+    min: float
+    max: float
+    perplexity: float | None = absent()
+    tau: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestroyedRun(Record):
+    """A run whose net was destroyed, and what it was measured on.
+
+    Args:
+        run: What it is called.
+        directory: Where it is.
+        model: Its model.
+        data: Its data set.
+        method: How it was trained; None for weights that somebody else has trained.
+        main: The accuracy of its whole main net, in percent.
+        main_perplexity: Its perplexity, of text.
+        images: Test images that were measured on.
+        test_images: How many there are.
+        calibration_images: Training images that statistics were estimated on; 0 without any.
+        notes: What there is to say of it.
+    """
+
+    run: str
+    directory: str | None = None
+    model: str
+    data: str
+    method: str | None
+    main: float
+    main_perplexity: float | None = absent()
+    images: int | None = None
+    test_images: int | None = None
+    calibration_images: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destruction(Study):
+    """What is left of nets whose blocks are deleted and swapped.
+
+    Args:
+        images: Test images that all runs were measured on; None where their numbers differ.
+        test_images: How many there are; None where their numbers differ.
+        calibration_images: Training images that statistics were estimated on; 0 without any.
+        draws: Nets drawn for each k.
+        seed: The seed of the draws.
+        runs: The runs.
+        single: Nets without each single block.
+        deletions: Nets without k random blocks.
+        swaps: Nets after k random swaps.
+        delete_rows: The former by k.
+        swap_rows: The latter by k.
+    """
+
+    NAME = "destruction"
+
+    images: int | None
+    test_images: int | None = None
+    calibration_images: int | None
+    draws: int
+    seed: int
+    runs: tuple[DestroyedRun, ...]
+    single: tuple[SingleRow, ...]
+    deletions: tuple[DeletedRow, ...] = ()
+    swaps: tuple[SwappedRow, ...]
+    delete_rows: tuple[DrawsRow, ...]
+    swap_rows: tuple[DrawsRow, ...]
 
 
 def destroy(

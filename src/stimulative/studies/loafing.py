@@ -12,20 +12,114 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stimulative import files
 from stimulative.analysis import draw
 from stimulative.errors import UsageError
+from stimulative.records import Record, absent
 from stimulative.residual import Subnet, SubnetSpace
 from stimulative.studies.launching import Job, Outcome, Workers, check_methods, measured_scores, run_all, seeds_from
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
+from stimulative.studies.study import Failed, Study
 from stimulative.training import Recipe
 
 LOAFING = "loafing.json"
 ALONE = "common"
 """The method that nets alone are trained by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoafingRow(Record):
+    """A main net by a method: means and spreads over its subnets, of all seeds; accuracies in percent.
+
+    Args:
+        method: How the main net was trained.
+        main: The main net.
+        blocks: Its number of blocks.
+        main_top1: Its own accuracy, mean over seeds.
+        subnets: How many different subnets were compared.
+        in_group_mean: Mean accuracy of the subnets inside of the main net.
+        in_group_std: Its standard deviation, the population's.
+        alone_mean: Mean accuracy of the same architectures alone.
+        alone_std: Its standard deviation.
+        gap_mean: Mean of the accuracy alone less that inside, in points.
+        gap_std: Its standard deviation.
+        in_group_perplexity_mean: Mean perplexity inside, of text.
+        alone_perplexity_mean: Mean perplexity alone, of text.
+    """
+
+    method: str
+    main: str
+    blocks: int
+    main_top1: float | None = None
+    subnets: int
+    in_group_mean: float
+    in_group_std: float
+    alone_mean: float
+    alone_std: float
+    gap_mean: float | None = None
+    gap_std: float | None = None
+    in_group_perplexity_mean: float | None = absent()
+    alone_perplexity_mean: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoafingPair(Record):
+    """A subnet inside of a main net, and the same architecture alone; accuracies in percent.
+
+    Args:
+        method: How the main net was trained.
+        main: The main net.
+        main_blocks: Its number of blocks.
+        subnet: The subnet.
+        blocks: Its number of blocks.
+        seed: The seed of both runs.
+        in_group: The accuracy inside.
+        alone: The accuracy alone.
+        gap: The latter less the former, in points.
+        in_group_perplexity: The perplexity inside, of text.
+        alone_perplexity: The perplexity alone, of text.
+    """
+
+    method: str
+    main: str
+    main_blocks: int
+    subnet: str
+    blocks: int
+    seed: int
+    in_group: float
+    alone: float
+    gap: float
+    in_group_perplexity: float | None = absent()
+    alone_perplexity: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loafing(Study):
+    """How much worse subnets do inside of their main nets than alone.
+
+    Args:
+        model: The model that main nets are cut from.
+        data: The data set.
+        epochs: Epochs of each run.
+        seeds: The seeds.
+        rows: A row for each method and main net.
+        subnets: Each subnet inside and alone.
+        failed: The runs that failed.
+    """
+
+    NAME = "loafing"
+
+    model: str
+    data: str
+    epochs: int
+    seeds: tuple[int, ...]
+    rows: tuple[LoafingRow, ...]
+    subnets: tuple[LoafingPair, ...]
+    failed: tuple[Failed, ...] = ()
 
 
 class LoafingPlan:

@@ -8,16 +8,67 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stimulative import files
+from stimulative.records import Record, absent
 from stimulative.residual import Subnet
 from stimulative.studies.launching import Job, Workers, measured_scores, run_all, seeds_from, spread
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
+from stimulative.studies.study import Failed, Study
 from stimulative.training import Recipe
 
 MATRIX = "matrix.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixCell(Record):
+    """A subnet inside of a main net, over seeds.
+
+    Args:
+        subnet: The subnet.
+        main: The main net; where both are the same, it was trained alone.
+        seeds: How many runs.
+        mean: Mean top-1 accuracy in percent.
+        std: Its sample standard deviation; 0 for one seed.
+        perplexity: Mean perplexity, of text.
+    """
+
+    subnet: str
+    main: str
+    seeds: int
+    mean: float
+    std: float
+    perplexity: float | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Study):
+    """Every net inside of every larger one.
+
+    Args:
+        model: The model that nets are cut from.
+        data: The data set.
+        method: How they were trained.
+        epochs: Epochs of each run.
+        seeds: The seeds.
+        nets: The nets, the smallest first.
+        cells: A cell for each subnet in each main net that it fits into.
+        failed: The runs that failed.
+    """
+
+    NAME = "matrix"
+
+    model: str
+    data: str
+    method: str | None = None
+    epochs: int
+    seeds: tuple[int, ...]
+    nets: tuple[str, ...]
+    cells: tuple[MatrixCell, ...]
+    failed: tuple[Failed, ...] = ()
 
 
 class MatrixPlan:

@@ -4,16 +4,70 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from stimulative import files
 from stimulative.errors import UsageError
+from stimulative.records import Record
 from stimulative.studies.launching import Job, Workers, over_seeds, run_all, seeds_from
+from stimulative.studies.study import Failed, OverSeeds, Study
 from stimulative.training import Recipe
 
 SWEEP = "sweep.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow(OverSeeds):
+    """What a value of the setting has come to, over seeds.
+
+    Args:
+        value: The value.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class SweepRun(Record):
+    """A finished run.
+
+    Args:
+        run: The name of its directory.
+        value: The value of the setting.
+        seed: Its seed.
+    """
+
+    run: str
+    value: Any
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Study):
+    """One setting at several values.
+
+    Args:
+        key: The setting.
+        model: The model.
+        data: The data set.
+        epochs: Epochs of each run.
+        rows: A row for each value that has a finished run.
+        runs: The finished runs.
+        failed: The runs that failed.
+    """
+
+    NAME = "sweep"
+
+    key: str
+    model: str
+    data: str
+    epochs: int
+    rows: tuple[SweepRow, ...]
+    runs: tuple[SweepRun, ...] = ()
+    failed: tuple[Failed, ...] = ()
 
 
 class SweepPlan:
