@@ -84,8 +84,6 @@ def _lines(out: Path) -> Iterator[str]:
         elif path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as file:
                 yield f"{name}: {','.join(next(csv.reader(file)))}"
-        elif path.name == "recipe.yaml":
-            yield f"{name}: {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _hash_of_weights(path: Path) -> str:

@@ -21,14 +21,14 @@ import torch
 from torch import nn
 
 from stimulative import files
-from stimulative.analysis.opening import prepare_to_measure
 from stimulative.analysis.steps import Steps
+from stimulative.analysis.trained import fill, prepare_to_measure
 from stimulative.config import Recipe, load_recipe
 from stimulative.data import FOLDER, Data
 from stimulative.errors import UsageError
 from stimulative.runs import Environment, FamilySummary, MainScore, Origin, RunDirectory, Summary, device_name, versions
-from stimulative.training import measure, parameters_of
-from stimulative.weights import load_weights, read_weights, sha256
+from stimulative.training import Prepared, measure, parameters_of
+from stimulative.weights import read_weights, sha256
 
 
 def recipe_for(model: str, data: str, settings: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
@@ -79,46 +79,46 @@ def adopt(
     if _holds_already(out, recipe, origin):
         return out
     prepared = prepare_to_measure(recipe, device=device)
-    network, data = prepared.network, prepared.data
-    load_weights(
-        network.model,
-        found,
-        file=weights,
-        name=recipe.model.name,
-        data=data.name,
-        classes=data.classes,
-        channels=data.channels,
-    )
+    fill(prepared, found, weights)
     files.make_directory(out.parent)
-    _warn_of_other_images(network.model, data)
-    steps = Steps(progress, len(data.test))
-    score = measure(network, data.test, after_batch=steps.step)[0]
-    place = next(network.parameters()).device
-    summary = Summary(
-        task=data.task,
-        method=None,
-        model=recipe.model.name,
-        data=data.name,
-        seed=recipe.seed,
-        parameters=parameters_of(network),
-        main=MainScore(**vars(score)),
-        subnets=FamilySummary(count=network.space.count),
-        device=device_name(place),
-        versions=versions(),
-        weights=origin,
-    )
+    _warn_of_other_images(prepared.network.model, prepared.data)
+    summary = _measured(prepared, origin, progress)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         whole = RunDirectory(Path(temporary) / out.name)
         whole.path.mkdir()
         whole.write_recipe(recipe)
-        whole.write_environment(Environment.of(place, recipe.seed))
-        whole.write_model(network.model)
+        whole.write_environment(Environment.of(_place(prepared), recipe.seed))
+        whole.write_model(prepared.network.model)
         whole.write_summary(summary)
         try:
             os.replace(whole.path, out)  # also over an empty directory
         except OSError as error:
             raise UsageError(f"cannot write to {out}: {error.strerror}; choose another directory with out=") from error
     return out
+
+
+def _place(prepared: Prepared) -> torch.device:
+    return next(prepared.network.parameters()).device
+
+
+def _measured(prepared: Prepared, origin: Origin, progress: Callable[[int, int], Any] | None) -> Summary:
+    """The summary of weights: their main net on the test split."""
+    network, data = prepared.network, prepared.data
+    steps = Steps(progress, len(data.test))
+    score = measure(network, data.test, after_batch=steps.step)[0]
+    return Summary(
+        task=data.task,
+        method=None,
+        model=prepared.recipe.model.name,
+        data=data.name,
+        seed=prepared.recipe.seed,
+        parameters=parameters_of(network),
+        main=MainScore(**vars(score)),
+        subnets=FamilySummary(count=network.space.count),
+        device=device_name(_place(prepared)),
+        versions=versions(),
+        weights=origin,
+    )
 
 
 def _holds_already(out: Path, recipe: Recipe, origin: Origin) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from stimulative.analysis.cost import CostModel
 from stimulative.analysis.drawing import Chosen, choose_subnets
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
-from stimulative.analysis.opening import open_run
 from stimulative.analysis.steps import Steps
+from stimulative.analysis.trained import open_run
 from stimulative.errors import UsageError
 from stimulative.residual import Kept, Statistics, Subnet
-from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory
+from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory, Summary
 from stimulative.training import Prepared, as_in, fit_temperatures, measure
 
 
@@ -60,44 +60,70 @@ def evaluate(
         UsageError: If the directory is not that of a finished run, or the number of subnets is impossible.
     """
     directory = RunDirectory.open(run)
-    recipe, summary = directory.recipe, directory.summary
-    subnets = recipe.evaluation.subnets if subnets is None else subnets
-    kept = recipe.evaluation.space if space is None else space
+    recipe = directory.recipe
     seed = recipe.seed if seed is None else seed
     if not 0 <= seed < 2**32:
         raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
     if latency_batch < 1:
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
-    opened = open_run(run, device=device)
+    asked = _Asked(
+        subnets=recipe.evaluation.subnets if subnets is None else subnets,
+        kept=recipe.evaluation.space if space is None else space,
+        seed=seed,
+        batch=latency_batch if latency else None,
+        seconds=latency_seconds,
+    )
+    summary, family = _evaluated(open_run(run, device=device), directory.summary, asked, progress)
+    directory.write_family(family)
+    directory.write_summary(summary)
+    return summary.to_mapping()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be measured: which subnets, drawn how, and latencies of which batch (None for none) for how long."""
+
+    subnets: Chosen
+    kept: Kept
+    seed: int
+    batch: int | None
+    seconds: float
+
+
+def _evaluated(
+    opened: Prepared, summary: Summary, asked: _Asked, progress: Callable[[int, int], Any] | None
+) -> tuple[Summary, Family]:
+    """The summary with what is said of subnets, and the subnets."""
     network, data = opened.network, opened.data
-    chosen = choose_subnets(network, subnets, seed, kept)
-    count = network.space.keeping(kept).count
+    chosen = choose_subnets(network, asked.subnets, asked.seed, asked.kept)
+    count = network.space.keeping(asked.kept).count
     calibrates = summary.method is not None and opened.method.calibrates
     to_fit = len(data.validation) if calibrates else 0
-    steps = Steps(progress, to_fit + len(data.test) + (MAX_ROUNDS if latency else 0))
-    statistics = network.recalibrate(data.calibration, chosen, images=recipe.evaluation.calibration_images)
+    steps = Steps(progress, to_fit + len(data.test) + (0 if asked.batch is None else MAX_ROUNDS))
+    images = opened.recipe.evaluation.calibration_images
+    statistics = network.recalibrate(data.calibration, chosen, images=images)
     family = _measured(opened, chosen, statistics, steps, calibrates=calibrates)
     times: Latencies | None = None
-    if latency:
+    if asked.batch is not None:
         times = measure_latency(
             network,
-            as_in(network, data.example(latency_batch, evaluation=True)),
+            as_in(network, data.example(asked.batch, evaluation=True)),
             chosen,
-            seconds=latency_seconds,
-            seed=seed,
+            seconds=asked.seconds,
+            seed=asked.seed,
             after_round=lambda _: steps.step(),
         )
         family = Family(tuple(replace(member, latency=of) for member, of in zip(family, times.of, strict=True)))
-    drawn = isinstance(subnets, str | int) and len(family) < count
+    drawn = isinstance(asked.subnets, str | int) and len(family) < count
     together = FamilySummary(
-        space=kept,
+        space=asked.kept,
         count=count,
         evaluated=len(family),
         **vars(family.spread()),
-        seed=seed if drawn else None,
+        seed=asked.seed if drawn else None,
         calibration_images=statistics.images,
     )
-    summary = replace(
+    evaluated = replace(
         summary,
         subnets=together,
         latency=None if times is None else times.conditions(),
@@ -105,9 +131,7 @@ def evaluate(
         by_blocks=family.by_blocks(),
         by_stage=family.by_stage([stage.name for stage in network.stages]),
     )
-    directory.write_family(family)
-    directory.write_summary(summary)
-    return summary.to_mapping()
+    return evaluated, family
 
 
 def _measured(

@@ -18,6 +18,9 @@ from stimulative.errors import UsageError
 from stimulative.naming import listed
 from stimulative.weights.reading import Weights
 
+_COUNTER = "num_batches_tracked"
+"""Evaluation does not read it."""
+
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 
 # The names of torchvision's DenseNets before PyTorch 0.4.1, which its published files still have.
@@ -60,34 +63,19 @@ def load_weights(
     """
     own: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     fitting = max(_renamed(weights), key=lambda variant: len(variant.keys() & own.keys()))
-    missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
-    missing = _without_shared(missing, own, fitting)
-    unexpected = [key for key in fitting if key not in own and not key.endswith("num_batches_tracked")]
-    misshaped = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
-    absent = [key for key in missing if key.startswith(tuple(f"{module}." for module in headless))]
-    missing = [key for key in missing if key not in absent]
-    shapes = {key: (tuple(fitting[key].shape), tuple(own[key].shape)) for key in misshaped}
+    misfit = _misfit(own, fitting, headless)
     theirs = None
-    if misshaped and not missing and not unexpected:
-        theirs = _classes_in(shapes.values(), classes) if new_head else None
-        explained = _explained(list(shapes.values()), file, data, classes, channels, new_head=new_head)
+    if misfit.shapes and not misfit.missing and not misfit.unexpected:
+        shapes = list(misfit.shapes.values())
+        theirs = _classes_in(shapes, classes) if new_head else None
+        explained = _explained(shapes, file, data, classes, channels, new_head=new_head)
         if theirs is None and explained is not None:
             raise UsageError(explained)
     if theirs is not None:
-        absent, misshaped = [*absent, *misshaped], []
-        fitting = {key: value for key, value in fitting.items() if key not in shapes}
-    new = tuple(key for key in own if key in absent)
-    if missing or unexpected or misshaped:
-        lines = [f"the weights in {file} do not fit the model {name}:"]
-        if missing:
-            lines.append(f"  missing in the file ({len(missing)}): {listed(missing)}")
-        if unexpected:
-            lines.append(f"  unexpected in the file ({len(unexpected)}): {listed(unexpected)}")
-        if misshaped:
-            described = [f"{key} {_shape(fitting[key])}, the model has {_shape(own[key])}" for key in misshaped]
-            lines.append(f"  of another shape in the file ({len(misshaped)}): {listed(described, '; ')}")
-        lines.append("Give the architecture that they were trained with: its name, and its arguments if it has any")
-        raise UsageError("\n".join(lines))
+        fitting = {key: value for key, value in fitting.items() if key not in misfit.shapes}
+        misfit = misfit._replace(absent=(*misfit.absent, *misfit.shapes), shapes={})
+    if misfit.missing or misfit.unexpected or misfit.shapes:
+        raise UsageError(_said(misfit, file, name))
     parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     broken = [key for key, value in fitting.items() if _broken(value, key in parameters)]
     if broken:
@@ -96,7 +84,8 @@ def load_weights(
             "is damaged; take an earlier checkpoint"
         )
     model.load_state_dict(fitting, strict=False)
-    counted = [key for key in own if not key.endswith("num_batches_tracked")]
+    new = tuple(key for key in own if key in misfit.absent)
+    counted = [key for key in own if not key.endswith(_COUNTER)]
     return Loaded(len(counted) - len(new), len(counted), new, theirs)
 
 
@@ -114,6 +103,54 @@ class Loaded(NamedTuple):
     tensors: int
     new: tuple[str, ...]
     classes: int | None = None
+
+
+class _Misfit(NamedTuple):
+    """In what weights and a model differ: names, and shapes in the file and in the model.
+
+    Args:
+        missing: What the file lacks.
+        absent: What it may lack.
+        unexpected: What the model has no place for.
+        shapes: What has another shape.
+    """
+
+    missing: tuple[str, ...]
+    absent: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def _misfit(own: Weights, given: Weights, headless: Sequence[str]) -> _Misfit:
+    lacking = [key for key in own if key not in given and not key.endswith(_COUNTER)]
+    lacking = _without_shared(lacking, own, given)
+    absent = tuple(key for key in lacking if key.startswith(tuple(f"{module}." for module in headless)))
+    return _Misfit(
+        missing=tuple(key for key in lacking if key not in absent),
+        absent=absent,
+        unexpected=tuple(key for key in given if key not in own and not key.endswith(_COUNTER)),
+        shapes={
+            key: (tuple(given[key].shape), tuple(own[key].shape))
+            for key in own
+            if key in given and own[key].shape != given[key].shape
+        },
+    )
+
+
+def _said(misfit: _Misfit, file: str | Path, name: str) -> str:
+    """All that does not fit, in lines."""
+    lines = [f"the weights in {file} do not fit the model {name}:"]
+    if misfit.missing:
+        lines.append(f"  missing in the file ({len(misfit.missing)}): {listed(misfit.missing)}")
+    if misfit.unexpected:
+        lines.append(f"  unexpected in the file ({len(misfit.unexpected)}): {listed(misfit.unexpected)}")
+    if misfit.shapes:
+        described = [
+            f"{key} {_shape(theirs)}, the model has {_shape(ours)}" for key, (theirs, ours) in misfit.shapes.items()
+        ]
+        lines.append(f"  of another shape in the file ({len(described)}): {listed(described, '; ')}")
+    lines.append("Give the architecture that they were trained with: its name, and its arguments if it has any")
+    return "\n".join(lines)
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> Iterator[Weights]:
@@ -182,8 +219,8 @@ def _broken(value: Tensor, is_parameter: bool) -> bool:
     return not bool(torch.isfinite(value).all()) if is_parameter else bool(value.isnan().any())
 
 
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a number"
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "a number"
 
 
 def _counted(channels: int) -> str:

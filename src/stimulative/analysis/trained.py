@@ -9,7 +9,7 @@ import torch
 from stimulative.config import Recipe
 from stimulative.runs import RunDirectory
 from stimulative.training import Prepared, prepare
-from stimulative.weights import load_weights, read_weights
+from stimulative.weights import Weights, load_weights, read_weights
 
 
 def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Prepared:
@@ -25,17 +25,31 @@ def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Pr
     directory = RunDirectory.open(run)
     recipe, _, stored = directory.recipe, directory.summary, directory.weights
     prepared = prepare_to_measure(recipe, device=device)
+    fill(prepared, read_weights(stored), stored)
+    return prepared
+
+
+def fill(prepared: Prepared, weights: Weights, file: str | Path) -> None:
+    """Load the weights of the whole network.
+
+    Args:
+        prepared: The network, and the data that it is for.
+        weights: The weights.
+        file: Where they come from, for messages.
+
+    Raises:
+        UsageError: If they do not fit.
+    """
     data = prepared.data
     load_weights(
         prepared.network.model,
-        read_weights(stored),
-        file=stored,
-        name=recipe.model.name,
+        weights,
+        file=file,
+        name=prepared.recipe.model.name,
         data=data.name,
         classes=data.classes,
-        channels=data.channels,
+        channels=None if data.is_text else data.channels,
     )
-    return prepared
 
 
 def prepare_to_measure(recipe: Recipe, *, device: torch.device | str | None = None) -> Prepared:

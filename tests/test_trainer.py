@@ -1,0 +1,103 @@
+"""The public loop: what it tells of, in which order, and what hangs on it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stimulative.runs import Epoch, RunDirectory, Summary
+from stimulative.training import Callback, Step, Trainer, load_recipe, train
+
+TINY = {
+    "model.arguments": {"width": 4},
+    "data.batch_size": 128,
+    "schedule.epochs": 2,
+    "training.loggers": ["csv"],
+    "evaluation.calibration_images": 64,
+}
+
+
+class Story(Callback):
+    """What is told, in its order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.steps: list[Step] = []
+        self.epochs: list[Epoch] = []
+
+    def on_step(self, trainer: Trainer, step: Step) -> None:
+        assert trainer.method.training and trainer.epoch == step.epoch - 1
+        self.steps.append(step)
+        self.told.append(f"step {step.epoch}.{step.number}")
+
+    def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+        self.told.append(f"epoch {epoch.epoch}")
+
+    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+        assert torch.load(path, weights_only=True)["epoch"] == trainer.epoch
+        self.told.append(f"{path.name} {trainer.epoch}")
+
+
+def test_a_run_tells_of_steps_epochs_and_checkpoints_in_their_order(tmp_path):
+    story = Story()
+    summary = train(load_recipe("digits", TINY), tmp_path / "run", progress=False, callbacks=[story])
+    batches = summary["steps"] // 2
+    best = [
+        epoch.epoch for epoch in story.epochs if epoch.validation_top1 == max(e.validation_top1 for e in story.epochs)
+    ]
+    expected = ["checkpoint-last.ckpt 0"]
+    for epoch in (1, 2):
+        expected += [f"step {epoch}.{number}" for number in range(1, batches + 1)] + [f"epoch {epoch}"]
+        is_best = epoch == 1 or second >= first
+        expected += [f"checkpoint-best.ckpt {epoch}"] * is_best + [f"checkpoint-last.ckpt {epoch}"]
+    assert story.told == expected
+    assert all(step.of == batches and step.part.last and step.part.share == 1.0 for step in story.steps)
+    assert all(step.terms.logits.shape == (128, 10) and not step.terms.loss.requires_grad for step in story.steps)
+
+
+def test_what_an_epoch_tells_is_what_the_log_says(tmp_path):
+    story = Story()
+    train(load_recipe("digits", TINY), tmp_path / "run", progress=False, callbacks=[story])
+    logged = RunDirectory.open(tmp_path / "run").metrics
+    assert [epoch.epoch for epoch in logged] == [epoch.epoch for epoch in story.epochs] == [1, 2]
+    for told, read in zip(story.epochs, logged, strict=True):
+        assert all(getattr(read, key) == pytest.approx(value, rel=1e-5) for key, value in vars(told).items())
+    ce = [float(step.terms.main_ce) for step in story.steps if step.epoch == 2]
+    assert story.epochs[1].main_ce == pytest.approx(sum(ce) / len(ce), rel=1e-5)
+
+
+def test_a_trainer_gives_the_summary_that_it_writes(tmp_path):
+    recipe = load_recipe("digits", {**TINY, "schedule.max_steps": 1})
+    (tmp_path / "run").mkdir()
+    trainer = Trainer(recipe, tmp_path / "run", progress=False)
+    assert (trainer.epochs, trainer.epoch, trainer.steps) == (1, 0, 0)
+    summary = trainer.run()
+    assert isinstance(summary, Summary) and summary.steps == 1
+    assert json.loads((tmp_path / "run/summary.json").read_text()) == summary.to_mapping()
+    assert RunDirectory(tmp_path / "run").summary == summary
+
+
+def test_an_exception_of_a_callback_ends_the_run_and_loses_nothing(tmp_path):
+    class Enough(Callback):
+        def on_epoch(self, trainer, epoch):
+            raise RuntimeError("enough")
+
+    recipe = load_recipe("digits", TINY)
+    with pytest.raises(RuntimeError, match="enough"):
+        train(recipe, tmp_path / "run", progress=False, callbacks=[Enough()])
+    assert not RunDirectory(tmp_path / "run").finished
+    again = Story()
+    assert train(recipe, tmp_path / "run", resume=True, progress=False, callbacks=[again])["epochs"] == 2
+    assert [epoch.epoch for epoch in again.epochs] == [1, 2]
+
+
+def test_the_loop_asks_the_method_and_not_its_name(tmp_path):
+    """Common training has no balance, a lean schedule calls backward itself; both are asked as properties."""
+    for settings, balance in (({"method.name": "common"}, 0.0), ({"method.schedule": "lean"}, None)):
+        story = Story()
+        recipe = load_recipe("digits", {**TINY, "schedule.max_steps": 2, **settings})
+        train(recipe, tmp_path / str(balance), progress=False, callbacks=[story])
+        (epoch,) = story.epochs
+        assert epoch.balance == balance if balance is not None else epoch.balance > 0
