@@ -17,6 +17,7 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_prints_accuracies_of_subnets_far_above_chance(path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     monkeypatch.setattr(sys, "argv", [str(path), "--epochs", str(EPOCHS.get(path.stem, 4))])
     runpy.run_path(str(path), run_name="__main__")
     scores = dict(re.findall(r"^([\d-]+): ([\d.]+) %$", capsys.readouterr().out, re.MULTILINE))
