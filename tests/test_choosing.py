@@ -11,7 +11,7 @@ from torch import nn
 import stimulative
 from stimulative.analysis import CostModel, Latencies, measure_modules
 from stimulative.cli import main
-from stimulative.deploy import choose, extract
+from stimulative.deploy import Choice, choose, extract
 from stimulative.deploy.choosing import budget as budget_room
 from stimulative.deploy.choosing import choose as choosing
 from stimulative.deploy.choosing import trials as measuring
@@ -486,7 +486,7 @@ def test_the_command_tells_what_it_chose_and_what_to_do_next(run, tmp_path, caps
 
 def test_the_picture_has_every_subnet_the_budget_and_the_choice(run, tmp_path, clock):
     choice = choose(run, max_latency_ms=10, out=tmp_path).to_mapping()
-    figure = choice_figure(choice)
+    figure = choice_figure(Choice.from_mapping(choice))
     assert len(figure.rows) == 27
     kinds = {row["subnet"]: row["kind"] for row in figure.rows}
     assert kinds[choice["subnet"]] == "chosen" and kinds["3-3-3"] == "main net"

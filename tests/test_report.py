@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import statistics
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +18,7 @@ from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 from stimulative.report import (
+    draw_choice,
     draw_comparison,
     draw_destruction,
     draw_family,
@@ -25,15 +28,19 @@ from stimulative.report import (
     write_report,
 )
 from stimulative.report.comparison import comparison_figures
-from stimulative.report.contents import read_run, read_source
+from stimulative.report.contents import read_source
+from stimulative.report.family_pictures import family_figures
+from stimulative.report.groups import groups_of
 from stimulative.report.matrix import colour, ink_on, luminance
 from stimulative.report.page import cell
-from stimulative.report.scatter import family_figures, frontier, scatter_figure
-from stimulative.report.sections import studies_in
-from stimulative.report.series import studies_of
+from stimulative.report.reported_run import read_run
+from stimulative.report.scatter import scatter_figure
+from stimulative.report.sections import groups_in
 from stimulative.report.style import COLOURS, Palette
 from stimulative.report.sweep import value_axis
 from stimulative.report.trajectories import trajectory_figures
+from stimulative.runs import frontier
+from stimulative.studies import Comparison
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -45,9 +52,13 @@ def texts_of(picture: Path) -> list[str]:
     return [text for text in ET.parse(picture).getroot().itertext() if text.strip()]
 
 
-def study_of(*directories: Path):
-    (study,) = studies_of([read_run(directory) for directory in directories])
-    return study
+def group_of(*directories: Path):
+    (group,) = groups_of([read_run(directory) for directory in directories])
+    return group
+
+
+def figures_of(comparison: Path):
+    return comparison_figures(Comparison.read(comparison), comparison)
 
 
 class Page(HTMLParser):
@@ -111,7 +122,7 @@ def test_every_picture_is_a_png_an_svg_and_its_numbers(everything):
 
 def test_the_family_picture_has_the_mean_of_each_subnet_over_seeds(tmp_path):
     runs = [made.run(tmp_path / f"seed{seed}", "common", seed) for seed in (0, 1)]
-    figure = scatter_figure(study_of(*runs), "flops")
+    figure = scatter_figure(group_of(*runs), "flops")
     tables = [table(run / "subnets.csv") for run in runs]
     assert [row["subnet"] for row in figure.rows] == [row["subnet"] for row in tables[0]]
     for row, *measured in zip(figure.rows, *tables, strict=True):
@@ -121,11 +132,11 @@ def test_the_family_picture_has_the_mean_of_each_subnet_over_seeds(tmp_path):
         assert row["flops"] == int(measured[0]["flops"]) and row["blocks"] == int(measured[0]["blocks"])
         assert row["latency_ms"] == pytest.approx(float(measured[0]["latency_ms"]))
     assert "all 27 subnets, statistics of each recalibrated on 808 training images; seeds 0, 1." in figure.caption
-    assert "median of 20 rounds" in scatter_figure(study_of(*runs), "latency_ms").caption
+    assert "median of 20 rounds" in scatter_figure(group_of(*runs), "latency_ms").caption
 
 
 def test_no_subnet_beats_one_of_the_frontier(tmp_path):
-    figure = scatter_figure(study_of(made.run(tmp_path / "run")), "flops")
+    figure = scatter_figure(group_of(made.run(tmp_path / "run")), "flops")
     for row in figure.rows:
         beaten = any(
             other["flops"] <= row["flops"]
@@ -135,12 +146,12 @@ def test_no_subnet_beats_one_of_the_frontier(tmp_path):
         )
         assert row["frontier"] is not beaten, row["subnet"]
     alike = [{"subnet": name, "flops": 1, "top1": 5.0} for name in "ab"] + [{"subnet": "c", "flops": 2, "top1": 5.0}]
-    assert frontier(alike, "flops") == ["a", "b"]
+    best = frontier(alike, lambda row: row["flops"], lambda row: row["top1"])
+    assert [row["subnet"] for row in best] == ["a", "b"]
 
 
 def test_a_large_family_is_thinned_in_the_chart_and_whole_in_the_table(tmp_path):
-    study = study_of(made.run(tmp_path / "run", depths=(5, 5, 5)))
-    figure = scatter_figure(study, "flops", points=30)
+    figure = scatter_figure(group_of(made.run(tmp_path / "run", depths=(5, 5, 5))), "flops", points=30)
     assert len(figure.rows) == 125
     drawn = figure.spec()["data"]["values"]
     assert len(drawn) <= 30 and f"{len(drawn)} of 125 points are drawn." in figure.caption
@@ -149,10 +160,10 @@ def test_a_large_family_is_thinned_in_the_chart_and_whole_in_the_table(tmp_path)
 
 
 def test_histogram_depth_and_stages_are_counted_from_the_same_subnets(tmp_path):
-    study = study_of(made.run(tmp_path / "c", "common"), made.run(tmp_path / "s", "stimulative"))
-    figures = {figure.name: figure for figure in family_figures(study)}
+    group = group_of(made.run(tmp_path / "c", "common"), made.run(tmp_path / "s", "stimulative"))
+    figures = {figure.name: figure for figure in family_figures(group)}
     for series in ("common", "stimulative"):
-        top1 = {row["subnet"]: row["top1"] for row in study.family if row["series"] == series}
+        top1 = {str(one.member.subnet): one.top1 for one in group.subnets if one.series == series}
         bins = [row for row in figures["histogram"].rows if row["series"] == series]
         assert sum(row["subnets"] for row in bins) == 27 and sum(row["share"] for row in bins) == pytest.approx(100)
         for row in bins:
@@ -170,9 +181,9 @@ def test_histogram_depth_and_stages_are_counted_from_the_same_subnets(tmp_path):
 
 def test_older_runs_have_no_latencies_and_foreign_weights_no_log(tmp_path):
     old = made.run(tmp_path / "old", latency=False)
-    assert {figure.name for figure in family_figures(study_of(old))} == {"family", "histogram", "depth", "stages"}
+    assert {figure.name for figure in family_figures(group_of(old))} == {"family", "histogram", "depth", "stages"}
     foreign = made.run(tmp_path / "found", None, weights={"file": "resnet20.th", "sha256": "ff"})
-    assert trajectory_figures(study_of(foreign), 100) == []
+    assert trajectory_figures(group_of(foreign), 100) == []
     text = Page(write_report([old, foreign], tmp_path / "report").read_text()).prose
     assert "resnet20.th (SHA-256 ff)" in text
     assert {row["series"] for row in table(tmp_path / "report" / "figures" / "family-latency.csv")} == {"found"}
@@ -180,11 +191,20 @@ def test_older_runs_have_no_latencies_and_foreign_weights_no_log(tmp_path):
     assert {row["series"] for row in drawn} == {"common"}
 
 
+def test_numbers_are_called_as_the_task_of_the_run_says(tmp_path):
+    images, text = made.run(tmp_path / "images"), made.run(tmp_path / "text", task="text")
+    assert "Top-1 accuracy on the test split" in scatter_figure(group_of(images), "flops").caption
+    assert "Next-token accuracy on the test split" in scatter_figure(group_of(text), "flops").caption
+    study = json.loads((made.sweep(tmp_path / "sweep", [1, 2]) / "sweep.json").read_text())
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**study, "task": "text"}))
+    assert "next-token accuracy" in Page(write_report([tmp_path / "sweep"]).read_text()).prose
+
+
 def test_trajectories_are_the_logs_of_all_runs(tmp_path):
     runs = [
         made.run(tmp_path / f"{method}{seed}", method, seed) for method in ("common", "stimulative") for seed in (0, 1)
     ]
-    loss, accuracy = trajectory_figures(study_of(*runs), 100)
+    loss, accuracy = trajectory_figures(group_of(*runs), 100)
     logged = [row for run in runs for row in table(run / "metrics.csv")]
     assert [row["main_ce"] for row in loss.rows] == [float(row["main_ce"]) for row in logged]
     assert [row["validation_top1"] for row in accuracy.rows] == [float(row["validation_top1"]) for row in logged]
@@ -248,14 +268,14 @@ def test_a_comparison_of_many_names_all_of_them_and_gives_each_its_own_looks(tmp
     assert long in texts.replace(": ", ":")  # on three lines
     with Image.open(directory / "comparison.png") as image:
         assert image.height > 1200  # rows of four lines find place
-    figures = {figure.name: figure for figure in comparison_figures(directory)}
+    figures = {figure.name: figure for figure in figures_of(directory)}
     assert list(figures) == ["comparison", "differences-main", "differences-all"]
     assert [row["method"] for row in figures["comparison"].rows] == list(methods)
     assert [row["method"] for row in figures["differences-main"].rows] == list(methods[1:])
-    (study,) = studies_in([read_source(directory)])
-    assert {name: len(runs) for name, runs in study.series.items()} == dict.fromkeys(methods, 2)
-    assert list(study.series) == list(methods)
-    palette = study.palette
+    (group,) = groups_in([read_source(directory)])
+    assert {name: len(runs) for name, runs in group.series.items()} == dict.fromkeys(methods, 2)
+    assert list(group.series) == list(methods)
+    palette = group.palette
     assert palette.colour_of("stimulative") == "#0072B2"
     marks = palette.shape.to_dict()["scale"]["range"]
     assert len({(palette.colour_of(name), mark) for name, mark in zip(palette.names, marks, strict=True)}) == 10
@@ -263,7 +283,7 @@ def test_a_comparison_of_many_names_all_of_them_and_gives_each_its_own_looks(tmp
 
 def test_a_distribution_is_of_the_subnets_of_all_seeds(tmp_path):
     directory = made.comparison(tmp_path / "demo")
-    figure = comparison_figures(directory)[0]
+    figure = figures_of(directory)[0]
     top1 = [float(row["top1"]) for seed in (0, 1) for row in table(directory / f"common-seed{seed}" / "subnets.csv")]
     row = figure.rows[0]
     assert (row["min"], row["max"], row["median"]) == (min(top1), max(top1), pytest.approx(statistics.median(top1)))
@@ -276,7 +296,7 @@ def test_a_distribution_is_of_the_subnets_of_all_seeds(tmp_path):
 
 def test_an_older_comparison_is_drawn_without_differences(tmp_path):
     directory = made.comparison(tmp_path / "old", old=True)
-    assert [figure.name for figure in comparison_figures(directory)] == ["comparison"]
+    assert [figure.name for figure in figures_of(directory)] == ["comparison"]
     assert draw_comparison(directory)[0].exists()
     assert "Comparison: cifar/resnet20 on digits" in write_report([directory]).read_text()
 
@@ -287,14 +307,16 @@ def test_a_comparison_with_one_seed_has_marks_without_intervals(tmp_path):
     study["differences"][0] |= {"n": 1, "std": None, "low": None, "high": None}
     study["differences"][1] |= {"n": 0, "mean": None, "std": None, "low": None, "high": None}
     (directory / "comparison.json").write_text(json.dumps(study))
-    names = [figure.name for figure in comparison_figures(directory)]
+    names = [figure.name for figure in figures_of(directory)]
     assert names == ["comparison", "differences-main"]  # without a seed in common there is nothing to draw
-    (figure,) = (figure for figure in comparison_figures(directory) if figure.name == "differences-main")
+    (figure,) = (figure for figure in figures_of(directory) if figure.name == "differences-main")
     assert "+1.50" in " ".join(ET.fromstring(figure.svg()).itertext())
     del study["differences"][0]["low"]
     (directory / "comparison.json").write_text(json.dumps(study))
-    with pytest.raises(UsageError, match=r"comparison\.json is not as stimulative writes it: 'low' is missing"):
-        comparison_figures(directory)
+    with pytest.raises(
+        UsageError, match=r"comparison\.json is not as stimulative writes it: 'differences\[0\]\.low' is missing"
+    ):
+        figures_of(directory)
 
 
 def test_a_run_draws_its_family_beside_itself(tmp_path):
@@ -325,14 +347,14 @@ def test_several_runs_of_a_method_are_told_apart_by_what_differs(tmp_path):
         for balance in (1, 5)
         for seed in (0, 1)
     ]
-    study = study_of(made.run(tmp_path / "common"), *runs)
-    assert {name: len(members) for name, members in study.series.items()} == {
+    group = group_of(made.run(tmp_path / "common"), *runs)
+    assert {name: len(members) for name, members in group.series.items()} == {
         "common": 1,
         "stimulative, balance 1": 2,
         "stimulative, balance 5": 2,
     }
-    assert study.palette.colour_of("common") == "#D55E00"
-    assert len({study.palette.colour_of(name) for name in study.series} | {"#0072B2"}) == 4  # of no single one of them
+    assert group.palette.colour_of("common") == "#D55E00"
+    assert len({group.palette.colour_of(name) for name in group.series} | {"#0072B2"}) == 4  # of no single one of them
 
 
 def test_numbers_in_cells_stand_out_from_every_colour():
@@ -426,6 +448,7 @@ def test_the_page_says_what_was_measured_and_how_it_was_made(everything):
         "seeds 0; 1",
     ):
         assert part in prose, part
+    assert not {"format", "task"} & {text.strip() for tag, text in Page(text).texts if tag == "dt"}
 
 
 def test_a_table_stands_behind_each_picture(everything):
@@ -538,7 +561,10 @@ def study(kind: str, text: str):
         (lambda path: path.touch(), "study is not a directory; a report is made of"),
         (empty, "nothing to report in .*study: it holds nothing; a report is made of run directories"),
         (something_else, "it holds a, b, c, d, e, f, g, h and 2 more; a report is made of .*destruction.json"),
-        (unfinished, "has not finished: continue it with stimulative train ... --resume (it has no summary.json yet)"),
+        (
+            unfinished,
+            r"has not finished: continue it with stimulative train \.\.\. --resume \(it has no summary\.json yet\)",
+        ),
         (broken("summary.json", "{"), r"summary.json is not JSON"),
         (broken("summary.json", "{}"), r"summary.json is not as stimulative writes it: 'method' is missing"),
         (
@@ -587,3 +613,14 @@ def test_reading_says_which_file_is_missing(tmp_path):
         draw_loafing(tmp_path)
     with pytest.raises(UsageError, match="has not finished"):
         draw_family(tmp_path)
+    (tmp_path / "choice.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"choice\.json is not as stimulative writes it: 'measured' is missing"):
+        draw_choice(tmp_path)
+
+
+def test_the_room_is_light_until_something_is_drawn():
+    look = "import stimulative.report as room, sys; print('altair' in sys.modules, room.draw_loafing.__name__)"
+    said = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "draw_loafing"]
+    with pytest.raises(ImportError, match="draw_everything"):
+        from stimulative.report import draw_everything  # type: ignore # noqa: F401

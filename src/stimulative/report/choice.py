@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
 from stimulative import files
-from stimulative.deploy import CHOICE, written
+from stimulative.deploy import CHOICE, Choice, written
+from stimulative.records import understanding
 from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.style import COLOURS, HEIGHT, legend
-from stimulative.report.words import Words, words_of
-from stimulative.runs import CostName
+from stimulative.report.words import IMAGES, TEXT, Words
+from stimulative.runs import CostName, Member
 
-_LIMITS = {"latency_ms": "max_latency_ms", "flops": "max_flops", "parameters": "max_params"}
 _AXES = {
     "latency_ms": ("latency (ms)", "~g"),
     "flops": ("FLOPs for one {sample}", "~s"),
@@ -38,26 +39,24 @@ def draw_choice(directory: str | Path) -> list[Path]:
         The paths of the files.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or it is damaged.
     """
-    directory = Path(directory)
-    return save(choice_figure(files.read_json(directory / CHOICE)), directory)
+    path = Path(directory) / CHOICE
+    content = files.read_json(path)
+    with understanding(path):
+        choice = Choice.from_mapping(content)
+    return save(choice_figure(choice), path.parent)
 
 
-def choice_figure(choice: dict[str, Any]) -> Figure:
-    """Accuracy against the limited cost, with the budget as a line.
-
-    Args:
-        choice: What ``choice.json`` holds.
-    """
-    cost = choice["decided_by"]
+def choice_figure(choice: Choice) -> Figure:
+    """Accuracy against the limited cost, with the budget as a line."""
+    cost, words = choice.decided_by, IMAGES if choice.member.score.perplexity is None else TEXT
     rows = [row for row in _rows(choice) if row[cost] is not None]
-    words = words_of(rows)
     axis, form = _AXES[cost]
     axis = axis.format(sample=words.samples.removesuffix("s"))
     kinds = [kind for kind in _LOOKS if any(row["kind"] == kind for row in rows)]
     rows.sort(key=lambda row: kinds.index(row["kind"]))  # what matters lies on top
-    low, high = _ends([row[cost] for row in rows], choice["limits"][_LIMITS[cost]])
+    low, high = _ends([row[cost] for row in rows], choice.limits.costs.get(cost))
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
     x = alt.X(
         cost,
@@ -80,7 +79,7 @@ def choice_figure(choice: dict[str, Any]) -> Figure:
             subnet="subnet",
             kind="is",
             top1=f"{words.axis}:.2f",
-            **({"perplexity": "perplexity:.2f"} if words.samples == "sequences" else {}),
+            **({"perplexity": "perplexity:.2f"} if words is TEXT else {}),
             parameters="parameters:,d",
             flops="FLOPs:,d",
             latency_ms="latency (ms):.3g",
@@ -88,7 +87,7 @@ def choice_figure(choice: dict[str, Any]) -> Figure:
     )
     chosen = alt.Chart(data(row for row in rows if row["kind"] == _CHOSEN)).encode(x, y)
     # beside the mark, since the budget is often just to its right
-    left = choice["choice"][cost] > low + 0.2 * (high - low)
+    left = (choice.member.cost_in(cost) or 0.0) > low + 0.2 * (high - low)
     named = chosen.mark_text(
         align="right" if left else "left", dx=-12 if left else 10, dy=-12, fontWeight="bold"
     ).encode(text="subnet:N")
@@ -99,7 +98,7 @@ def choice_figure(choice: dict[str, Any]) -> Figure:
     layers = [*_lines(choice, cost, x, y, (low, high)), *([bars] if cost == "latency_ms" else []), points, named]
     return Figure(
         "choice",
-        f"The choice: {choice['subnet']}",
+        f"The choice: {choice.subnet}",
         _caption(choice, cost, words),
         rows,
         alt.layer(*layers).properties(height=HEIGHT),
@@ -113,35 +112,49 @@ def _ends(values: Sequence[float], budget: float | None) -> tuple[float, float]:
     return max(0.0, min(known) - room), max(known) + room
 
 
-def _rows(choice: dict[str, Any]) -> list[Row]:
+def _rows(choice: Choice) -> list[Row]:
     """All that was measured, the main net among it, and what each one is."""
-    runners = {row["subnet"] for row in choice["runners_up"]}
-    main = choice["main_net"]["subnet"]
-    measured = {row["subnet"]: row for row in [choice["main_net"], *choice["measured"]]}
-    rows = []
-    for name, row in measured.items():
-        kind = _WITHIN if _keeps(row, choice["limits"]) else _OVER
-        for special, holds in ((_RUNNER, name in runners), (_MAIN, name == main), (_CHOSEN, name == choice["subnet"])):
-            kind = special if holds else kind
-        latency, spread = row["latency_ms"], row["latency_iqr_ms"]
-        ends = (None, None) if latency is None else (latency - spread / 2, latency + spread / 2)
-        rows.append({**row, "kind": kind, "low": ends[0], "high": ends[1]})
-    return rows
+    measured = {member.subnet: member for member in (choice.main, *choice.measured)}
+    return [_row(member, _kind(member, choice)) for member in measured.values()]
 
 
-def _keeps(row: Row, limits: dict[str, float | None]) -> bool:
-    """Whether a subnet keeps to all limits; of latency only where it was measured."""
-    bounds = {**_LIMITS, "perplexity": "max_perplexity"}
-    small = all(
-        row.get(key) is None or (most := limits[name]) is None or row[key] <= most for key, name in bounds.items()
-    )
-    return small and (limits["min_top1"] is None or row["top1"] >= limits["min_top1"])
+def _row(member: Member, kind: str) -> Row:
+    latency = member.latency
+    times = (None,) * 4
+    if latency is not None:
+        half = latency.iqr_ms / 2
+        times = (latency.median_ms, latency.iqr_ms, latency.median_ms - half, latency.median_ms + half)
+    return {
+        "subnet": str(member.subnet),
+        "blocks": member.subnet.blocks,
+        **member.score.to_mapping(),
+        "parameters": member.cost.parameters,
+        "flops": member.cost.flops,
+        "latency_ms": times[0],
+        "latency_iqr_ms": times[1],
+        "kind": kind,
+        "low": times[2],
+        "high": times[3],
+    }
 
 
-def _lines(choice: dict[str, Any], cost: CostName, x: alt.X, y: alt.Y, ends: tuple[float, float]) -> list[Any]:
+def _kind(member: Member, choice: Choice) -> str:
+    """What a subnet is, whatever matters most of it."""
+    if member.subnet == choice.subnet:
+        return _CHOSEN
+    if member.subnet == choice.main.subnet:
+        return _MAIN
+    if any(member.subnet == runner.subnet for runner in choice.runners_up):
+        return _RUNNER
+    # of latency, only where it was measured
+    limits = replace(choice.limits, max_latency_ms=None) if member.latency is None else choice.limits
+    return _WITHIN if limits.allow(member) else _OVER
+
+
+def _lines(choice: Choice, cost: CostName, x: alt.X, y: alt.Y, ends: tuple[float, float]) -> list[Any]:
     """The budget, upright, and the least accuracy, level."""
-    limits, layers = choice["limits"], []
-    budget, least = limits[_LIMITS[cost]], limits["min_top1"]
+    layers = []
+    budget, least = choice.limits.costs.get(cost), choice.limits.min_top1
     if budget is not None:
         line = alt.Chart(data([{cost: budget}])).encode(x)
         place = (budget - ends[0]) / (ends[1] - ends[0])  # above the chart, and not over its edges
@@ -155,21 +168,19 @@ def _lines(choice: dict[str, Any], cost: CostName, x: alt.X, y: alt.Y, ends: tup
     return layers
 
 
-def _caption(choice: dict[str, Any], cost: CostName, words: Words) -> str:
-    tried, validation, latency, limits = (choice[key] for key in ("tried", "validation", "latency", "limits"))
+def _caption(choice: Choice, cost: CostName, words: Words) -> str:
+    tried, latencies, costs = choice.tried, choice.latencies, choice.limits.costs
     countable: tuple[CostName, ...] = ("flops", "parameters")
-    known = [
-        f"at most {written(name, limits[_LIMITS[name]])}" for name in countable if limits[_LIMITS[name]] is not None
-    ]
+    known = [f"at most {written(name, costs[name])}" for name in countable if name in costs]
     within = f" with {' and '.join(known)}" if known else ""
-    how = f"found by a search among those{within or ' of any cost'}" if tried["searched"] else f"all{within}"
+    how = f"found by a search among those{within or ' of any cost'}" if tried.searched else f"all{within}"
     text = (
-        f"A point is a subnet; {tried['measured']:,} of {tried['count']:,} were measured: {how}. "
-        f"{words.accuracy.capitalize()} on {validation['images']:,} validation {words.samples}."
+        f"A point is a subnet; {tried.measured:,} of {tried.count:,} were measured: {how}. "
+        f"{words.accuracy.capitalize()} on {choice.images:,} validation {words.samples}."
     )
     if cost == "latency_ms":
         text += (
-            f" Latency of a batch of {latency['batch']}, extracted, on {latency['device']}, of {tried['timed']:,} of "
-            f"them: median of {latency['rounds']} rounds; bars reach half the interquartile range to each side."
+            f" Latency of a batch of {latencies.batch}, extracted, on {latencies.device}, of {tried.timed:,} of "
+            f"them: median of {latencies.rounds} rounds; bars reach half the interquartile range to each side."
         )
     return text

@@ -15,11 +15,12 @@ import altair as alt
 import numpy as np
 
 from stimulative.errors import UsageError
-from stimulative.report.contents import read_run, read_study, understanding
 from stimulative.report.figure import Figure, Row, data, save, tooltip
-from stimulative.report.series import failures, grouped, span
+from stimulative.report.groups import Measured, grouped
+from stimulative.report.reported_run import read_run
 from stimulative.report.style import HEIGHT, Palette
-from stimulative.report.words import Words, words_of
+from stimulative.report.words import Words, failures_in_words, span, subject_of, words_of
+from stimulative.studies import ComparedRun, Comparison, ComparisonRow
 
 SUBNETS = "comparison-subnets"
 """The name of the file with the numbers of the picture; ``comparison.csv`` is the table of methods."""
@@ -34,6 +35,7 @@ _TICK = 8
 _POINTS = 64
 """A density is drawn with so many."""
 _MEASURES = {"main": "main net", "all": "mean of all subnets"}
+_DIFFERENCE = "method", "reference", "n", "mean", "std", "low", "high", "sentence"
 
 
 def draw_comparison(directory: str | Path) -> list[Path]:
@@ -46,29 +48,28 @@ def draw_comparison(directory: str | Path) -> list[Path]:
         UsageError: If no run has its subnets measured, or a file is damaged.
     """
     directory = Path(directory)
-    return save(comparison_figure(directory), directory, numbers=SUBNETS)
+    return save(comparison_figure(Comparison.read(directory), directory), directory, numbers=SUBNETS)
 
 
-def comparison_figures(directory: Path) -> list[Figure]:
+def comparison_figures(comparison: Comparison, directory: Path) -> list[Figure]:
     """What a report shows of a comparison beside the figures of its runs; none where no run has finished."""
-    study = read_study(directory, "comparison")
-    if not study["rows"]:
+    if not comparison.rows:
         return []
-    compared = _Compared.read(directory, study)
-    return [_distribution_figure(compared), *_difference_figures(directory, compared)]
+    compared = _Compared.read(comparison, directory)
+    return [_distribution_figure(compared), *_difference_figures(compared)]
 
 
-def comparison_figure(directory: Path) -> Figure:
+def comparison_figure(comparison: Comparison, directory: Path) -> Figure:
     """Two charts side by side; for a file, since it is too wide for a page on a phone."""
-    compared = _Compared.read(directory, read_study(directory, "comparison"))
-    if not compared.family:
+    compared = _Compared.read(comparison, directory)
+    if not compared.subnets:
         raise UsageError(f"no run of {directory} has its subnets measured; run the same stimulative compare again")
     charts = alt.hconcat(_by_blocks(compared), _distributions(compared, width=_RIGHT), spacing=30)
     return Figure(
         "comparison",
         f"Every subnet of {compared.subject}",
         f"{compared.conditions} Left: a mark is a subnet, its mean over seeds; lines are means. Right: {_READ}",
-        compared.subnets(),
+        compared.subnet_rows(),
         charts.resolve_scale(color="shared", shape="shared"),
         width=_LEFT + _RIGHT + 200,
     )
@@ -85,82 +86,89 @@ class _Compared:
     """What the pictures of a comparison are made of.
 
     Args:
-        study: The file.
-        rows: Its rows, by what they are called.
-        methods: The method of each row.
-        family: Every measured subnet of every run.
+        comparison: What its file says.
+        subnets: Every measured subnet of every run.
     """
 
-    study: dict[str, Any]
-    rows: dict[str, Row]
-    methods: dict[str, str]
-    family: list[Row]
+    comparison: Comparison
+    subnets: list[Measured]
 
     @classmethod
-    def read(cls, directory: Path, study: dict[str, Any]) -> _Compared:
-        names = names_of(directory, study)
-        family = [
-            {"method": name, "seed": run.summary["seed"], **row}
-            for place, name in names.items()
+    def read(cls, comparison: Comparison, directory: Path) -> _Compared:
+        subnets = [
+            Measured(name, run.summary.seed, member)
+            for place, name in names_of(comparison, directory).items()
             for run in [read_run(place)]
-            for row in run.family
+            for member in run.family
         ]
-        methods = {run.get("variant", run["method"]): run["method"] for run in study["runs"]}
-        return cls(study, {row["method"]: row for row in study["rows"]}, methods, family)
+        return cls(comparison, subnets)
+
+    @property
+    def rows(self) -> tuple[ComparisonRow, ...]:
+        return self.comparison.rows
 
     @property
     def names(self) -> list[str]:
-        return list(self.rows)
+        return [row.method for row in self.rows]
 
     @property
     def palette(self) -> Palette:
-        return Palette({name: self.methods.get(name, name) for name in self.rows}, "method")
+        methods = {_name_of(run): run.summary.method for run in self.comparison.runs}
+        return Palette({name: methods.get(name, name) for name in self.names}, "method")
 
     @property
     def words(self) -> Words:
-        return words_of(self.rows.values())
+        return words_of(self.comparison.task)
 
     @property
     def subject(self) -> str:
-        run = self.study["runs"][0]
-        return f"{run['model']} on {run['data']}"
+        return subject_of([self.comparison.runs[0].summary])
 
     @property
     def conditions(self) -> str:
-        epochs = span(run["epochs"] for run in self.study["runs"])
-        seeds = [row["seeds"] for row in self.rows.values()]
+        epochs = span(run.summary.epochs for run in self.comparison.runs)
+        seeds = [row.seeds for row in self.rows]
         each = " each" if len(set(seeds)) > 1 else ""
         return (
             f"{span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'}{each}, {epochs} epochs; "
             f"{self.words.accuracy} on the test split{self.words.recalibrated.format(of='each subnet')}."
-            f"{failures(self.study)}"
+            f"{failures_in_words(self.comparison.failed)}"
         )
 
     @property
     def labels(self) -> list[list[str]]:
         return [
-            [*_lines(row["method"]), f"all {row['all_mean']:.1f} ± {row['all_std']:.1f}, main {row['main_mean']:.1f}"]
-            for row in self.rows.values()
+            [*_lines(row.method), f"all {row.all_mean:.1f} ± {row.all_std:.1f}, main {row.main_mean:.1f}"]
+            for row in self.rows
         ]
 
     @property
     def height(self) -> int:
         return max(HEIGHT, len(self.rows) * _least_row(self.labels))
 
+    def x(self, column: str) -> alt.X:
+        """Accuracy from left to right."""
+        return alt.X(column, type="quantitative", scale=self.accuracies, title=self.words.axis)
+
     @property
     def accuracies(self) -> alt.Scale:
-        shown = [row["top1"] for row in self.family] + [row["main_mean"] for row in self.rows.values()]
+        shown = [one.top1 for one in self.subnets] + [row.main_mean for row in self.rows]
         return alt.Scale(domain=[float(np.floor(min(shown))), float(np.ceil(max(shown)))], nice=True)
 
-    def subnets(self) -> list[Row]:
+    def top1(self) -> dict[str, list[float]]:
+        """The accuracies of all subnets of all seeds, by method."""
+        measured = grouped(self.subnets, lambda one: one.series)
+        return {name: [one.top1 for one in measured.get(name, [])] for name in self.names}
+
+    def subnet_rows(self) -> list[Row]:
         """Each subnet of each method: its mean over seeds."""
-        groups = grouped(self.family, lambda row: (row["method"], row["subnet"]))
+        groups = grouped(self.subnets, lambda one: (one.series, one.member.subnet))
         return [
             {
                 "method": method,
-                "subnet": subnet,
-                "blocks": measured[0]["blocks"],
-                "top1": statistics.fmean(row["top1"] for row in measured),
+                "subnet": str(subnet),
+                "blocks": subnet.blocks,
+                "top1": statistics.fmean(one.top1 for one in measured),
                 "seeds": len(measured),
             }
             | _mean_perplexity(measured)
@@ -168,18 +176,23 @@ class _Compared:
         ]
 
 
-def _mean_perplexity(measured: Sequence[Row]) -> Row:
+def _mean_perplexity(measured: Sequence[Measured]) -> Row:
     """The mean perplexity of a subnet over seeds, of texts; nothing for images."""
-    known = [row["perplexity"] for row in measured if "perplexity" in row]
+    scores = [one.member.score for one in measured]
+    known = [score.perplexity for score in scores if score.perplexity is not None]
     return {"perplexity": statistics.fmean(known)} if known else {}
 
 
-def names_of(directory: Path, study: dict[str, Any]) -> dict[Path, str]:
+def names_of(comparison: Comparison, directory: Path) -> dict[Path, str]:
     """What the runs of a comparison are called in it, by their directories."""
     return {
-        directory / run.get("run", f"{run['method']}-seed{run['seed']}"): run.get("variant", run["method"])
-        for run in study["runs"]
+        directory / (run.run or f"{run.summary.method}-seed{run.summary.seed}"): _name_of(run)
+        for run in comparison.runs
     }
+
+
+def _name_of(run: ComparedRun) -> str:
+    return run.variant or str(run.summary.method)
 
 
 def _by_blocks(compared: _Compared) -> Any:
@@ -187,10 +200,13 @@ def _by_blocks(compared: _Compared) -> Any:
     # marks of several methods stand beside each other, all of them within the place of their number of blocks
     step = min(0.16, 0.5 / max(1, len(names) - 1))
     shift = {name: (place - (len(names) - 1) / 2) * step for place, name in enumerate(names)}
-    rows = [row | {"place": row["blocks"] + shift[row["method"]]} for row in compared.subnets()]
+    rows = [row | {"place": row["blocks"] + shift[row["method"]]} for row in compared.subnet_rows()]
     # the rows beside this chart, which have the same marks, are its legend
     base = alt.Chart(data(rows)).encode(palette.colour.legend(None))
-    y = {"type": "quantitative", "scale": compared.accuracies, "title": compared.words.axis}
+
+    def y(column: str) -> alt.Y:
+        return alt.Y(column, type="quantitative", scale=compared.accuracies, title=compared.words.axis)
+
     marks = base.mark_point(opacity=0.5, size=28 if len(names) <= 4 else 18).encode(
         alt.X(
             "place",
@@ -199,21 +215,21 @@ def _by_blocks(compared: _Compared) -> Any:
             scale=alt.Scale(zero=False, nice=False, padding=12),
             axis=alt.Axis(tickMinStep=1, format="d"),
         ),
-        alt.Y("top1", **y),
+        y("top1"),
         palette.shape.legend(None),
     )
-    means = base.mark_line().encode(alt.X("blocks", type="quantitative"), alt.Y("mean(top1)", **y), palette.dash)
+    means = base.mark_line().encode(alt.X("blocks", type="quantitative"), y("mean(top1)"), palette.dash)
     return (marks + means).properties(width=_LEFT, height=compared.height)
 
 
 def _distribution_figure(compared: _Compared) -> Figure:
-    by_method = grouped(compared.family, lambda row: row["method"])
+    by_method = compared.top1()
     rows = []
-    for name, row in compared.rows.items():
-        top1 = [member["top1"] for member in by_method.get(name, [])]
+    for row in compared.rows:
+        top1 = by_method[row.method]
         rows.append(
-            {"method": name, "seeds": row["seeds"], "main_mean": row["main_mean"], "all_mean": row["all_mean"]}
-            | {"all_std": row["all_std"], "min": min(top1, default=None), "max": max(top1, default=None)}
+            {"method": row.method, "seeds": row.seeds, "main_mean": row.main_mean, "all_mean": row.all_mean}
+            | {"all_std": row.all_std, "min": min(top1, default=None), "max": max(top1, default=None)}
             | _quartiles(top1)
         )
     return Figure(
@@ -229,45 +245,47 @@ def _distribution_figure(compared: _Compared) -> Figure:
 def _distributions(compared: _Compared, width: int | None = None) -> Any:
     """A row a method; all in one chart of two numbers, whose width can follow that of a page."""
     colour, shape = compared.palette.colour.legend(None), compared.palette.shape.legend(None)
-    x = {"type": "quantitative", "scale": compared.accuracies, "title": compared.words.axis}
-    y = alt.Y("low", type="quantitative", **_rows_axis(compared.labels, compared.height))
-    by_method = grouped(compared.family, lambda row: row["method"])
+    x, by_method = compared.x, compared.top1()
     tick = _TICK * len(compared.rows) / compared.height
     outlines, summaries = [], []
-    for place, (name, row) in enumerate(compared.rows.items()):
-        top1 = np.array([member["top1"] for member in by_method.get(name, [])])
-        if len(top1):
+    for place, row in enumerate(compared.rows):
+        top1 = by_method[row.method]
+        if top1:
             outlines += [
-                {"method": name, "top1": at, "low": place - _HALF * density, "high": place + _HALF * density}
-                for at, density in _density(top1)
+                {"method": row.method, "top1": at, "low": place - _HALF * density, "high": place + _HALF * density}
+                for at, density in _density(np.array(top1))
             ]
         summaries.append(
-            {"method": name, "place": place, "main": row["main_mean"], "all": row["all_mean"], "std": row["all_std"]}
-            | {"seeds": row["seeds"], "top": place - tick, "bottom": place + tick}
+            {"method": row.method, "place": place, "main": row.main_mean, "all": row.all_mean, "std": row.all_std}
+            | {"seeds": row.seeds, "top": place - tick, "bottom": place + tick}
             | _quartiles(top1)
         )
     shown = tooltip(method="method", seeds="seeds:d", main="main net (%):.2f", all="all subnets (%):.2f", std="±:.2f")
     shapes = alt.Chart(data(outlines)).mark_area(opacity=0.35, orient="vertical")
     base = alt.Chart(data(summaries))
     at_row = alt.Y("place", type="quantitative")
-    bars = base.mark_rule(strokeWidth=5).encode(alt.X("low_quartile", **x), alt.X2("high_quartile"), at_row, colour)
-    medians = base.mark_rule(strokeWidth=2).encode(
-        alt.X("median", **x), alt.Y("top", type="quantitative"), alt.Y2("bottom")
-    )
+    bars = base.mark_rule(strokeWidth=5).encode(x("low_quartile"), alt.X2("high_quartile"), at_row, colour)
+    medians = base.mark_rule(strokeWidth=2).encode(x("median"), alt.Y("top", type="quantitative"), alt.Y2("bottom"))
     mains = base.mark_point(size=95, stroke="currentColor", strokeWidth=1).encode(
-        alt.X("main", **x), at_row, colour, shape, tooltip=shown
+        x("main"), at_row, colour, shape, tooltip=shown
     )
-    layers = shapes.encode(alt.X("top1", **x), y, alt.Y2("high"), colour) + bars + medians + mains
-    return layers.properties(height=compared.height, **({} if width is None else {"width": width}))
+    layers = (
+        shapes.encode(x("top1"), _in_rows("low", compared.labels, compared.height), alt.Y2("high"), colour)
+        + bars
+        + medians
+        + mains
+    )
+    sized = layers.properties(height=compared.height)
+    return sized if width is None else sized.properties(width=width)
 
 
-def _quartiles(values: Any) -> dict[str, float | None]:
+def _quartiles(values: Sequence[float]) -> dict[str, float | None]:
     """The quartiles of some numbers; of none, None."""
     found = map(float, np.quantile(values, (0.25, 0.5, 0.75))) if len(values) else (None,) * 3
     return dict(zip(("low_quartile", "median", "high_quartile"), found, strict=True))
 
 
-def _density(values: Any) -> list[tuple[float, float]]:
+def _density(values: np.ndarray) -> list[tuple[float, float]]:
     """A density with normal kernels of Silverman's width, from the least value to the greatest; 1 where highest."""
     low, high = float(values.min()), float(values.max())
     spread = min(float(values.std()), float(np.subtract(*np.quantile(values, (0.75, 0.25)))) / 1.34)
@@ -278,18 +296,15 @@ def _density(values: Any) -> list[tuple[float, float]]:
     return list(zip(at.tolist(), (density / density.max()).tolist(), strict=True))
 
 
-def _difference_figures(directory: Path, compared: _Compared) -> list[Figure]:
+def _difference_figures(compared: _Compared) -> list[Figure]:
     """The differences from the reference, a picture each for main nets and subnets; none in files without them."""
-    figures = []
+    figures, comparison = [], compared.comparison
     for measure, net in _MEASURES.items():
-        with understanding(directory / "comparison.json"):
-            rows = [
-                {key: one[key] for key in ("method", "reference", "n", "mean", "std", "low", "high", "sentence")}
-                for one in compared.study.get("differences") or []
-                if one["reference"] == compared.study["reference"]
-                and one["measure"] == measure
-                and one["mean"] is not None
-            ]
+        rows = [
+            {key: getattr(one, key) for key in _DIFFERENCE}
+            for one in comparison.differences
+            if (one.reference, one.measure) == (comparison.reference, measure) and one.mean is not None
+        ]
         if rows:
             figures.append(
                 Figure(
@@ -311,19 +326,21 @@ def _intervals(rows: Sequence[Row], palette: Palette) -> Any:
     labels = [_lines(row["method"]) for row in rows]
     height = len(rows) * max(44, _least_row(labels))
     drawn = [row | {"place": place, "text": f"{row['mean']:+.2f}"} for place, row in enumerate(rows)]
-    x: dict[str, Any] = {"type": "quantitative", "title": "difference (points)"}
-    y = alt.Y("place", type="quantitative", **_rows_axis(labels, height))
-    base, colour = alt.Chart(data(drawn)).encode(y), palette.colour.legend(None)
-    zero = alt.Chart(data([{"mean": 0}])).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(alt.X("mean", **x))
+
+    def x(column: str) -> alt.X:
+        return alt.X(column, type="quantitative", title="difference (points)")
+
+    base, colour = alt.Chart(data(drawn)).encode(_in_rows("place", labels, height)), palette.colour.legend(None)
+    zero = alt.Chart(data([{"mean": 0}])).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(x("mean"))
     known = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5)
     shown = tooltip(method="method", n="seeds:d", sentence="difference")
-    marks = base.mark_point(size=80).encode(alt.X("mean", **x), colour, palette.shape.legend(None), tooltip=shown)
-    texts = base.mark_text(dy=-13).encode(alt.X("mean", **x), alt.Text("text", type="nominal"))
-    intervals = known.encode(alt.X("low", **x), alt.X2("high"), colour)
+    marks = base.mark_point(size=80).encode(x("mean"), colour, palette.shape.legend(None), tooltip=shown)
+    texts = base.mark_text(dy=-13).encode(x("mean"), alt.Text("text", type="nominal"))
+    intervals = known.encode(x("low"), alt.X2("high"), colour)
     return (zero + intervals + marks + texts).properties(height=height)
 
 
-def _rows_axis(labels: Sequence[Sequence[str]], height: int) -> dict[str, Any]:
+def _in_rows(column: str, labels: Sequence[Sequence[str]], height: int) -> alt.Y:
     """Rows from above, each with a text of several lines, the middle of which is at the middle of the row."""
     up = _LINE * len(labels) / height / 2  # a label's first line stands where its tick is: less than half a row higher
     axis = alt.Axis(
@@ -337,7 +354,8 @@ def _rows_axis(labels: Sequence[Sequence[str]], height: int) -> dict[str, Any]:
         domain=False,
         title=None,
     )
-    return {"scale": alt.Scale(domain=[-0.5, len(labels) - 0.5], nice=False, zero=False, reverse=True), "axis": axis}
+    scale = alt.Scale(domain=[-0.5, len(labels) - 0.5], nice=False, zero=False, reverse=True)
+    return alt.Y(column, type="quantitative", scale=scale, axis=axis)
 
 
 def _least_row(labels: Sequence[Sequence[str]]) -> int:

@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.series import Study, grouped, mean_and_spread
+from stimulative.report.groups import Group, Measured, grouped
 from stimulative.report.style import HEIGHT
+from stimulative.runs import Spread
 
 
-def depth_figure(study: Study) -> Figure:
+def depth_figure(group: Group) -> Figure:
     """The mean accuracy of the subnets with each number of blocks, and a band from the worst to the best."""
-    rows = _rows(study, "top1")
+    rows = _rows(group, lambda one: one.top1)
     return Figure(
         "depth",
         "Accuracy by number of blocks",
         f"The line is the mean over subnets with that many blocks and over seeds, the band goes from the worst to the "
-        f"best of them. {study.measured()}",
+        f"best of them. {group.measured()}",
         rows,
-        _chart(study, rows, study.words.axis, percent=" (%)", worst="min", best="max"),
+        _chart(group, rows, group.words.axis, percent=" (%)", worst="min", best="max"),
     )
 
 
-def perplexity_figure(study: Study) -> Figure:
+def perplexity_figure(group: Group) -> Figure:
     """The same of perplexities; without rows for images."""
-    rows = _rows(study, "perplexity")
+    rows = _rows(group, lambda one: one.member.score.perplexity)
     return Figure(
         "depth-perplexity",
         "Perplexity by number of blocks",
         "The mean perplexity on the test split, lower is better, of subnets with that many blocks and over seeds; the "
-        f"band goes from the best to the worst of them; {study.seeds()}.",
+        f"band goes from the best to the worst of them; {group.seeds()}.",
         rows,
-        _chart(study, rows, "perplexity", percent="", worst="max", best="min"),
+        _chart(group, rows, "perplexity", percent="", worst="max", best="min"),
     )
 
 
-def _rows(study: Study, key: str) -> list[Row]:
+def _rows(group: Group, value: Callable[[Measured], float | None]) -> list[Row]:
+    """A row for each series and number of blocks; subnets of which the value is not known are left out."""
     rows = []
-    for series, members in grouped(study.family, lambda row: row["series"]).items():
-        by_blocks = grouped([row for row in members if key in row], lambda row: row["blocks"])
-        for blocks in sorted(by_blocks):
-            values = [row[key] for row in by_blocks[blocks]]
-            mean, std = mean_and_spread(values)
-            subnets = len({row["subnet"] for row in by_blocks[blocks]})
-            rows.append(
-                {"series": series, "blocks": blocks, "subnets": subnets, "mean": mean, "std": std}
-                | {"min": min(values), "max": max(values)}
-            )
+    for series, subnets in grouped(group.subnets, lambda one: one.series).items():
+        known = [(one, number) for one in subnets if (number := value(one)) is not None]
+        for blocks, of_blocks in sorted(grouped(known, lambda pair: pair[0].blocks).items()):
+            different = len({one.member.subnet for one, _ in of_blocks})
+            spread = Spread.of([number for _, number in of_blocks])
+            rows.append({"series": series, "blocks": blocks, "subnets": different, **spread.to_mapping()})
     return rows
 
 
-def _chart(study: Study, rows: list[Row], axis: str, *, percent: str, worst: str, best: str) -> Any:
-    palette = study.palette
+def _chart(group: Group, rows: list[Row], axis: str, *, percent: str, worst: str, best: str) -> Any:
+    palette = group.palette
     base = alt.Chart(data(rows)).encode(
         alt.X(
             "blocks",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 
-from stimulative.report.contents import read_study
-from stimulative.report.figure import Figure, Row, data, save_all, tooltip
-from stimulative.report.series import span
+from stimulative.report.figure import Figure, Row, data, row_of, save_all, tooltip
 from stimulative.report.style import HEIGHT, Palette, legend, names_axis
-from stimulative.report.words import Words, words_of
+from stimulative.report.words import span, subject_of, words_of
+from stimulative.studies import Destruction, DrawsRow, SingleRow, SwappedRow
 
 _STATISTICS = {True: "recalibrated", False: "as trained"}
+_COLUMNS = "run", "recalibrated", "k", "draws", "mean", "std", "min", "max"
+"""The columns that are drawn, first in the table."""
 
 
 def draw_destruction(directory: str | Path) -> list[Path]:
@@ -22,19 +22,18 @@ def draw_destruction(directory: str | Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    return save_all(destruction_figures(Path(directory)), Path(directory))
+    return save_all(destruction_figures(Destruction.read(Path(directory))), Path(directory))
 
 
-def destruction_figures(directory: Path) -> list[Figure]:
+def destruction_figures(study: Destruction) -> list[Figure]:
     """Accuracy by the number of deleted blocks, by how far blocks are out of order, and without each single block."""
-    study = read_study(directory, "destruction")
-    palette = Palette({run["run"]: run["method"] for run in study["runs"]}, "run")
-    makers = {_deletions: "delete_rows", _swaps: "swap_rows", _singles: "single"}
-    return [make(study, palette) for make, rows in makers.items() if study[rows]]
+    palette = Palette({run.run: run.method for run in study.runs}, "run")
+    makers = {_deletions: study.delete_rows, _swaps: study.swap_rows, _singles: study.single}
+    return [make(study, palette) for make, rows in makers.items() if rows]
 
 
-def _deletions(study: dict[str, Any], palette: Palette) -> Figure:
-    rows = [_stated(row) for row in study["delete_rows"]]
+def _deletions(study: Destruction, palette: Palette) -> Figure:
+    rows = [_stated(row, *_COLUMNS) for row in study.delete_rows]
     drawn = [
         row | {"low": max(row["mean"] - row["std"], row["min"]), "high": min(row["mean"] + row["std"], row["max"])}
         for row in rows
@@ -50,13 +49,13 @@ def _deletions(study: dict[str, Any], palette: Palette) -> Figure:
         palette.colour,
         alt.Detail("statistics", type="nominal"),
     )
-    y = alt.Y("mean", type="quantitative", title=_words(study).axis)
+    y = alt.Y("mean", type="quantitative", title=words_of(study.task).axis)
     band = base.mark_area(opacity=0.12).encode(alt.Y("low", type="quantitative"), alt.Y2("high"))
     line = base.mark_line().encode(y, _dash(rows))
     marks = base.mark_point(filled=False, strokeWidth=2).encode(
         y,
         palette.shape,
-        **palette.full_or_hollow("statistics", _STATISTICS[False]),
+        *palette.full_or_hollow("statistics", _STATISTICS[False]),
         tooltip=tooltip(
             run="run",
             statistics="statistics",
@@ -71,16 +70,16 @@ def _deletions(study: dict[str, Any], palette: Palette) -> Figure:
     return Figure(
         "destruction-delete",
         "Deleting random blocks",
-        f"The line is the mean over up to {study['draws']} draws of the blocks to delete, the band its deviation "
+        f"The line is the mean over up to {study.draws} draws of the blocks to delete, the band its deviation "
         f"on both sides, as far as the worst and the best. {_measured(study, rows)}",
         rows,
         (band + line + marks).properties(height=HEIGHT),
     )
 
 
-def _swaps(study: dict[str, Any], palette: Palette) -> Figure:
-    means = [_stated(row) for row in study["swap_rows"]]
-    draws = [_stated(draw) for draw in study["swaps"]]
+def _swaps(study: Destruction, palette: Palette) -> Figure:
+    means = [_stated(row) for row in study.swap_rows]
+    draws = [_stated(draw) for draw in study.swaps]
     x = alt.X(
         "tau",
         type="quantitative",
@@ -88,7 +87,7 @@ def _swaps(study: dict[str, Any], palette: Palette) -> Figure:
         scale=alt.Scale(reverse=True, zero=False),
         axis=alt.Axis(format="~g", tickCount=6),
     )
-    y = alt.Y("top1", type="quantitative", title=_words(study).axis)
+    y = alt.Y("top1", type="quantitative", title=words_of(study.task).axis)
     looks = (palette.colour, alt.Detail("statistics", type="nominal"))
     line = (
         alt.Chart(data([row | {"top1": row["mean"]} for row in means]))
@@ -103,13 +102,13 @@ def _swaps(study: dict[str, Any], palette: Palette) -> Figure:
             y,
             *looks,
             palette.shape,
-            **palette.full_or_hollow("statistics", _STATISTICS[False]),
+            *palette.full_or_hollow("statistics", _STATISTICS[False]),
             tooltip=tooltip(
                 run="run",
                 statistics="statistics",
                 k="swapped pairs:d",
                 tau="tau:.2f",
-                top1=f"{_words(study).axis}:.2f",
+                top1=f"{words_of(study.task).axis}:.2f",
                 subnet="order",
             ),
         )
@@ -118,14 +117,14 @@ def _swaps(study: dict[str, Any], palette: Palette) -> Figure:
         "destruction-swap",
         "Swapping random pairs of blocks",
         f"A mark is a draw of pairs to swap, by Kendall's tau of the order of blocks; the line is the mean "
-        f"over up to {study['draws']} draws of each number of pairs. {_measured(study, draws)}",
+        f"over up to {study.draws} draws of each number of pairs. {_measured(study, draws)}",
         draws,
         (line + marks).properties(height=HEIGHT),
     )
 
 
-def _singles(study: dict[str, Any], palette: Palette) -> Figure:
-    rows = [_stated(row) for row in study["single"]]
+def _singles(study: Destruction, palette: Palette) -> Figure:
+    rows = [_stated(row) for row in study.single]
     names = list(dict.fromkeys(row["name"] for row in sorted(rows, key=lambda row: (row["stage"], row["block"]))))
     base = alt.Chart(data(rows)).encode(
         alt.X(
@@ -136,19 +135,19 @@ def _singles(study: dict[str, Any], palette: Palette) -> Figure:
             axis=names_axis(names),
             scale=alt.Scale(padding=0.3),
         ),
-        alt.Y("top1", type="quantitative", title=_words(study).axis),
+        alt.Y("top1", type="quantitative", title=words_of(study.task).axis),
         palette.colour,
         alt.Detail("statistics", type="nominal"),
     )
     marks = base.mark_point(filled=False, strokeWidth=2).encode(
         palette.shape,
-        **palette.full_or_hollow("statistics", _STATISTICS[False]),
+        *palette.full_or_hollow("statistics", _STATISTICS[False]),
         tooltip=tooltip(
-            run="run", statistics="statistics", name="without", top1=f"{_words(study).axis}:.2f", subnet="subnet"
+            run="run", statistics="statistics", name="without", top1=f"{words_of(study.task).axis}:.2f", subnet="subnet"
         ),
     )
     chart = base.mark_line(strokeWidth=1.2, opacity=0.7).encode(_dash(rows)) + marks
-    whole = ", ".join(f"{run['run']} {run['main']:.2f}" for run in study["runs"])
+    whole = ", ".join(f"{run.run} {run.main:.2f}" for run in study.runs)
     return Figure(
         "destruction-single",
         "Deleting each single block",
@@ -159,11 +158,11 @@ def _singles(study: dict[str, Any], palette: Palette) -> Figure:
     )
 
 
-def _stated(row: Row) -> Row:
-    """The row with its statistics in words."""
+def _stated(row: SingleRow | SwappedRow | DrawsRow, *first: str) -> Row:
+    """The row with its statistics in words, and some columns before the others."""
     return {
         ("statistics" if key == "recalibrated" else key): _STATISTICS[value] if key == "recalibrated" else value
-        for key, value in row.items()
+        for key, value in row_of(row, *first).items()
     }
 
 
@@ -175,22 +174,24 @@ def _dash(rows: list[Row]) -> alt.StrokeDash:
     )
 
 
-def _measured(study: dict[str, Any], rows: list[Row]) -> str:
+def _measured(study: Destruction, rows: list[Row]) -> str:
     kinds = {row["statistics"] for row in rows}
-    runs = study["runs"]
-    calibration = span(run.get("calibration_images", study["calibration_images"]) for run in runs)
+    calibration = span(_first_known(run.calibration_images, study.calibration_images) for run in study.runs)
     how = {
         True: f"statistics recalibrated on {calibration} training images",
         False: "statistics as training left them",
     }
     stated = " and ".join(text for kind, text in how.items() if _STATISTICS[kind] in kinds)
     both = " (full marks and hollow ones)" if len(kinds) > 1 else ""
-    images = span(run.get("images", study["images"]) for run in runs)
-    of = " and ".join(dict.fromkeys(f"{run['model']} on {run['data']}" for run in runs))
-    words = _words(study)
+    images = span(_first_known(run.images, study.images) for run in study.runs)
+    words = words_of(study.task)
     stated = f", {stated}{both}" if words.recalibrated else ""
-    return f"{of}: {words.accuracy} on {images} test {words.samples}{stated}; seed of the draws {study['seed']}."
+    return (
+        f"{subject_of(study.runs)}: {words.accuracy} on {images} test {words.samples}{stated}; seed of the draws "
+        f"{study.seed}."
+    )
 
 
-def _words(study: dict[str, Any]) -> Words:
-    return words_of(study["runs"])
+def _first_known(of_run: int | None, of_all: int | None) -> int | None:
+    """What a run says of itself; older files say it of all runs together."""
+    return of_all if of_run is None else of_run

@@ -14,9 +14,11 @@ from typing import Any
 import altair as alt
 
 from stimulative import files
+from stimulative.records import Record
 from stimulative.report import style
 
 Row = dict[str, Any]
+"""A row of the data of a chart, or of a table."""
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
 """The version of Vega-Lite that charts are written in, as vl-convert calls it."""
 _KINDS = ("png", "svg", "csv")
@@ -57,7 +59,7 @@ class Figure:
         writer.writerows([_cell(row.get(column)) for column in self.columns] for row in self.rows)
         return text.getvalue()
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> style.Spec:
         """The chart for a page, in Vega-Lite: as wide as its place, in the page's colours, with no title of its own."""
         sized = self.chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
         spec = sized.to_dict()
@@ -101,6 +103,12 @@ def save(figure: Figure, directory: Path, *, numbers: str | None = None) -> list
 def save_all(figures: Iterable[Figure], directory: Path) -> list[Path]:
     """Write the files of several figures; returns their paths."""
     return [path for figure in figures for path in save(figure, directory)]
+
+
+def row_of(record: Record, *first: str) -> Row:
+    """A record as a row, with some columns before the others."""
+    mapping = record.to_mapping()
+    return {column: mapping[column] for column in first} | mapping
 
 
 def data(rows: Iterable[Row]) -> alt.Data:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from stimulative.report.contents import Run
-from stimulative.report.series import Study
+from stimulative.report.groups import Group
+from stimulative.report.reported_run import ReportedRun
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The table of a study.
+    """The table of a group of runs.
 
     Args:
-        title: What the study is called.
+        title: What the group is called.
         rows: A row for each series, as texts by column.
     """
 
@@ -24,40 +23,40 @@ class Headline:
     rows: list[dict[str, str]]
 
 
-def headline(study: Study) -> Headline:
-    """The table of a study; columns that are empty are left out."""
-    rows = [{"trained": name} | _numbers(runs) for name, runs in study.series.items()]
+def headline(group: Group) -> Headline:
+    """The table of a group; columns that are empty are left out."""
+    rows = [{"trained": name} | _numbers(runs) for name, runs in group.series.items()]
     told = [column for column in rows[0] if any(row[column] for row in rows)]
-    return Headline(study.title, [{column: row[column] for column in told} for row in rows])
+    return Headline(group.title, [{column: row[column] for column in told} for row in rows])
 
 
-def _numbers(runs: Sequence[Run]) -> dict[str, str]:
-    main = [run.summary["main"]["top1"] for run in runs]
-    families = [run.family for run in runs if run.family]
-    top1 = [[row["top1"] for row in family] for family in families]
-    members = [row for family in families for row in family]
-    seconds = [run.summary["train_seconds"] for run in runs if run.summary.get("train_seconds") is not None]
-    memory = [run.summary["peak_memory_mib"] for run in runs if run.summary.get("peak_memory_mib") is not None]
+def _numbers(runs: Sequence[ReportedRun]) -> dict[str, str]:
+    summaries = [run.summary for run in runs]
+    main = [summary.main.top1 for summary in summaries]
+    spreads = [run.family.spread() for run in runs if run.family]
+    members = [member for run in runs for member in run.family]
+    latencies = [member.latency.median_ms for member in members if member.latency is not None]
     return {
         "seeds": str(len(runs)),
         "main net (%)": _mean(main) + (f" ± {statistics.stdev(main):.2f}" if len(main) > 1 else ""),
-        "all subnets (%)": f"{_mean(map(statistics.fmean, top1))} ± {_mean(map(statistics.pstdev, top1))}"
-        if top1
+        "all subnets (%)": f"{_mean(one.mean for one in spreads)} ± {_mean(one.std for one in spreads)}"
+        if spreads
         else "",
-        "worst (%)": _mean(map(min, top1)),
-        "perplexity": _mean(run.summary["main"]["perplexity"] for run in runs if "perplexity" in run.summary["main"]),
-        "of all subnets": _mean(row["perplexity"] for row in members if "perplexity" in row),
-        "parameters (M)": _range([row["parameters"] / 1e6 for row in members]),
-        "FLOPs (M)": _range([row["flops"] / 1e6 for row in members]),
-        "latency (ms)": _range([row["latency_ms"] for row in members if row["latency_ms"] is not None]),
-        "training (s)": f"{statistics.fmean(seconds):,.0f}" if seconds else "",
-        "memory (MiB)": f"{statistics.fmean(memory):,.0f}" if memory else "",
+        "worst (%)": _mean(one.min for one in spreads),
+        "perplexity": _mean(summary.main.perplexity for summary in summaries),
+        "of all subnets": _mean(member.score.perplexity for member in members),
+        "parameters (M)": _range([member.cost.parameters / 1e6 for member in members]),
+        "FLOPs (M)": _range([member.cost.flops / 1e6 for member in members]),
+        "latency (ms)": _range(latencies),
+        "training (s)": _mean((summary.train_seconds for summary in summaries), ",.0f"),
+        "memory (MiB)": _mean((summary.peak_memory_mib for summary in summaries), ",.0f"),
     }
 
 
-def _mean(values: Any) -> str:
-    known = list(values)
-    return f"{statistics.fmean(known):.2f}" if known else ""
+def _mean(values: Iterable[float | None], form: str = ".2f") -> str:
+    """The mean of the values that are known; nothing without any."""
+    known = [value for value in values if value is not None]
+    return f"{statistics.fmean(known):{form}}" if known else ""
 
 
 def _range(values: Sequence[float]) -> str:

@@ -7,19 +7,19 @@ import math
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.series import Study, grouped
+from stimulative.report.groups import Group, grouped
 from stimulative.report.style import HEIGHT
 
 
-def histogram_figure(study: Study) -> Figure:
+def histogram_figure(group: Group) -> Figure:
     """The share of subnets in each interval of accuracy, for each series."""
-    rows = _bins(study)
-    palette = study.palette
+    rows = _bins(group)
+    palette = group.palette
     chart = (
         alt.Chart(data(rows))
         .mark_bar(fillOpacity=0.35, strokeWidth=1.5, binSpacing=0)
         .encode(
-            alt.X("from", type="quantitative", title=study.words.axis, scale=alt.Scale(zero=False, nice=False)),
+            alt.X("from", type="quantitative", title=group.words.axis, scale=alt.Scale(zero=False, nice=False)),
             alt.X2("to"),
             alt.Y("share", type="quantitative", title="share of subnets (%)", stack=None),
             alt.Y2(datum=0),
@@ -37,31 +37,31 @@ def histogram_figure(study: Study) -> Figure:
     return Figure(
         "histogram",
         "Accuracies of all subnets",
-        f"The share of subnets, of all seeds together, whose accuracy is in each interval. {study.measured()}",
+        f"The share of subnets, of all seeds together, whose accuracy is in each interval. {group.measured()}",
         rows,
         chart.properties(height=HEIGHT),
     )
 
 
-def _bins(study: Study) -> list[Row]:
+def _bins(group: Group) -> list[Row]:
     """Intervals of a round width, the same for every series; empty ones are left out."""
-    family = study.family
-    low, high = min(row["top1"] for row in family), max(row["top1"] for row in family)
+    subnets = group.subnets
+    low, high = min(one.top1 for one in subnets), max(one.top1 for one in subnets)
     width = next(w for w in (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / w <= 30 or w == 5.0)
 
     def place(top1: float) -> int:
         return math.floor(top1 / width + 1e-9)
 
     rows = []
-    for series, members in grouped(family, lambda row: row["series"]).items():
-        inside = grouped(members, lambda row: place(row["top1"]))
+    for series, of_series in grouped(subnets, lambda one: one.series).items():
+        inside = grouped(of_series, lambda one: place(one.top1))
         rows += [
             {
                 "series": series,
                 "from": round(number * width, 6),
                 "to": round((number + 1) * width, 6),
                 "subnets": len(inside[number]),
-                "share": 100 * len(inside[number]) / len(members),
+                "share": 100 * len(inside[number]) / len(of_series),
             }
             for number in sorted(inside)
         ]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 
-from stimulative.report.contents import read_study
-from stimulative.report.figure import Figure, data, save_all, tooltip
-from stimulative.report.series import failures, seeds_in_words
+from stimulative.report.figure import Figure, data, row_of, save_all, tooltip
 from stimulative.report.style import HEIGHT, Palette, legend, names_axis
-from stimulative.report.words import words_of
+from stimulative.report.words import failures_in_words, seeds_in_words, subject_of, words_of
+from stimulative.studies import Loafing
 
-_KINDS = {"in group": "in_group", "alone": "alone"}
+_IN_GROUP, _ALONE = "in group", "alone"
+_COLUMNS = (
+    *("method", "main", "blocks", "subnets"),
+    *("in_group_mean", "in_group_std", "alone_mean", "alone_std"),
+)
+"""The columns that are drawn, first in the table."""
 
 
 def draw_loafing(directory: str | Path) -> list[Path]:
@@ -22,37 +25,37 @@ def draw_loafing(directory: str | Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    return save_all(loafing_figures(Path(directory)), Path(directory))
+    return save_all(loafing_figures(Loafing.read(Path(directory))), Path(directory))
 
 
-def loafing_figures(directory: Path) -> list[Figure]:
-    """Accuracy in the group and alone, and the gap between them, by main net."""
-    study = read_study(directory, "loafing")
-    if not study["rows"]:
-        return []
-    return [_accuracies(study), _gaps(study)]
+def loafing_figures(loafing: Loafing) -> list[Figure]:
+    """Accuracy in the group and alone, and the gap between them, by main net; none where no run has finished."""
+    return [_accuracies(loafing), _gaps(loafing)] if loafing.rows else []
 
 
-def _accuracies(study: dict[str, Any]) -> Figure:
-    palette, x = _scales(study)
+def _accuracies(loafing: Loafing) -> Figure:
+    palette, x = _scales(loafing)
     places = [
         {
-            "method": row["method"],
-            "main": row["main"],
-            "blocks": row["blocks"],
+            "method": row.method,
+            "main": row.main,
+            "blocks": row.blocks,
             "kind": kind,
-            "mean": row[f"{key}_mean"],
-            "std": row[f"{key}_std"],
-            "subnets": row["subnets"],
+            "mean": mean,
+            "std": std,
+            "subnets": row.subnets,
         }
-        for row in study["rows"]
-        for kind, key in _KINDS.items()
+        for row in loafing.rows
+        for kind, mean, std in (
+            (_IN_GROUP, row.in_group_mean, row.in_group_std),
+            (_ALONE, row.alone_mean, row.alone_std),
+        )
     ]
     base = alt.Chart(data(places)).encode(x, palette.colour)
     y = alt.Y(
         "mean",
         type="quantitative",
-        title=f"mean {words_of(study['rows']).axis.replace(' (%)', '')} of subnets (%)",
+        title=f"mean {words_of(loafing.task).axis.replace(' (%)', '')} of subnets (%)",
         scale=alt.Scale(zero=False),
     )
     lines = base.mark_line().encode(
@@ -60,14 +63,14 @@ def _accuracies(study: dict[str, Any]) -> Figure:
         alt.StrokeDash(
             "kind",
             type="nominal",
-            scale=alt.Scale(domain=list(_KINDS), range=[[1, 0], [4, 4]]),
-            legend=legend(list(_KINDS), lines=True),
+            scale=alt.Scale(domain=[_IN_GROUP, _ALONE], range=[[1, 0], [4, 4]]),
+            legend=legend([_IN_GROUP, _ALONE], lines=True),
         ),
     )
     marks = base.mark_point(filled=False, strokeWidth=2).encode(
         y,
         palette.shape,
-        **palette.full_or_hollow("kind", "alone"),
+        *palette.full_or_hollow("kind", _ALONE),
         tooltip=tooltip(
             method="method",
             main="main net",
@@ -82,15 +85,15 @@ def _accuracies(study: dict[str, Any]) -> Figure:
         "loafing",
         "Subnets in the group and alone",
         "In group: subnets inside their main net, full marks. Alone: the same architectures trained by themselves, "
-        f"hollow marks. Means over subnets and seeds. {_measured(study)}",
-        study["rows"],
+        f"hollow marks. Means over subnets and seeds. {_measured(loafing)}",
+        [row_of(row, *_COLUMNS) for row in loafing.rows],
         (lines + marks).properties(height=HEIGHT),
     )
 
 
-def _gaps(study: dict[str, Any]) -> Figure:
-    palette, x = _scales(study)
-    rows = study["subnets"]
+def _gaps(loafing: Loafing) -> Figure:
+    palette, x = _scales(loafing)
+    rows = [row_of(pair) for pair in loafing.subnets]
     base = alt.Chart(data(rows)).encode(
         x, alt.Y("gap", type="quantitative", title="alone − in group (points)"), palette.colour
     )
@@ -114,16 +117,16 @@ def _gaps(study: dict[str, Any]) -> Figure:
         "loafing-gap",
         "Loafing: what subnets lose in the group",
         "A mark is a subnet of one seed: the accuracy of its architecture trained alone less its own inside the main "
-        f"net; the line is their mean. {_measured(study)}",
+        f"net; the line is their mean. {_measured(loafing)}",
         rows,
         (zero + marks + line).properties(height=HEIGHT),
     )
 
 
-def _scales(study: dict[str, Any]) -> tuple[Palette, alt.X]:
+def _scales(loafing: Loafing) -> tuple[Palette, alt.X]:
     """A look for each method; and the main nets, shallow ones first."""
-    methods = list(dict.fromkeys(row["method"] for row in study["rows"]))
-    blocks = {row["main"]: row["blocks"] for row in study["rows"]}
+    methods = list(dict.fromkeys(row.method for row in loafing.rows))
+    blocks = {row.main: row.blocks for row in loafing.rows}
     nets = sorted(blocks, key=lambda net: (blocks[net], net))
     x = alt.X(
         "main",
@@ -136,9 +139,9 @@ def _scales(study: dict[str, Any]) -> tuple[Palette, alt.X]:
     return Palette(methods, "method"), x
 
 
-def _measured(study: dict[str, Any]) -> str:
-    seeds, words = seeds_in_words(study["seeds"]), words_of(study["rows"])
+def _measured(loafing: Loafing) -> str:
+    seeds, words = seeds_in_words(loafing.seeds), words_of(loafing.task)
     return (
-        f"{study['model']} on {study['data']}, {study['epochs']} epochs, {seeds}; {words.accuracy} on the test "
-        f"split{words.recalibrated.format(of='subnets')}.{failures(study)}"
+        f"{subject_of([loafing])}, {loafing.epochs} epochs, {seeds}; {words.accuracy} on the test "
+        f"split{words.recalibrated.format(of='subnets')}.{failures_in_words(loafing.failed)}"
     )

@@ -7,11 +7,10 @@ from typing import Literal
 
 import altair as alt
 
-from stimulative.report.contents import read_study
-from stimulative.report.figure import Figure, data, save_all, tooltip
-from stimulative.report.series import failures, seeds_in_words
+from stimulative.report.figure import Figure, data, row_of, save_all, tooltip
 from stimulative.report.style import WIDTH
-from stimulative.report.words import words_of
+from stimulative.report.words import failures_in_words, seeds_in_words, subject_of, words_of
+from stimulative.studies import Matrix
 
 # light to dark, one hue
 _STOPS = ((0xF2, 0xF7, 0xFC), (0x9E, 0xCA, 0xE1), (0x42, 0x92, 0xC6), (0x08, 0x45, 0x94))
@@ -24,23 +23,23 @@ def draw_matrix(directory: str | Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    return save_all(matrix_figures(Path(directory)), Path(directory))
+    return save_all(matrix_figures(Matrix.read(Path(directory))), Path(directory))
 
 
-def matrix_figures(directory: Path) -> list[Figure]:
-    """A heat map with a row for each subnet and a column for each main net."""
-    study = read_study(directory, "matrix")
-    if not study["cells"]:
+def matrix_figures(matrix: Matrix) -> list[Figure]:
+    """A heat map with a row for each subnet and a column for each main net; none where no run has finished."""
+    if not matrix.cells:
         return []
-    nets, words = study["nets"], words_of(study["cells"])
-    method = f", method {study['method']}" if study.get("method") else ""
-    low, high = min(cell["mean"] for cell in study["cells"]), max(cell["mean"] for cell in study["cells"])
-    cells = []
-    for cell in study["cells"]:
-        fill = colour((cell["mean"] - low) / ((high - low) or 1))
-        alone = cell["subnet"] == cell["main"]
-        cells.append(cell | {"fill": fill, "ink": ink_on(fill), "alone": alone, "text": f"{cell['mean']:.1f}"})
-    base = alt.Chart(data(cells)).encode(
+    nets, words = list(matrix.nets), words_of(matrix.task)
+    method = f", method {matrix.method}" if matrix.method else ""
+    rows = [row_of(cell) for cell in matrix.cells]
+    low, high = min(cell.mean for cell in matrix.cells), max(cell.mean for cell in matrix.cells)
+    drawn = []
+    for cell, row in zip(matrix.cells, rows, strict=True):
+        fill = colour((cell.mean - low) / ((high - low) or 1))
+        alone = cell.subnet == cell.main
+        drawn.append(row | {"fill": fill, "ink": ink_on(fill), "alone": alone, "text": f"{cell.mean:.1f}"})
+    base = alt.Chart(data(drawn)).encode(
         alt.X("main", type="nominal", sort=nets, scale=alt.Scale(domain=nets), title="main net", axis=_axis("top")),
         alt.Y("subnet", type="nominal", sort=nets, scale=alt.Scale(domain=nets), title="subnet", axis=_axis("left")),
         tooltip=tooltip(
@@ -56,9 +55,9 @@ def matrix_figures(directory: Path) -> list[Figure]:
             "Subnets inside main nets",
             f"{words.accuracy.capitalize()} (%) on the test split of each subnet inside each main "
             f"net{', statistics recalibrated' if words.recalibrated else ''}, mean over "
-            f"{seeds_in_words(study['seeds'])}. Outlined: the net trained alone. {study['model']} on "
-            f"{study['data']}, {study['epochs']} epochs{method}.{failures(study)}",
-            study["cells"],
+            f"{seeds_in_words(matrix.seeds)}. Outlined: the net trained alone. {subject_of([matrix])}, "
+            f"{matrix.epochs} epochs{method}.{failures_in_words(matrix.failed)}",
+            rows,
             (rectangles + outlines + texts).properties(height=max(120, _CELL * len(nets))),
             least_width=0 if _CELL * len(nets) < WIDTH / 2 else _CELL * len(nets) + 60,
         )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from stimulative.report.contents import Run, Source
-from stimulative.report.series import Study
+from stimulative.report.contents import Source
+from stimulative.report.groups import Group
+from stimulative.report.kinds import ReportedStudy
+from stimulative.report.reported_run import ReportedRun
+from stimulative.runs import Conditions, FamilySummary, Origin
+from stimulative.studies import Failed
+
+_OF_THE_FILE = "format", "task"
 
 
 @dataclass(frozen=True)
@@ -26,75 +32,74 @@ class Provenance:
     recipe: str
 
 
-def provenance(studies: Sequence[Study], sources: Sequence[Source]) -> list[Provenance]:
-    """One entry for each series of runs, and one for each study."""
-    entries = [_of_runs(f"{study.title}: {name}", runs) for study in studies for name, runs in study.series.items()]
-    shown = {run.directory for study in studies for run in study.runs}
+def provenance(groups: Sequence[Group], sources: Sequence[Source]) -> list[Provenance]:
+    """One entry for each series of runs, and one for each study that its runs do not tell all about."""
+    entries = [_of_runs(f"{group.title}: {name}", runs) for group in groups for name, runs in group.series.items()]
+    shown = {run.directory for group in groups for run in group.runs}
     for source in sources:
         rest = [run for run in source.runs if run.directory not in shown]
-        entries += [
-            _of_study(f"{kind.capitalize()} in {source.directory}", content, rest)
-            for kind, content in source.studies.items()
-            if kind != "comparison"
-        ]
+        entries += [_of_study(one, rest) for one in source.studies if not one.kind.told_by_runs]
     return entries
 
 
-def _of_study(title: str, content: dict[str, Any], runs: Sequence[Run]) -> Provenance:
+def _of_study(reported: ReportedStudy[Any], runs: Sequence[ReportedRun]) -> Provenance:
     """What the file of a study says in numbers and words, and the recipe of the first of its runs."""
-    facts = [
-        (key.replace("_", " "), _shown(value)) for key, value in content.items() if key != "failed" and _plain(value)
-    ]
-    failed = [(part["run"], f"failed: {part['error']}") for part in content.get("failed") or []]
+    study = reported.study
+    values = {field.name: getattr(study, field.name) for field in fields(study) if field.name not in _OF_THE_FILE}
+    facts = [(name.replace("_", " "), _shown(value)) for name, value in values.items() if _plain(value)]
+    failures: tuple[Failed, ...] = values.get("failed", ())
+    failed = [(failure.run, f"failed: {failure.error}") for failure in failures]
     first = [("recipe of", str(run.directory)) for run in runs[:1]]
+    title = f"{study.NAME.capitalize()} in {reported.directory}"
     return Provenance(title, [*facts, *failed, *first], runs[0].recipe if runs else "")
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float) or (isinstance(value, list) and value != [] and all(map(_plain, value)))
+def _plain(value: object) -> bool:
+    return isinstance(value, str | int | float) or (
+        isinstance(value, tuple) and value != () and all(map(_plain, value))
+    )
 
 
-def _shown(value: Any) -> str:
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _shown(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _of_runs(title: str, runs: Sequence[Run]) -> Provenance:
+def _of_runs(title: str, runs: Sequence[ReportedRun]) -> Provenance:
     environments = [run.environment for run in runs]
-    subnets = [run.summary.get("subnets") or {} for run in runs]
-    weights = [run.summary.get("weights") or {} for run in runs]
+    summaries = [run.summary for run in runs]
     facts = {
-        "runs": _different(str(run.directory) for run in runs),
-        "seeds": _different(run.summary["seed"] for run in runs),
-        "epochs": _different(run.summary.get("epochs") for run in runs),
-        "weights": _different(_weights(part) for part in weights if part),
-        "started": _different(environment.get("started") for environment in environments),
-        "device": _different(run.summary.get("device") for run in runs),
-        "subnets": _different(_evaluated(part) for part in subnets if part.get("evaluated")),
-        "latency": _different(_latency(run.summary["latency"]) for run in runs if run.summary.get("latency")),
-        "versions": _different(_versions(run.summary.get("versions") or {}) for run in runs),
-        "revision": _different(environment.get("git") for environment in environments),
-        "command": _different(shlex.join(map(str, environment.get("command") or ())) for environment in environments),
+        "runs": _different(run.directory for run in runs),
+        "seeds": _different(summary.seed for summary in summaries),
+        "epochs": _different(summary.epochs for summary in summaries),
+        "weights": _different(_weights(summary.weights) for summary in summaries if summary.weights),
+        "started": _different(environment.started for environment in environments),
+        "device": _different(summary.device for summary in summaries),
+        "subnets": _different(_evaluated(summary.subnets) for summary in summaries if summary.subnets.evaluated),
+        "latency": _different(_latency(summary.latency) for summary in summaries if summary.latency),
+        "versions": _different(_versions(summary.versions) for summary in summaries),
+        "revision": _different(environment.git for environment in environments),
+        "command": _different(shlex.join(environment.command) for environment in environments),
     }
     return Provenance(title, [(term, text) for term, text in facts.items() if text], runs[0].recipe)
 
 
-def _different(values: Iterable[Any]) -> str:
+def _different(values: Iterable[object]) -> str:
     """The values that differ, in their order."""
     return "; ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
 
 
-def _evaluated(part: dict[str, Any]) -> str:
-    drawn = "" if part.get("seed") is None else f" drawn with seed {part['seed']}"
-    return f"{part['evaluated']} of {part.get('count')}{drawn}, {part.get('calibration_images')} calibration images"
+def _evaluated(part: FamilySummary) -> str:
+    drawn = "" if part.seed is None else f" drawn with seed {part.seed}"
+    return f"{part.evaluated} of {part.count}{drawn}, {part.calibration_images} calibration images"
 
 
-def _latency(way: dict[str, Any]) -> str:
-    return f"batch {way['batch']}, threads {way['threads']}, rounds {way['rounds']}, {way['device']}"
+def _latency(way: Conditions) -> str:
+    return f"batch {way.batch}, threads {way.threads}, rounds {way.rounds}, {way.device}"
 
 
-def _weights(part: dict[str, Any]) -> str:
-    return f"{part.get('file')} (SHA-256 {part.get('sha256')})"
+def _weights(origin: Origin) -> str:
+    return f"{origin.file} (SHA-256 {origin.sha256})"
 
 
-def _versions(versions: dict[str, str]) -> str:
+def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 
-from stimulative.report.figure import Figure, data, tooltip
-from stimulative.report.series import Study, grouped, mean_and_spread
+from stimulative.report.figure import Figure, Row, data, tooltip
+from stimulative.report.groups import Group, grouped
 from stimulative.report.style import HEIGHT, names_axis
-from stimulative.residual import Subnet
+from stimulative.runs import Spread
 
 
-def stages_figure(study: Study) -> Figure:
+def stages_figure(group: Group) -> Figure:
     """For each stage and depth, the mean accuracy of the subnets that have it, and their deviation."""
-    members = [
-        {"stage": stage, "depth": depth, **row}
-        for row in study.family
-        for stage, depth in enumerate(Subnet.parse(row["subnet"]).depths)
+    rows = _rows(group)
+    return Figure(
+        "stages",
+        "Accuracy by depth of each stage",
+        f"A mark is the mean over subnets with that many blocks in that stage and over seeds, the line its standard "
+        f"deviation on both sides. {group.measured()}",
+        rows,
+        _chart(group, rows),
+    )
+
+
+def _rows(group: Group) -> list[Row]:
+    names = {spread.stage: spread.name for run in group.runs for spread in run.summary.by_stage or ()}
+    order = list(group.series)
+    pairs = [
+        ((order.index(one.series), stage, depth), one)
+        for one in group.subnets
+        for stage, depth in enumerate(one.member.subnet.depths)
     ]
-    names = {row["stage"]: row["name"] for run in study.runs for row in run.summary.get("by_stage") or []}
-    order = list(study.series)
-    cells = grouped(members, lambda row: (order.index(row["series"]), row["stage"], row["depth"]))
     rows = []
-    for (series, stage, depth), of_cell in sorted(cells.items(), key=lambda pair: pair[0]):
-        top1 = [row["top1"] for row in of_cell]
-        mean, std = mean_and_spread(top1)
+    for (series, stage, depth), of_cell in sorted(grouped(pairs, lambda pair: pair[0]).items()):
+        subnets = [one for _, one in of_cell]
         rows.append(
             {"series": order[series], "stage": stage, "name": names.get(stage, f"stage {stage + 1}"), "depth": depth}
-            | {"subnets": len({row["subnet"] for row in of_cell}), "mean": mean, "std": std}
-            | {"min": min(top1), "max": max(top1)}
+            | {"subnets": len({one.member.subnet for one in subnets})}
+            | Spread.of([one.top1 for one in subnets]).to_mapping()
         )
-    palette = study.palette
+    return rows
+
+
+def _chart(group: Group, rows: list[Row]) -> Any:
+    palette = group.palette
     drawn = [
         row
         | {"place": f"{row['name']}: {row['depth']}"}
@@ -50,7 +66,7 @@ def stages_figure(study: Study) -> Figure:
         palette.colour,
     )
     spread = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
-        alt.Y("low", type="quantitative", title=study.words.axis, scale=alt.Scale(zero=False)), alt.Y2("high")
+        alt.Y("low", type="quantitative", title=group.words.axis, scale=alt.Scale(zero=False)), alt.Y2("high")
     )
     marks = base.mark_point(size=70).encode(
         alt.Y("mean", type="quantitative"),
@@ -66,11 +82,4 @@ def stages_figure(study: Study) -> Figure:
             max="best (%):.2f",
         ),
     )
-    return Figure(
-        "stages",
-        "Accuracy by depth of each stage",
-        f"A mark is the mean over subnets with that many blocks in that stage and over seeds, the line its standard "
-        f"deviation on both sides. {study.measured()}",
-        rows,
-        (spread + marks).properties(height=HEIGHT),
-    )
+    return (spread + marks).properties(height=HEIGHT)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
+
+Spec = dict[str, Any]
+"""A part of a chart as Vega-Lite's JSON."""
+Channel = TypeVar("Channel", alt.Color, alt.Fill, alt.Shape, alt.Stroke)
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, with grey for black, which a dark page
 # hides; after them three more, for comparisons of many methods
@@ -64,22 +68,22 @@ class Palette:
     @property
     def colour(self) -> alt.Color:
         """Colour by name."""
-        return alt.Color(self.field, **self._by_name(self.colour_of))
+        return self._by_name(alt.Color, self.colour_of)
 
-    def full_or_hollow(self, column: str, hollow: str) -> dict[str, Any]:
+    def full_or_hollow(self, column: str, hollow: str) -> tuple[alt.Fill, alt.FillOpacityValue]:
         """The colour inside marks by name, and none where a column has a certain value."""
         empty = alt.FillOpacityValue(1, condition={"test": {"field": column, "equal": hollow}, "value": 0})
-        return {"fill": alt.Fill(self.field, **self._by_name(self.colour_of)), "fillOpacity": empty}
+        return self._by_name(alt.Fill, self.colour_of), empty
 
     @property
     def stroke(self) -> alt.Stroke:
         """The colour of outlines by name."""
-        return alt.Stroke(self.field, **self._by_name(self.colour_of))
+        return self._by_name(alt.Stroke, self.colour_of)
 
     @property
     def shape(self) -> alt.Shape:
         """Mark by name."""
-        return alt.Shape(self.field, **self._by_name(lambda name: SHAPES[self._marks[name]]))
+        return self._by_name(alt.Shape, lambda name: SHAPES[self._marks[name]])
 
     @property
     def dash(self) -> alt.StrokeDashValue:
@@ -89,9 +93,9 @@ class Palette:
         ]
         return alt.StrokeDashValue([1, 0], condition=conditions)
 
-    def _by_name(self, look: Callable[[str], Any]) -> dict[str, Any]:
+    def _by_name(self, channel: Callable[..., Channel], look: Callable[[str], str]) -> Channel:
         scale = alt.Scale(domain=self.names, range=[look(name) for name in self.names])
-        return {"type": "nominal", "scale": scale, "legend": legend(self.names)}
+        return channel(self.field, type="nominal", scale=scale, legend=legend(self.names))
 
 
 def legend(names: Sequence[str], *, lines: bool = False) -> alt.Legend:
@@ -114,7 +118,7 @@ def names_axis(names: Sequence[str]) -> alt.Axis:
     return alt.Axis(labelAngle=0 if level else -45 if len(names) <= 10 else -90, labelOverlap=False, labelLimit=120)
 
 
-def config(*, ink: str = _INK, paper: str = _PAPER, font: str = "sans-serif") -> dict[str, Any]:
+def config(*, ink: str = _INK, paper: str = _PAPER, font: str = "sans-serif") -> Spec:
     """The colours and sizes of a chart's texts and lines, as Vega-Lite's configuration.
 
     Args:

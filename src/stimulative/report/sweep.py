@@ -9,11 +9,10 @@ from typing import Any
 
 import altair as alt
 
-from stimulative.report.contents import read_study
-from stimulative.report.figure import Figure, data, save_all, tooltip
-from stimulative.report.series import failures, span
+from stimulative.report.figure import Figure, data, row_of, save_all, tooltip
 from stimulative.report.style import HEIGHT, Palette, names_axis
-from stimulative.report.words import words_of
+from stimulative.report.words import failures_in_words, span, subject_of, words_of
+from stimulative.studies import Sweep
 
 _MAIN, _ALL = "main net", "all subnets"
 
@@ -24,15 +23,12 @@ def draw_sweep(directory: str | Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    return save_all(sweep_figures(Path(directory)), Path(directory))
+    return save_all(sweep_figures(Sweep.read(Path(directory))), Path(directory))
 
 
-def sweep_figures(directory: Path) -> list[Figure]:
+def sweep_figures(sweep: Sweep) -> list[Figure]:
     """Accuracy against the value; none where no run has finished."""
-    study = read_study(directory, "sweep")
-    if not study["rows"]:
-        return []
-    return [_figure(study)]
+    return [_figure(sweep)] if sweep.rows else []
 
 
 def value_axis(values: Sequence[Any], title: str) -> alt.X:
@@ -52,22 +48,21 @@ def value_axis(values: Sequence[Any], title: str) -> alt.X:
     )
 
 
-def _figure(study: dict[str, Any]) -> Figure:
-    rows = study["rows"]
-    words = words_of(rows)
-    values = [row["value"] for row in rows]
-    x, numeric = value_axis(values, study["key"]), _numeric(values)
+def _figure(sweep: Sweep) -> Figure:
+    words = words_of(sweep.task)
+    values = [row.value for row in sweep.rows]
+    x, numeric = value_axis(values, sweep.key), _numeric(values)
     drawn = [
         {
-            "value": row["value"] if numeric else _name(row["value"]),
+            "value": row.value if numeric else _name(row.value),
             "series": series,
-            "mean": row[f"{key}_mean"],
-            "std": row[f"{key}_std"],
-            "low": row[f"{key}_mean"] - row[f"{key}_std"],
-            "high": row[f"{key}_mean"] + row[f"{key}_std"],
+            "mean": mean,
+            "std": std,
+            "low": mean - std,
+            "high": mean + std,
         }
-        for row in rows
-        for series, key in ((_MAIN, "main"), (_ALL, "all"))
+        for row in sweep.rows
+        for series, mean, std in ((_MAIN, row.main_mean, row.main_std), (_ALL, row.all_mean, row.all_std))
     ]
     palette = Palette([_MAIN, _ALL])
     base = alt.Chart(data(drawn)).encode(x, palette.colour)
@@ -78,16 +73,17 @@ def _figure(study: dict[str, Any]) -> Figure:
     marks = base.mark_point(size=80).encode(
         y,
         palette.shape,
-        tooltip=tooltip(value=study["key"], series="net", mean="mean (%):.2f", std="deviation:.2f"),
+        tooltip=tooltip(value=sweep.key, series="net", mean="mean (%):.2f", std="deviation:.2f"),
     )
-    seeds = [row["seeds"] for row in rows]
+    seeds = [row.seeds for row in sweep.rows]
     return Figure(
         "sweep",
-        f"Accuracy against {study['key']}",
+        f"Accuracy against {sweep.key}",
         "Main net: mean over seeds and its standard deviation. All subnets: mean, and standard deviation over subnets. "
-        f"{study['model']} on {study['data']}, {study['epochs']} epochs, {span(seeds)} seeds for each value; "
-        f"{words.accuracy} on the test split{words.recalibrated.format(of='subnets')}.{failures(study)}",
-        rows,
+        f"{subject_of([sweep])}, {sweep.epochs} epochs, {span(seeds)} seeds for each value; "
+        f"{words.accuracy} on the test split{words.recalibrated.format(of='subnets')}."
+        f"{failures_in_words(sweep.failed)}",
+        [row_of(row, "value") for row in sweep.rows],
         (spread + base.mark_line().encode(y, palette.dash) + marks).properties(height=HEIGHT),
     )
 

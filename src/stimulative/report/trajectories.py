@@ -7,30 +7,31 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.series import Study
+from stimulative.report.groups import Group
 from stimulative.report.style import HEIGHT
 
+_LOGGED = "epoch", "loss", "main_ce", "train_top1", "validation_top1"
 _MARKS = 20
 """About so many epochs of a run have a mark to hover over."""
 
 
-def trajectory_figures(study: Study, points: int) -> list[Figure]:
+def trajectory_figures(group: Group, points: int) -> list[Figure]:
     """Training loss and validation accuracy by epoch; none where no run has a log.
 
     Args:
-        study: The runs.
+        group: The runs.
         points: About so many epochs of all runs together are drawn at most; the CSV file has all of them.
     """
     rows = [
-        {"series": name, "seed": run.summary["seed"], **row}
-        for name, runs in study.series.items()
+        {"series": name, "seed": run.summary.seed, **{column: getattr(epoch, column) for column in _LOGGED}}
+        for name, runs in group.series.items()
         for run in runs
-        for row in run.metrics
+        for epoch in run.metrics
     ]
     if not rows:
         return []
     # the whole loss of one method has other terms than that of another
-    words = study.words
+    words = group.words
     own = all(row["main_ce"] is not None for row in rows)
     loss, what = (
         ("main_ce", "Cross-entropy of the main net") if own else ("loss", "The whole loss, all terms of the method,")
@@ -39,9 +40,9 @@ def trajectory_figures(study: Study, points: int) -> list[Figure]:
         Figure(
             "trajectory-loss",
             "Training loss",
-            f"{what} on training {words.samples}, mean of each epoch. {_lines(study)}",
+            f"{what} on training {words.samples}, mean of each epoch. {_lines(group)}",
             rows,
-            _chart(study, rows, loss, "cross-entropy" if own else "loss", points),
+            _chart(group, rows, loss, "cross-entropy" if own else "loss", points),
         )
     ]
     validated = [row for row in rows if row["validation_top1"] is not None]
@@ -51,15 +52,15 @@ def trajectory_figures(study: Study, points: int) -> list[Figure]:
                 "trajectory-validation",
                 "Validation accuracy",
                 f"{words.accuracy.capitalize()} of the main net on {words.samples} held out of the training split. "
-                f"{_lines(study)}",
+                f"{_lines(group)}",
                 validated,
-                _chart(study, validated, "validation_top1", words.axis, points),
+                _chart(group, validated, "validation_top1", words.axis, points),
             )
         )
     return figures
 
 
-def _chart(study: Study, rows: list[Row], key: str, axis: str, points: int) -> Any:
+def _chart(group: Group, rows: list[Row], key: str, axis: str, points: int) -> Any:
     epochs = max(row["epoch"] for row in rows)
     every, marked = -(-len(rows) // max(1, points)), max(1, epochs // _MARKS)
     keys = ("series", "seed", "epoch", key)
@@ -68,7 +69,7 @@ def _chart(study: Study, rows: list[Row], key: str, axis: str, points: int) -> A
         for row in rows
         if row["epoch"] % every == 0 or row["epoch"] % marked == 0 or row["epoch"] in (1, epochs)
     ]
-    palette = study.palette
+    palette = group.palette
     base = alt.Chart(data(drawn)).encode(
         alt.X(
             "epoch",
@@ -85,5 +86,5 @@ def _chart(study: Study, rows: list[Row], key: str, axis: str, points: int) -> A
     return (lines + marks.encode(palette.shape, tooltip=shown)).properties(height=HEIGHT)
 
 
-def _lines(study: Study) -> str:
-    return f"A line is a run; {study.seeds()}."
+def _lines(group: Group) -> str:
+    return f"A line is a run; {group.seeds()}."

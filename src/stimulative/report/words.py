@@ -1,10 +1,13 @@
-"""What things are called: accuracies of images, and of the tokens of texts."""
+"""What things are called: accuracies of images and of the tokens of texts, and what captions say of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
+
+from stimulative.runs import Task
+from stimulative.studies import Failed
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,44 @@ IMAGES = Words("top-1 accuracy", "top-1 (%)", "images", ", statistics of {of} re
 TEXT = Words("next-token accuracy", "next-token accuracy (%)", "sequences", "")
 
 
-def words_of(rows: Iterable[Mapping[str, Any]]) -> Words:
-    """What rows of a table or scores are called: those of texts have perplexities."""
-    return TEXT if any("perplexity" in key for row in rows for key in row) else IMAGES
+class Trained(Protocol):
+    """A run or a study, as far as it says what was trained on what."""
+
+    @property
+    def model(self) -> str | None:
+        """The model."""
+        ...
+
+    @property
+    def data(self) -> str | None:
+        """The data set."""
+        ...
+
+
+def words_of(task: Task) -> Words:
+    """What the numbers of a run or a study are called."""
+    return TEXT if task == "text" else IMAGES
+
+
+def subject_of(trained: Iterable[Trained]) -> str:
+    """The models and their data, each once."""
+    return " and ".join(dict.fromkeys(f"{one.model} on {one.data}" for one in trained))
+
+
+def seeds_in_words(seeds: Iterable[int]) -> str:
+    """Seeds as a caption says them."""
+    known = sorted(seeds)
+    return f"{'seed' if len(known) == 1 else 'seeds'} {', '.join(map(str, known))}"
+
+
+def span(values: Iterable[int | None]) -> str:
+    """The least and the greatest of some numbers in words, those that are known."""
+    known = sorted({value for value in values if value is not None})
+    if not known:
+        return "an unknown number of"
+    return " to ".join(f"{value:,}" for value in dict.fromkeys([known[0], known[-1]]))
+
+
+def failures_in_words(failed: Sequence[Failed]) -> str:
+    """What a caption says of runs that have failed."""
+    return f" Left out: {len(failed)} that failed." if failed else ""

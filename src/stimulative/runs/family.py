@@ -141,10 +141,12 @@ def _spread_of(members: Sequence[Member]) -> FamilySpread:
 
 
 def _member(row: dict[str, str]) -> Member:
+    # asked for in the order of the file, so that the first that is missing is named
+    subnet, _, top1, loss, parameters, flops = (row[column] for column in COLUMNS[:6])
     return Member(
-        Subnet.parse(row["subnet"]),
-        Score(float(row["top1"]), float(row["loss"]), _number(row.get("perplexity"))),
-        Cost(int(row["parameters"]), int(row["flops"])),
+        Subnet.parse(subnet),
+        Score(float(top1), float(loss), _number(row.get("perplexity"))),
+        Cost(int(parameters), int(flops)),
         Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
         _number(row.get("temperature")),
     )

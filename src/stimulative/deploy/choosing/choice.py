@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from stimulative.analysis import Latencies
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.residual import Kept, Subnet
-from stimulative.runs import CostName, Member
+from stimulative.runs import Cost, CostName, Latency, Member, Score
+
+_ABOUT = "run", "model", "data", "method", "versions"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,32 @@ class Choice:
             "measured": _rows(self.measured),
         }
 
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Choice:
+        """Read what ``to_mapping`` gives.
+
+        Raises:
+            KeyError: If something is missing.
+            TypeError: If something is of another kind, or unknown.
+            ValueError: If something has no such value.
+        """
+        measured = _members(mapping["measured"])
+        timed = [member.latency for member in measured if member.latency is not None]
+        return cls(
+            member=_member(mapping["choice"]),
+            runners_up=_members(mapping["runners_up"]),
+            main=_member(mapping["main_net"]),
+            measured=measured,
+            limits=Limits(**mapping["limits"]),
+            decided_by=mapping["decided_by"],
+            tried=Tried(**mapping["tried"]),
+            latencies=Latencies(timed, **mapping["latency"]),
+            images=mapping["validation"]["images"],
+            validation_images=mapping["validation"]["of"],
+            calibration_images=mapping["calibration_images"],
+            about={key: mapping[key] for key in _ABOUT if key in mapping},
+        )
+
 
 def _rows(members: Sequence[Member]) -> list[dict[str, Any]]:
     return [_row(member) for member in members]
@@ -104,3 +132,13 @@ def _row(member: Member) -> dict[str, Any]:
         "latency_ms": None if latency is None else latency.median_ms,
         "latency_iqr_ms": None if latency is None else latency.iqr_ms,
     }
+
+
+def _members(rows: Sequence[Mapping[str, Any]]) -> tuple[Member, ...]:
+    return tuple(map(_member, rows))
+
+
+def _member(row: Mapping[str, Any]) -> Member:
+    latency = None if row["latency_ms"] is None else Latency(row["latency_ms"], row["latency_iqr_ms"])
+    cost = Cost(row["parameters"], row["flops"])
+    return Member(Subnet.parse(row["subnet"]), Score.from_mapping(row), cost, latency)

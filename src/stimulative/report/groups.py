@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from stimulative.report.contents import Run
+from stimulative.report.reported_run import ReportedRun
 from stimulative.report.style import Palette
-from stimulative.report.words import Words, words_of
+from stimulative.report.words import Words, seeds_in_words, span, words_of
+from stimulative.runs import Member
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 # where and how fast a run computes, and what is measured afterwards, make no other net of it
 _BESIDE = (
@@ -24,7 +27,32 @@ _BESIDE = (
 
 
 @dataclass(frozen=True)
-class Study:
+class Measured:
+    """A subnet that was measured in one of several runs.
+
+    Args:
+        series: What the run is called.
+        seed: Its seed.
+        member: The subnet.
+    """
+
+    series: str
+    seed: int
+    member: Member
+
+    @property
+    def top1(self) -> float:
+        """Its accuracy, in percent."""
+        return self.member.score.top1
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks run."""
+        return self.member.subnet.blocks
+
+
+@dataclass(frozen=True)
+class Group:
     """Runs of one model on one data set.
 
     Args:
@@ -36,7 +64,7 @@ class Study:
 
     model: str
     data: str
-    series: dict[str, list[Run]]
+    series: dict[str, list[ReportedRun]]
     made_by: str = ""
 
     @property
@@ -45,36 +73,36 @@ class Study:
         return f"{self.made_by}: {self.model} on {self.data}" if self.made_by else f"{self.model} on {self.data}"
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[ReportedRun]:
         """All runs."""
         return [run for runs in self.series.values() for run in runs]
 
     @property
     def palette(self) -> Palette:
         """A colour for each series."""
-        return Palette({name: runs[0].summary["method"] for name, runs in self.series.items()})
+        return Palette({name: runs[0].summary.method for name, runs in self.series.items()})
 
     @property
-    def family(self) -> list[dict[str, Any]]:
-        """Every measured subnet of every run, with the names of its series and its seed."""
+    def subnets(self) -> list[Measured]:
+        """Every measured subnet of every run."""
         return [
-            {"series": name, "seed": run.summary["seed"], **row}
+            Measured(name, run.summary.seed, member)
             for name, runs in self.series.items()
             for run in runs
-            for row in run.family
+            for member in run.family
         ]
 
     @property
     def words(self) -> Words:
         """What its numbers are called."""
-        return words_of(run.summary["main"] for run in self.runs)
+        return words_of(self.runs[0].summary.task)
 
     def measured(self) -> str:
         """What is known about how the subnets were measured, as a caption says it."""
-        parts = [run.summary.get("subnets") or {} for run in self.runs if run.family]
-        evaluated, count = span(part.get("evaluated") for part in parts), span(part.get("count") for part in parts)
+        parts = [run.summary.subnets for run in self.runs if run.family]
+        evaluated, count = span(part.evaluated for part in parts), span(part.count for part in parts)
         which = f"all {count}" if evaluated == count else f"{evaluated} of {count}"
-        images = [part.get("calibration_images") for part in parts]
+        images = [part.calibration_images for part in parts]
         how = f"statistics of each recalibrated on {span(images)} training images"
         if not any(images):
             how = "which have no statistics to recalibrate"
@@ -83,11 +111,11 @@ class Study:
 
     def seeds(self) -> str:
         """The seeds of all runs, as a caption says them."""
-        return seeds_in_words({run.summary["seed"] for run in self.runs})
+        return seeds_in_words({run.summary.seed for run in self.runs})
 
 
-def studies_of(runs: Sequence[Run], made_by: str = "", names: Mapping[Path, str] | None = None) -> list[Study]:
-    """Sort runs into studies, in the order in which they come.
+def groups_of(runs: Sequence[ReportedRun], made_by: str = "", names: Mapping[Path, str] | None = None) -> list[Group]:
+    """Sort runs into groups, in the order in which they come.
 
     Args:
         runs: The runs.
@@ -95,62 +123,37 @@ def studies_of(runs: Sequence[Run], made_by: str = "", names: Mapping[Path, str]
         names: What runs are called, by directory; those with the same name differ in their seed alone. The others are
             called by their method and what sets them apart from others of it.
     """
-    by_task: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    by_subject: dict[tuple[str, str], list[ReportedRun]] = defaultdict(list)
     for run in {run.directory.resolve(): run for run in runs}.values():
-        by_task[str(run.summary["model"]), str(run.summary["data"])].append(run)
-    return [Study(model, data, _series(of_task, names or {}), made_by) for (model, data), of_task in by_task.items()]
+        by_subject[run.summary.model, run.summary.data].append(run)
+    return [Group(model, data, _series(of, names or {}), made_by) for (model, data), of in by_subject.items()]
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the population's standard deviation."""
-    return statistics.fmean(values), statistics.pstdev(values)
-
-
-def seeds_in_words(seeds: Iterable[int]) -> str:
-    """Seeds as a caption says them."""
-    known = sorted(seeds)
-    return f"{'seed' if len(known) == 1 else 'seeds'} {', '.join(map(str, known))}"
-
-
-def span(values: Iterable[int | None]) -> str:
-    """The least and the greatest of some numbers in words, those that are known."""
-    known = sorted({value for value in values if value is not None})
-    if not known:
-        return "an unknown number of"
-    return " to ".join(f"{value:,}" for value in dict.fromkeys([known[0], known[-1]]))
-
-
-def failures(study: dict[str, Any]) -> str:
-    """What a caption says of runs that have failed."""
-    failed = len(study.get("failed") or [])
-    return f" Left out: {failed} that failed." if failed else ""
-
-
-def grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> dict[Any, list[dict[str, Any]]]:
-    """Rows by key, in the order in which keys come."""
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by key, in the order in which keys come."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
-def _series(runs: Sequence[Run], names: Mapping[Path, str]) -> dict[str, list[Run]]:
+def _series(runs: Sequence[ReportedRun], names: Mapping[Path, str]) -> dict[str, list[ReportedRun]]:
     """Runs by what they are called, or else by what sets them apart from the others of their method."""
     settings = {run.directory: run.settings for run in runs}
-    series: dict[str, list[Run]] = {
+    series: dict[str, list[ReportedRun]] = {
         name: [] for directory, name in names.items() if any(run.directory == directory for run in runs)
     }
     for run in runs:
         if run.directory in names:
             series[names[run.directory]].append(run)
             continue
-        method = run.summary["method"]
+        method = run.summary.method
         if method is None:  # weights that somebody else has trained are not another seed of anything
             name = run.directory.resolve().name
             series.setdefault(name if name not in series else str(run.directory), []).append(run)
             continue
         own = settings[run.directory]
-        others = [settings[other.directory] for other in runs if other.summary["method"] == method]
+        others = [settings[other.directory] for other in runs if other.summary.method == method]
         differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
         shown = [f"{key.rpartition('.')[2]} {own[key]}" for key in differing if not key.startswith(_BESIDE)]
         series.setdefault(", ".join([method, *shown]), []).append(run)

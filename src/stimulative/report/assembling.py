@@ -12,7 +12,8 @@ from stimulative.report.figure import save_all
 from stimulative.report.headline import headline
 from stimulative.report.page import render
 from stimulative.report.provenance import provenance
-from stimulative.report.sections import sections_of, studies_in, subject
+from stimulative.report.sections import groups_in, sections_of
+from stimulative.report.words import subject_of
 
 REPORT = "report.html"
 FIGURES = "figures"
@@ -39,15 +40,15 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
         raise UsageError("no directory given; name at least one run or study")
     sources = [read_source(Path(directory)) for directory in directories]
     out = Path(out) if out is not None else sources[0].directory if len(sources) == 1 else Path("report")
-    studies = studies_in(sources)
-    sections = sections_of(sources, studies)
+    groups = groups_in(sources)
+    sections = sections_of(sources, groups)
     files.make_directory(out / FIGURES)
     page = render(
         title=title or _title(sources),
         introduction=f"Drawn from the files of {', '.join(str(source.directory) for source in sources)}.",
-        headlines=[headline(study) for study in studies],
+        headlines=[headline(group) for group in groups],
         sections=sections,
-        provenance=provenance(studies, sources),
+        provenance=provenance(groups, sources),
         notes=[
             f"Not in it, because they have not finished: {', '.join(source.unfinished)} in {source.directory}."
             for source in sources
@@ -62,7 +63,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
 
 def _title(sources: Sequence[Source]) -> str:
     """What the report is about, in as few words as it takes."""
-    contents = [content for source in sources for content in source.studies.values()]
-    runs = [run.summary for source in sources if not source.studies for run in source.runs]
-    subjects = list(dict.fromkeys(subject(content) for content in [*contents, *runs]))
+    studied = [one.subject for source in sources for one in source.studies]
+    trained = [subject_of([run.summary]) for source in sources if not source.studies for run in source.runs]
+    subjects = list(dict.fromkeys([*studied, *trained]))
     return f"Subnets of {' and '.join(subjects)}" if len(subjects) <= 2 else f"Subnets of {len(subjects)} studies"
