@@ -80,7 +80,7 @@ def test_the_tables_here_know_every_method():
     assert NEUTRAL.keys() == METHODS.keys()
     assert {name for name, _ in VARIANTS.values()} == METHODS.keys()
     for name, settings in NEUTRAL.items():
-        assert {f"method.{key}" for key in settings} <= schema(METHODS, name).keys()
+        assert {f"method.{key}" for key in settings} <= schema(METHODS[name]).keys()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +90,7 @@ def test_a_method_has_a_card_that_says_what_one_needs_to_know(name):
     for word in ("Use", "Cost", *(() if name == "common" else ("Measured gain", "Source"))):
         assert f"**{word}**" in text, f"{card.name} does not speak of {word}"
     documented = set(re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE))
-    settings = {key.removeprefix("method.") for key in schema(METHODS, name) if key.startswith("method.")} - {"name"}
+    settings = {key.removeprefix("method.") for key in schema(METHODS[name]) if key.startswith("method.")} - {"name"}
     assert documented == settings
 
 

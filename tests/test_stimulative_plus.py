@@ -245,12 +245,12 @@ def test_every_side_is_equally_likely_and_drawn_from_the_methods_own_generator(n
     method = StimulativeTraining(network, smaller_inputs=0.43, seed=1)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    drawn = Counter(method._draw_sides(images(2), 6_000))
+    drawn = Counter(method.draw_sides(images(2), 6_000))
     assert torch.equal(torch.get_rng_state(), before)
     assert set(drawn) == {3, 4, 5, 6, 7, None}  # None: as they are
     assert all(abs(count - 1_000) < 4.5 * math.sqrt(6_000 * 5 / 36) for count in drawn.values())
     again = StimulativeTraining(network, smaller_inputs=0.43, seed=1)
-    assert Counter(again._draw_sides(images(2), 6_000)) == drawn
+    assert Counter(again.draw_sides(images(2), 6_000)) == drawn
 
 
 def test_every_subnet_gets_the_original_images_resized_once(network, batch, monkeypatch):
@@ -273,7 +273,7 @@ def test_the_divergence_is_that_of_each_subnet_on_its_own_images(network, batch,
     x, y = batch
     method = StimulativeTraining(network.eval(), smaller_inputs=0.4, subnets_per_step=5)
     drawn = [5, None, 3, 5, 7]
-    monkeypatch.setattr(method, "_draw_sides", lambda x, count: drawn)
+    monkeypatch.setattr(method, "draw_sides", lambda x, count: drawn)
     subnets = ["1-2", "2-4", "3-3", "3-1", "1-2"]
     terms = method(x, y, subnets)
     main = network(x)
@@ -353,7 +353,7 @@ def test_a_subnet_on_part_of_the_batch_is_compared_with_the_main_net_on_that_par
 def test_part_of_the_batch_and_smaller_images_go_together(network, batch, monkeypatch):
     x, y = batch
     method = StimulativeTraining(network.eval(), smaller_inputs=0.4, subnet_share=0.5)
-    monkeypatch.setattr(method, "_draw_sides", lambda x, count: [None, 5])
+    monkeypatch.setattr(method, "draw_sides", lambda x, count: [None, 5])
     runs = recorded(network, monkeypatch)
     terms = method(x, y, ["1-2", "2-4"])
     assert [(tuple(x.shape), subnets, samples) for x, subnets, samples in runs] == [
