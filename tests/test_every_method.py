@@ -167,6 +167,35 @@ def test_an_interrupted_run_goes_on_bit_by_bit_and_its_model_is_a_plain_one(vari
     load_weights(plain, read_weights(checkpoint), file=checkpoint, name="cifar/resnet20")
 
 
+OWN = """
+from stimulative.methods import StimulativeTraining
+
+
+class Gentle(StimulativeTraining):
+    def __init__(self, network, *, gentleness: float = 0.5, objective: dict | str = "kl", **given):
+        super().__init__(network, balance=1 - gentleness, objective=objective, **given)
+
+
+def squared(subnet_logits, main_logits, targets, *, scale=1.0):
+    return scale * (subnet_logits - main_logits).square().mean()
+"""
+
+
+def test_a_method_and_an_objective_of_ones_own_train_and_are_measured(tmp_path, monkeypatch):
+    (tmp_path / "gentle.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    settings = {"gentleness": 0.25, "objective": {"name": "gentle:squared", "scale": 0.1}}
+    own = train(tiny("gentle:Gentle", settings, **{"schedule.epochs": 1}), tmp_path / "own", progress=False)
+    settings = {"balance": 0.75, "balance_ramp": 1.0, "objective": {"name": "gentle:squared", "scale": 0.1}}
+    plain = train(tiny("stimulative", settings, **{"schedule.epochs": 1}), tmp_path / "plain", progress=False)
+    assert own["method"] == "gentle:Gentle" and own["main"] == plain["main"]
+    subnets = [(tmp_path / run / "subnets.csv").read_text() for run in ("own", "plain")]
+    assert subnets[0] == subnets[1] and len(subnets[0].splitlines()) == 28
+    kl = train(tiny("stimulative", {"balance": 0.75}, **{"schedule.epochs": 1}), tmp_path / "kl", progress=False)
+    assert kl["main"] != plain["main"]
+    assert load_recipe(tmp_path / "own" / "recipe.yaml").method.settings["gentleness"] == 0.25
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_is_measured_again_ends_with_the_same_model(name, tmp_path):
     recipe = tiny(name, VARIANTS[name][1], **{"schedule.epochs": 1})

@@ -168,7 +168,7 @@ def test_published_weights_bring_the_normalisation_of_their_images(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "digits"], "which model: give --model NAME"),
+        (["--data", "digits"], "which model: give "),
         (["--model", "cifar/resnet20"], "--data"),
         (["--model", "cifar/resnet21", "--data", "digits"], "unknown model 'cifar/resnet21'"),
         (["--model", "cifar/resnet20", "--data", "digit"], "unknown data set 'digit'"),
@@ -196,6 +196,12 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, caps
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
     assert (tmp_path / "there.yaml").read_text() == "mine"
+
+
+def test_a_model_has_to_be_named_or_come_from_a_run():
+    with pytest.raises(UsageError) as caught:
+        propose(None, "digits")
+    assert str(caught.value) == "which model: give model=, or a run directory to start from (weights=)"
 
 
 def test_force_overwrites(tmp_path):

@@ -25,8 +25,6 @@ from stimulative.config.schema import (
     section_settings,
     setting_named,
 )
-from stimulative.config.schema import SettingHelp as SettingHelp
-from stimulative.config.schema import settings_help as settings_help
 from stimulative.config.settings import (
     EvaluationSettings,
     MethodSettings,
@@ -35,7 +33,6 @@ from stimulative.config.settings import (
     TrainingSettings,
 )
 from stimulative.config.sources import Given, Overrides, read_file, read_mapping, read_overrides
-from stimulative.config.sources import shipped as shipped
 from stimulative.data import DataSettings
 from stimulative.errors import UsageError
 from stimulative.extension import is_own

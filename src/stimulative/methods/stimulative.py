@@ -157,10 +157,7 @@ class StimulativeTraining(Method):
         self.efficient = efficient
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
-        if self.smaller_inputs is not None:
-            check_smaller(network, self.smaller_inputs)
-        if self.subnet_share < 1:
-            check_part(network)
+        self._try_out()
 
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
@@ -372,6 +369,13 @@ class StimulativeTraining(Method):
         sides = sides_of(image_side(x), self.smaller_inputs)
         drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=self.generator).tolist()
         return [side if side < sides[-1] else None for side in drawn]
+
+    def _try_out(self) -> None:
+        """Make sure that the network runs on what subnets would get."""
+        if self.smaller_inputs is not None:
+            check_smaller(self.network, self.smaller_inputs)
+        if self.subnet_share < 1:
+            check_part(self.network)
 
     def _before_pass(self, numbers: Sequence[int], position: int) -> AbstractContextManager[None] | None:
         subnet = numbers[position] != 0
