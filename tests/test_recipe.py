@@ -346,6 +346,11 @@ class Unreadable(Method):
         super().__init__(network, **given)
 
 
+class Unwritable(Method):
+    def __init__(self, network, *, sampler=len, **given):
+        super().__init__(network, **given)
+
+
 no_method = 3
 """
 
@@ -430,6 +435,11 @@ def test_what_is_said_of_a_method_that_is_gone_is_dropped_with_it() -> None:
             {"name": "mine:Unreadable"},
             "method.name: the settings of 'mine:Unreadable' cannot be read from its signature: NameError: name "
             "'Sampler' is not defined (recipe)",
+        ),
+        (
+            {"name": "mine:Unwritable"},
+            "method.name: the default of 'sampler' of 'mine:Unwritable' cannot be written in a recipe: got <built-in "
+            "function len>, allowed: numbers, texts, true or false, None, and lists and mappings of these (recipe)",
         ),
         ({"name": "mine.py:Sharp"}, "method.name: cannot import 'mine.py' for method 'mine.py:Sharp': "),
         ({"name": "my-own:Sharp"}, "method.name: unknown method; got 'my-own:Sharp' (recipe), allowed: plain, loud"),

@@ -14,17 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stimulative.config import yamlfile
-from stimulative.config.annotations import REQUIRED, Setting, convert, describe
-from stimulative.config.schema import (
-    SECTIONS,
-    Methods,
-    alternative,
-    method_settings,
-    plain,
-    schema,
-    section_settings,
-    setting_named,
-)
+from stimulative.config.annotations import REQUIRED, Setting, convert, describe, plain
+from stimulative.config.method_lookup import Methods, usable_method
+from stimulative.config.schema import SECTIONS, alternative, schema, section_settings, setting_named
 from stimulative.config.settings import (
     EvaluationSettings,
     MethodSettings,
@@ -35,8 +27,7 @@ from stimulative.config.settings import (
 from stimulative.config.sources import Given, Overrides, read_file, read_mapping, read_overrides
 from stimulative.data import DataSettings
 from stimulative.errors import UsageError
-from stimulative.extension import is_own
-from stimulative.methods import METHODS, Method, method_named
+from stimulative.methods import METHODS, Method
 from stimulative.models import ModelSettings, Task
 from stimulative.naming import did_you_mean
 
@@ -164,7 +155,7 @@ class _Reading:
         if chosen is None:
             return None
         try:
-            method = self._named(chosen.value)
+            method = usable_method(chosen.value, self.methods)
         except UsageError as error:
             self.problems.append(f"method.name: {error} ({chosen.origin})")
             return None
@@ -177,31 +168,10 @@ class _Reading:
             self._drop(base, said.value)
         return method
 
-    def _named(self, name: object) -> type[Method] | None:
-        """The class of a method: of the table, or of one's own; None if there is none of that name.
-
-        Raises:
-            UsageError: If it is one's own and cannot be used.
-        """
-        if not isinstance(name, str):
-            return None
-        if name in self.methods:
-            return self.methods[name]
-        if not is_own(name):
-            return None
-        method = method_named(name)
-        try:
-            method_settings(method)
-        except Exception as error:  # annotations are code of the user's
-            raise UsageError(
-                f"the settings of {name!r} cannot be read from its signature: {type(error).__name__}: {error}"
-            ) from error
-        return method
-
     def _drop(self, base: dict[str, Given], name: object) -> None:
         """Take away what a recipe says about another method than the one that it is resolved with."""
         try:
-            method = self._named(name)
+            method = usable_method(name, self.methods)
         except UsageError:  # which settings it would have cannot be known, and need not
             drops = [key for key in base if key.startswith("method.")]
         else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stimulative.config import yamlfile
-from stimulative.config.annotations import REQUIRED, Setting, describe, settings_of
+from stimulative.config.annotations import REQUIRED, Setting, describe, plain, settings_of
+from stimulative.config.method_lookup import Methods, method_settings
 from stimulative.config.settings import (
     EvaluationSettings,
     MethodSettings,
@@ -20,9 +20,6 @@ from stimulative.methods import METHODS, Method
 from stimulative.models import ModelSettings
 from stimulative.naming import nearest
 
-Methods = Mapping[str, type[Method]]
-"""Training methods by name, as a recipe names them."""
-
 SECTIONS: Mapping[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
@@ -34,8 +31,6 @@ SECTIONS: Mapping[str, type] = {
 }
 """The sections of a recipe, in its order, and the classes that take their settings."""
 SEED = Setting(int, 0, "Where all randomness starts: first weights, order and augmentation of images, subnets.")
-# The loop gives these to a method: from other sections, or from the length of the run.
-_GIVEN_BY_THE_LOOP = ("label_smoothing", "total_steps", "seed")
 
 
 class SettingHelp(NamedTuple):
@@ -45,12 +40,6 @@ class SettingHelp(NamedTuple):
     type: str
     default: str
     help: str
-
-
-def method_settings(method: type[Method]) -> Mapping[str, Setting]:
-    """The settings of a method by bare name: what its class takes by name, but for what the loop gives it."""
-    network = next(iter(inspect.signature(method).parameters), "network")  # whatever it is called
-    return settings_of(method, (network, *_GIVEN_BY_THE_LOOP))
 
 
 def section_settings(section: str, method: type[Method] | None) -> dict[str, Setting]:
@@ -120,10 +109,3 @@ def settings_help(*, methods: Methods = METHODS) -> list[SettingHelp]:
 
     order = [*SECTIONS, "seed"]
     return [row(key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key.partition(".")[0]))]
-
-
-def plain(value: Any) -> Any:
-    """The value with tuples as lists, as YAML writes them."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
