@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import stimulative
 from stimulative import models
+from stimulative.analysis import evaluate
 from stimulative.config.schema import schema
 from stimulative.methods import METHODS, CommonTraining
 from stimulative.residual import unravel
@@ -189,6 +190,8 @@ def test_a_method_and_an_objective_of_ones_own_train_and_are_measured(tmp_path, 
     settings = {"balance": 0.75, "balance_ramp": 1.0, "objective": {"name": "gentle:squared", "scale": 0.1}}
     plain = train(tiny("stimulative", settings, **{"schedule.epochs": 1}), tmp_path / "plain", progress=False)
     assert own["method"] == "gentle:Gentle" and own["main"] == plain["main"]
+    for run in ("own", "plain"):
+        evaluate(tmp_path / run, latency=False)
     subnets = [(tmp_path / run / "subnets.csv").read_text() for run in ("own", "plain")]
     assert subnets[0] == subnets[1] and len(subnets[0].splitlines()) == 28
     kl = train(tiny("stimulative", {"balance": 0.75}, **{"schedule.epochs": 1}), tmp_path / "kl", progress=False)
