@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import stimulative
 from stimulative import models
+from stimulative.analysis import evaluate
 from stimulative.config.schema import schema
 from stimulative.methods import METHODS, CommonTraining
 from stimulative.residual import unravel
@@ -80,7 +81,7 @@ def test_the_tables_here_know_every_method():
     assert NEUTRAL.keys() == METHODS.keys()
     assert {name for name, _ in VARIANTS.values()} == METHODS.keys()
     for name, settings in NEUTRAL.items():
-        assert {f"method.{key}" for key in settings} <= schema(METHODS, name).keys()
+        assert {f"method.{key}" for key in settings} <= schema(METHODS[name]).keys()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +91,7 @@ def test_a_method_has_a_card_that_says_what_one_needs_to_know(name):
     for word in ("Use", "Cost", *(() if name == "common" else ("Measured gain", "Source"))):
         assert f"**{word}**" in text, f"{card.name} does not speak of {word}"
     documented = set(re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE))
-    settings = {key.removeprefix("method.") for key in schema(METHODS, name) if key.startswith("method.")} - {"name"}
+    settings = {key.removeprefix("method.") for key in schema(METHODS[name]) if key.startswith("method.")} - {"name"}
     assert documented == settings
 
 
@@ -165,6 +166,37 @@ def test_an_interrupted_run_goes_on_bit_by_bit_and_its_model_is_a_plain_one(vari
     # so does the checkpoint, heads or not
     checkpoint = tmp_path / "whole" / "checkpoint-last.ckpt"
     load_weights(plain, read_weights(checkpoint), file=checkpoint, name="cifar/resnet20")
+
+
+OWN = """
+from stimulative.methods import StimulativeTraining
+
+
+class Gentle(StimulativeTraining):
+    def __init__(self, network, *, gentleness: float = 0.5, objective: dict | str = "kl", **given):
+        super().__init__(network, balance=1 - gentleness, objective=objective, **given)
+
+
+def squared(subnet_logits, main_logits, targets, *, scale=1.0):
+    return scale * (subnet_logits - main_logits).square().mean()
+"""
+
+
+def test_a_method_and_an_objective_of_ones_own_train_and_are_measured(tmp_path, monkeypatch):
+    (tmp_path / "gentle.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    settings = {"gentleness": 0.25, "objective": {"name": "gentle:squared", "scale": 0.1}}
+    own = train(tiny("gentle:Gentle", settings, **{"schedule.epochs": 1}), tmp_path / "own", progress=False)
+    settings = {"balance": 0.75, "balance_ramp": 1.0, "objective": {"name": "gentle:squared", "scale": 0.1}}
+    plain = train(tiny("stimulative", settings, **{"schedule.epochs": 1}), tmp_path / "plain", progress=False)
+    assert own["method"] == "gentle:Gentle" and own["main"] == plain["main"]
+    for run in ("own", "plain"):
+        evaluate(tmp_path / run, latency=False)
+    subnets = [(tmp_path / run / "subnets.csv").read_text() for run in ("own", "plain")]
+    assert subnets[0] == subnets[1] and len(subnets[0].splitlines()) == 28
+    kl = train(tiny("stimulative", {"balance": 0.75}, **{"schedule.epochs": 1}), tmp_path / "kl", progress=False)
+    assert kl["main"] != plain["main"]
+    assert load_recipe(tmp_path / "own" / "recipe.yaml").method.settings["gentleness"] == 0.25
 
 
 @pytest.mark.parametrize("name", METHODS)

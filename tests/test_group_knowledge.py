@@ -218,9 +218,9 @@ def test_a_balance_that_does_not_rise():
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4), st.floats(0.05, 1.0))
 def test_whatever_is_drawn_would_be_accepted(seed, loops, levels, decay):
     method = GroupKnowledge(NETWORK, loops=loops, levels=levels, decay=decay, seed=seed)
-    drawn = method._draw(1.0)
+    drawn = method.draw()
     assert len(drawn) == loops * levels
-    assert method._checked(drawn) == drawn
+    assert method.checked(drawn) == drawn
 
 
 NETWORK = made()

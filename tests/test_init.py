@@ -41,8 +41,8 @@ def folder(path: Path, *, classes: int = 3, images: int = 10, sides: tuple[int, 
 
 
 def reason(proposal: Proposal, key: str) -> str:
-    (choice,) = [choice for choice in proposal.choices if choice.key == key]
-    return choice.why
+    (setting,) = [setting for setting in proposal.settings if setting.key == key]
+    return setting.why
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_every_setting_has_its_reason_above_it_and_lines_are_short(tmp_path):
         if re.match(r"  \w+:|seed:", line):
             assert lines[number - 1].strip().startswith("# "), line
     assert load_recipe(yaml.safe_load(text)) == proposal.recipe
-    assert len(re.findall(r"^  \w+:", text, re.MULTILINE)) == len(proposal.choices) - 1
+    assert len(re.findall(r"^  \w+:", text, re.MULTILINE)) == len(proposal.settings) - 1
 
 
 def test_what_is_given_stays_and_the_rest_goes_by_it():
@@ -83,7 +83,7 @@ def test_what_is_given_stays_and_the_rest_goes_by_it():
     assert (recipe.data.batch_size, recipe.optimizer.name, recipe.seed) == (64, "adamw", 7)
     assert recipe.optimizer.lr == pytest.approx(1e-3 * math.sqrt(64 / 128), rel=0.02)
     assert recipe.optimizer.clip_norm == 1.0
-    assert reason(proposal, "data.batch_size") == reason(proposal, "method.sampler") == "Given on the command line."
+    assert reason(proposal, "data.batch_size") == reason(proposal, "method.sampler") == "Given, not proposed."
 
 
 def test_convolutions_with_batchnorm_get_sgd_at_a_rate_that_goes_with_the_batch():
@@ -101,7 +101,7 @@ def test_transformers_get_adamw_and_are_told_the_size_of_small_images():
     assert recipe.optimizer.name == "adamw" and recipe.optimizer.lr == pytest.approx(5e-4)
     assert recipe.model.arguments == {"depth": 2, "embed_dim": 16, "num_heads": 2, "img_size": 8, "patch_size": 1}
     assert "norms without running statistics" in reason(proposal, "model.name")
-    assert "evaluation.calibration_images" not in {choice.key for choice in proposal.choices}
+    assert "evaluation.calibration_images" not in {setting.key for setting in proposal.settings}
 
 
 def test_a_size_that_is_given_is_told_to_a_model_of_one_size():
@@ -168,7 +168,7 @@ def test_published_weights_bring_the_normalisation_of_their_images(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "digits"], "which model: give --model NAME"),
+        (["--data", "digits"], "which model: give "),
         (["--model", "cifar/resnet20"], "--data"),
         (["--model", "cifar/resnet21", "--data", "digits"], "unknown model 'cifar/resnet21'"),
         (["--model", "cifar/resnet20", "--data", "digit"], "unknown data set 'digit'"),
@@ -196,6 +196,12 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, caps
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
     assert (tmp_path / "there.yaml").read_text() == "mine"
+
+
+def test_a_model_has_to_be_named_or_come_from_a_run():
+    with pytest.raises(UsageError) as caught:
+        propose(None, "digits")
+    assert str(caught.value) == "which model: give model=, or a run directory to start from (weights=)"
 
 
 def test_force_overwrites(tmp_path):

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import stimulative
+from stimulative.config import load_recipe
 from stimulative.errors import UsageError
-from stimulative.methods import METHODS, CommonTraining, StimulativeTraining
+from stimulative.methods import METHODS, CommonTraining, StimulativeTraining, method_named
 
 
 class Block(nn.Module):
@@ -227,6 +228,53 @@ def test_a_plain_model_is_refused(network):
 def test_all_impossible_settings_are_named_at_once(network):
     with pytest.raises(UsageError, match=r"balance: .*every: .*schedule: "):
         StimulativeTraining(network, balance=-1.0, every=0, schedule="eager")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_the_loop_asks_is_common_training_s_unless_a_method_says_otherwise(name, network):
+    method = METHODS[name](network)
+    of_subnets = name in ("stimulative", "group_knowledge")
+    assert method.current_balance == (1.0 if of_subnets else 0.0)
+    assert ("method.balance" in method.advice) == of_subnets and bool(method.advice) == of_subnets
+    assert not method.calls_backward and not method.pollutes_statistics and not method.calibrates
+    assert METHODS[name].problem_on_devices({}) is None and METHODS[name].problems({}) == []
+    before = {key: value.clone() for key, value in network.model.state_dict().items()}
+    with method.as_deployed():
+        pass
+    assert all(torch.equal(value, before[key]) for key, value in network.model.state_dict().items())
+
+
+def test_a_method_with_several_backward_passes_says_so_and_why_devices_cannot(network, batch):
+    lean = StimulativeTraining(network, schedule="lean")
+    assert lean.calls_backward
+    problem = StimulativeTraining.problem_on_devices({"schedule": "lean"})
+    assert problem is not None and problem.startswith("schedule: 'lean' calls backward several times a step")
+    assert StimulativeTraining.problem_on_devices({"schedule": "joint"}) is None
+    losses = []
+    lean.backward(*batch, ["1-1"], backward=lambda loss, **_: losses.append(loss))
+    assert len(losses) == 2
+    losses.clear()
+    StimulativeTraining(network).backward(*batch, ["1-1"], backward=lambda loss, **_: losses.append(loss))
+    assert len(losses) == 1
+
+
+def test_a_method_says_when_statistics_and_logits_are_not_the_main_net_s(network):
+    assert StimulativeTraining(network, freeze_subnet_statistics=False).pollutes_statistics
+    assert METHODS["group_knowledge"](network, freeze_subnet_statistics=False).pollutes_statistics
+    assert StimulativeTraining(network, normalise_main=True).calibrates
+
+
+def test_a_method_is_found_by_its_name_also_one_that_was_added(monkeypatch):
+    class Mine(CommonTraining):
+        pass
+
+    assert all(method_named(name) is method for name, method in METHODS.items())
+    monkeypatch.setitem(METHODS, "mine", Mine)
+    assert method_named("mine") is Mine
+    assert load_recipe("digits", {"method.name": "mine"}).method.settings == {}
+    assert method_named("stimulative.methods:StimulativeTraining") is StimulativeTraining
+    with pytest.raises(UsageError, match=r"unknown method 'comon', known: common, .*, mine, package.module:Class; "):
+        method_named("comon")
 
 
 def test_a_sampler_of_ones_own(network, batch):

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.resources
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stimulative.config import yamlfile
+from stimulative.config import Recipe, load_recipe, settings_help, shipped, yamlfile
 from stimulative.config.annotations import convert, describe, settings_of
-from stimulative.config.recipe import Recipe, load_recipe, settings_help, shipped
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 
@@ -308,6 +307,150 @@ def test_a_slip_in_the_files_method_is_reported_even_when_another_one_is_asked_f
     assert message == "the recipe: method.volum: unknown setting; got 2.0 (recipe); did you mean 'method.volume'?"
 
 
+# A method of one's own
+
+OWN = """\
+from typing import Literal
+
+from stimulative.methods import Method, StimulativeTraining
+
+
+class Sharp(Method):
+    \"\"\"A method.
+
+    Args:
+        net: The network.
+        sharpness: How sharp.
+        tone: High or low.
+    \"\"\"
+
+    def __init__(self, net, *, sharpness: float = 2.0, tone: Literal["high", "low"] = "low", depth: int, **given):
+        super().__init__(net, **given)
+
+    @classmethod
+    def problems(cls, settings):
+        return [] if settings["sharpness"] > 0 else [f"sharpness: must be above 0, got {settings['sharpness']}"]
+
+
+class Renamed(StimulativeTraining):
+    pass
+
+
+class Stubborn(Method):
+    def __init__(self, network, *, seed=0):
+        super().__init__(network)
+
+
+class Unreadable(Method):
+    def __init__(self, network, *, sampler: "Sampler" = None, **given):
+        super().__init__(network, **given)
+
+
+class Unwritable(Method):
+    def __init__(self, network, *, sampler=len, **given):
+        super().__init__(network, **given)
+
+
+no_method = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("import json\n\nsize = {}['size']\n")
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("mine", None)
+
+
+def test_a_method_of_ones_own_has_the_settings_of_its_class(own: None) -> None:
+    recipe = load({"method": {"name": "mine:Sharp", "depth": 3}, "seed": 2}, ["--method.tone=high"])
+    assert (recipe.method.name, recipe.seed) == ("mine:Sharp", 2)
+    assert recipe.method.settings == {"sharpness": 2.0, "tone": "high", "depth": 3}
+    assert load(yamlfile.parse(recipe.to_yaml())[0]) == recipe == load(recipe)
+    inherited = load_recipe({"method": {"name": "mine:Renamed", "balance": 3}})
+    plain = load_recipe({"method": {"name": "stimulative", "balance": 3}})
+    assert inherited.method.settings == plain.method.settings
+
+
+def test_a_method_of_ones_own_is_another_method(own: None) -> None:
+    base = {"method": {"name": "mine:Sharp", "depth": 3, "tone": "high"}, "seed": 4}
+    assert load(base, {"method.name": "loud"}) == load({"method": {"name": "loud"}, "seed": 4})
+    loud = {"method": {"name": "loud", "tone": "high", "volume": 2.0}}
+    sharp = load(loud, {"method.name": "mine:Sharp", "method.depth": 1})
+    assert sharp.method.settings == {"sharpness": 2.0, "tone": "low", "depth": 1}
+    renamed = load({"method": {"name": "mine:Renamed", "every": 2}}, {"method.name": "mine:Renamed"})
+    assert renamed.method.settings["every"] == 2
+    slip = error({"method": {"name": "mine:Sharp", "dept": 3, "depth": 2}}, {"method.name": "echo"})
+    assert slip == "the recipe: method.dept: unknown setting; got 3 (recipe), allowed in method: name, volume, delay"
+
+
+def test_what_is_said_of_a_method_that_is_gone_is_dropped_with_it() -> None:
+    gone = {"method": {"name": "gone:Method", "size": 2}, "seed": 3}
+    assert load(gone, {"method.name": "plain"}) == load({"method": {"name": "plain"}, "seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "mine:Sharp"}, "method.depth: missing, allowed: a whole number"),
+        (
+            {"name": "mine:Sharp", "depth": 1, "sharpnes": 2},
+            "method.sharpnes: unknown setting; got 2 (recipe); did you mean 'method.sharpness'?",
+        ),
+        (
+            {"name": "mine:Sharp", "depth": 1, "volume": 2},
+            "method.volume: unknown setting; got 2 (recipe), a setting of the method loud and echo only",
+        ),
+        ({"name": "mine:Sharp", "depth": "x"}, "method.depth: got 'x' (recipe), allowed: a whole number"),
+        (
+            {"name": "mine:Sharp", "depth": 1, "sharpness": 0},
+            "method.sharpness: must be above 0, got 0.0 (recipe)",
+        ),
+        ({"name": "gone:Sharp"}, "method.name: cannot import 'gone' for method 'gone:Sharp': ModuleNotFoundError: "),
+        (
+            {"name": "mine:Shap"},
+            "method.name: module 'mine' has no 'Shap' for method 'mine:Shap'; did you mean 'Sharp'?",
+        ),
+        (
+            {"name": "mine:no_method"},
+            "method.name: 'mine:no_method' is no Class: it must be a subclass of stimulative.methods.Method; got int 3",
+        ),
+        (
+            {"name": "json:JSONDecoder"},
+            "method.name: 'json:JSONDecoder' is no method: it must be a subclass of stimulative.methods.Method; got ",
+        ),
+        (
+            {"name": "broken:Method"},
+            "method.name: cannot import 'broken' for method 'broken:Method': KeyError: 'size' (",
+        ),
+        (
+            {"name": "mine:Stubborn"},
+            "method.name: method 'mine:Stubborn' has to take the network first, and label_smoothing, total_steps and "
+            "seed by name (or as **settings that it hands on to Method); its constructor says: got an unexpected "
+            "keyword argument 'label_smoothing' (recipe)",
+        ),
+        (
+            {"name": "mine:Unreadable"},
+            "method.name: the settings of 'mine:Unreadable' cannot be read from its signature: NameError: name "
+            "'Sampler' is not defined (recipe)",
+        ),
+        (
+            {"name": "mine:Unwritable"},
+            "method.name: the default of 'sampler' of 'mine:Unwritable' cannot be written in a recipe: got <built-in "
+            "function len>, allowed: numbers, texts, true or false, None, and lists and mappings of these (recipe)",
+        ),
+        ({"name": "mine.py:Sharp"}, "method.name: cannot import 'mine.py' for method 'mine.py:Sharp': "),
+        ({"name": "my-own:Sharp"}, "method.name: unknown method; got 'my-own:Sharp' (recipe), allowed: plain, loud"),
+    ],
+)
+def test_a_problem_of_a_method_of_ones_own_hides_no_other(own: None, method: dict[str, Any], message: str) -> None:
+    said = error({"method": method, "schedule": {"epochs": 0}}).splitlines()
+    assert said[0] == "the recipe has 2 problems:" and said[-1].endswith("epochs: must be at least 1, got 0 (recipe)")
+    assert said[1].startswith(f"  {message}") or said[2].startswith(f"  {message}")
+
+
 # One problem at a time
 
 
@@ -401,16 +544,17 @@ def test_a_slip_in_the_files_method_is_reported_even_when_another_one_is_asked_f
             "momentum: 0",
             "optimizer.nesterov: needs a momentum above 0, got momentum 0; set nesterov to false (default)",
         ),
-        ("  name: loud\n", "", "method.name: missing, allowed: plain, loud, echo"),
+        ("  name: loud\n", "", "method.name: missing, allowed: plain, loud, echo, package.module:Class"),
         (
             "name: loud",
             "name: laud",
-            "method.name: unknown method; got 'laud' (@7), allowed: plain, loud, echo; did you mean 'loud'?",
+            "method.name: unknown method; got 'laud' (@7), allowed: plain, loud, echo, package.module:Class; "
+            "did you mean 'loud'?",
         ),
         (
             "name: loud",
             "name: [loud]",
-            "method.name: unknown method; got [loud] (@7), allowed: plain, loud, echo",
+            "method.name: unknown method; got [loud] (@7), allowed: plain, loud, echo, package.module:Class",
         ),
         ("seed: 7", "a.b: 7", "got the dotted name 'a.b' (@11), write it as mappings inside each other"),
         ("seed: 7", "seed: 7\nseed: 8", "not valid YAML; line 12: 'seed' is there twice, first on line 11"),
@@ -558,7 +702,7 @@ def test_a_wrong_type_is_not_judged_by_its_default_too() -> None:
 def test_an_unknown_method_hides_no_other_problem() -> None:
     said = error({"method": {"name": "quiet", "volume": 3}, "optimizer": {"lr": -1.0}})
     assert said.splitlines()[1:] == [
-        "  method.name: unknown method; got 'quiet' (recipe), allowed: plain, loud, echo",
+        "  method.name: unknown method; got 'quiet' (recipe), allowed: plain, loud, echo, package.module:Class",
         "  optimizer.lr: must be above 0, got -1.0 (recipe)",
     ]
 

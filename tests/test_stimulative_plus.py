@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -224,6 +225,191 @@ def test_a_part_of_the_batch_that_is_padding_alone_teaches_nothing(language, sch
 # Smaller inputs
 
 
+# Objectives of one's own
+
+OWN = """
+def squared(subnet_logits, main_logits, targets, *, scale=1.0, power=2):
+    return scale * (subnet_logits - main_logits).abs().pow(power).mean()
+
+
+def of_labels(subnet_logits, main_logits, targets):
+    return (subnet_logits.argmax(-1) != targets).to(subnet_logits).mean() + 0 * subnet_logits.sum()
+
+
+def each_sample(subnet_logits, main_logits, targets):
+    return (subnet_logits - main_logits).square().mean(-1)
+
+
+def with_needs(subnet_logits, main_logits, targets, *, margin):
+    return subnet_logits.mean()
+
+
+def of_two(subnet_logits, main_logits):
+    return subnet_logits.mean()
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "my_objectives.py").write_text(OWN)
+    (tmp_path / "broken_objectives.py").write_text("assert False, 'not today'\n")
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("my_objectives", None)
+
+
+def squared(subnet_logits, main_logits, targets, *, scale=1.0):
+    return scale * (subnet_logits - main_logits).square().mean()
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+def test_an_objective_of_ones_own_takes_the_place_of_the_divergence(own, network, batch, schedule):
+    x, y = batch
+    main, other = network(x), network(x, "2-1")
+    expected = F.cross_entropy(main, y) + 3 * 0.5 * (other - main.detach()).square().mean()
+    expected.backward()
+    wanted = gradients(network)
+    for objective in (
+        {"name": "my_objectives:squared", "scale": 0.5},
+        lambda subnet, main, y: squared(subnet, main, y, scale=0.5),
+    ):
+        network.zero_grad(set_to_none=True)
+        method = StimulativeTraining(network, objective=objective, balance=3.0, schedule=schedule, temperature=7.0)
+        terms = method.backward(x, y, ["2-1"])
+        assert torch.allclose(terms.loss, expected, rtol=1e-12) and method.objective is objective
+        assert not method.calibrates
+        for name, gradient in gradients(network).items():
+            assert torch.allclose(gradient, wanted[name], rtol=1e-9, atol=1e-14), name
+
+
+def test_an_objective_of_ones_own_gets_logits_and_targets_of_the_same_samples(network, batch):
+    x, y = batch
+    seen = []
+
+    def objective(subnet_logits, main_logits, targets):
+        seen.append((subnet_logits, main_logits, targets))
+        return subnet_logits.mean()
+
+    main = network.eval()(x)  # so that samples do not see each other
+    StimulativeTraining(network, objective=objective, subnet_share=0.5, normalise_main=True)(x, y, ["1-2", "2-3"])
+    assert len(seen) == 2
+    for (logits, main_logits, targets), subnet in zip(seen, ("1-2", "2-3"), strict=True):
+        assert logits.shape == main_logits.shape == (3, CLASSES) and torch.equal(targets, y[:3])
+        assert logits.requires_grad and not main_logits.requires_grad
+        assert torch.allclose(main_logits, main[:3], rtol=1e-12)
+        assert torch.allclose(logits, network(x[:3], subnet), rtol=1e-10)
+
+
+def test_an_objective_of_ones_own_trains_beside_a_loss_without_targets(network, batch):
+    x, _ = batch
+    seen = []
+
+    def objective(subnet_logits, main_logits, targets):
+        seen.append(targets)
+        return squared(subnet_logits, main_logits, targets)
+
+    method = StimulativeTraining(network, objective=objective)
+    with method.beside() as subnets:
+        network.model(x)
+    assert seen == [None] and len(subnets.divergences) == 1
+    with pytest.raises(UsageError, match="'labels' needs the targets of the loss"):
+        StimulativeTraining(network, objective={"name": "labels"}).beside().__enter__()
+
+
+def test_an_objective_of_ones_own_is_copied_with_its_method(own, network, batch):
+    method = StimulativeTraining(network, objective={"name": "my_objectives:squared", "power": 1}, seed=3)
+    expected = copy.deepcopy(method)(*batch, ["1-1"]).subnet_kl
+    assert torch.equal(copy.deepcopy(method)(*batch, ["1-1"]).subnet_kl, expected)
+
+
+def test_a_subclass_may_say_how_far_a_subnet_is_by_itself(network, batch):
+    class Squared(StimulativeTraining):
+        def subnet_term(self, logits, main, y):
+            return squared(logits, main[: len(logits)], y)
+
+    expected = StimulativeTraining(network, objective=squared)(*batch, ["2-2"]).subnet_kl
+    assert torch.equal(Squared(network)(*batch, ["2-2"]).subnet_kl, expected)
+    assert not torch.equal(StimulativeTraining(network)(*batch, ["2-2"]).subnet_kl, expected)
+
+
+def test_a_recipe_names_an_objective_of_ones_own(own):
+    words = ["--method.objective.name=my_objectives:squared", "--method.objective.scale", "5e-1"]
+    recipe = load_recipe("digits", words)
+    assert recipe.method.settings["objective"] == {"name": "my_objectives:squared", "scale": 0.5}
+    assert load_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert load_recipe("digits", {"method.objective": "my_objectives:of_labels"}) != load_recipe("digits")
+    with pytest.raises(UsageError, match=r"method\.objective: 'my_objectives:squared' has no setting 'scal', it has: "):
+        load_recipe("digits", {"method.objective": {"name": "my_objectives:squared", "scal": 1}})
+    with pytest.raises(UsageError, match=r"method\.objective: got 'klt', but it is kl.*did you mean 'kl'\? \(command"):
+        load_recipe("digits", ["--method.objective=klt"])
+
+
+FORMS = (
+    "but it is kl, directional or labels, or one of your own: package.module:name, or a mapping with 'name' and its "
+    "settings"
+)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("directionl", f"objective: got 'directionl', {FORMS}; did you mean 'directional'?"),
+        (3, f"objective: got 3, {FORMS}"),
+        ({"scale": 3}, f"objective: got {{'scale': 3}}, {FORMS}"),
+        ({"name": "kl", "temperature": 2}, "objective: 'kl' has no setting 'temperature' of its own; temperature and"),
+        ("gone:squared", "objective: cannot import 'gone' for objective 'gone:squared': ModuleNotFoundError"),
+        ("broken_objectives:squared", "for objective 'broken_objectives:squared': AssertionError: not today ("),
+        (
+            "my_objectives:square",
+            "module 'my_objectives' has no 'square' for objective 'my_objectives:square'; did you ",
+        ),
+        (
+            "my_objectives:number",
+            "'my_objectives:number' is no function: it must be a function of (subnet_logits, main",
+        ),
+        (
+            {"name": "my_objectives:squared", "scal": 2},
+            "objective: 'my_objectives:squared' has no setting 'scal', it has: scale, power; did you mean 'scale'?",
+        ),
+        (
+            {"name": "my_objectives:of_labels", "scale": 2},
+            "'my_objectives:of_labels' has no setting 'scale', it has: none",
+        ),
+        (
+            "my_objectives:with_needs",
+            "objective: 'my_objectives:with_needs' cannot be called as (subnet_logits, main_logits, targets) that "
+            "returns a scalar tensor: missing a required",
+        ),
+        ("my_objectives:of_two", "objective: 'my_objectives:of_two' cannot be called as (subnet_logits, main_logits, "),
+        (lambda logits: logits, "objective: '<lambda>' cannot be called as (subnet_logits, main_logits, targets)"),
+    ],
+)
+def test_an_objective_that_is_none_is_refused(own, network, objective, message):
+    with pytest.raises(UsageError) as caught:
+        StimulativeTraining(network, objective=objective)
+    assert message in str(caught.value)
+
+
+def test_an_objective_has_to_return_a_scalar(own, network, batch):
+    method = StimulativeTraining(network, objective="my_objectives:each_sample")
+    with pytest.raises(
+        UsageError, match=r"'my_objectives:each_sample' has to return a scalar tensor.*; got shape \(6,\)"
+    ):
+        method(*batch, ["1-1"])
+    with pytest.raises(UsageError, match=r"objective 'float_of' has to return a scalar tensor.*; got float"):
+        StimulativeTraining(network, objective=float_of)(*batch, ["1-1"])
+
+
+def float_of(subnet_logits, main_logits, targets):
+    return 1.0
+
+
+# Smaller inputs
+
+
 def test_images_are_resized_as_torchvision_does_it():
     x = images(2, 16, dtype=torch.float32)
     expected = TF.resize(x, [7, 7], interpolation=TF.InterpolationMode.BILINEAR, antialias=True)
@@ -245,12 +431,12 @@ def test_every_side_is_equally_likely_and_drawn_from_the_methods_own_generator(n
     method = StimulativeTraining(network, smaller_inputs=0.43, seed=1)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    drawn = Counter(method._draw_sides(images(2), 6_000))
+    drawn = Counter(method.draw_sides(images(2), 6_000))
     assert torch.equal(torch.get_rng_state(), before)
     assert set(drawn) == {3, 4, 5, 6, 7, None}  # None: as they are
     assert all(abs(count - 1_000) < 4.5 * math.sqrt(6_000 * 5 / 36) for count in drawn.values())
     again = StimulativeTraining(network, smaller_inputs=0.43, seed=1)
-    assert Counter(again._draw_sides(images(2), 6_000)) == drawn
+    assert Counter(again.draw_sides(images(2), 6_000)) == drawn
 
 
 def test_every_subnet_gets_the_original_images_resized_once(network, batch, monkeypatch):
@@ -273,7 +459,7 @@ def test_the_divergence_is_that_of_each_subnet_on_its_own_images(network, batch,
     x, y = batch
     method = StimulativeTraining(network.eval(), smaller_inputs=0.4, subnets_per_step=5)
     drawn = [5, None, 3, 5, 7]
-    monkeypatch.setattr(method, "_draw_sides", lambda x, count: drawn)
+    monkeypatch.setattr(method, "draw_sides", lambda x, count: drawn)
     subnets = ["1-2", "2-4", "3-3", "3-1", "1-2"]
     terms = method(x, y, subnets)
     main = network(x)
@@ -353,7 +539,7 @@ def test_a_subnet_on_part_of_the_batch_is_compared_with_the_main_net_on_that_par
 def test_part_of_the_batch_and_smaller_images_go_together(network, batch, monkeypatch):
     x, y = batch
     method = StimulativeTraining(network.eval(), smaller_inputs=0.4, subnet_share=0.5)
-    monkeypatch.setattr(method, "_draw_sides", lambda x, count: [None, 5])
+    monkeypatch.setattr(method, "draw_sides", lambda x, count: [None, 5])
     runs = recorded(network, monkeypatch)
     terms = method(x, y, ["1-2", "2-4"])
     assert [(tuple(x.shape), subnets, samples) for x, subnets, samples in runs] == [

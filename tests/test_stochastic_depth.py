@@ -111,7 +111,7 @@ def test_fixed_blocks_always_run_and_count_whatever_the_decay():
 def test_blocks_run_as_often_as_they_should(decay):
     method = StochasticDepth(made(SequentialNet), survival=0.4, decay=decay, seed=1)
     draws = 1500
-    subnets = [method._draw() for _ in range(draws)]
+    subnets = [method.draw() for _ in range(draws)]
     assert all(method.network.resolve(subnet) == subnet for subnet in subnets)
     for place, p in zip(method.network.wiring.places, method.probabilities.tolist(), strict=True):
         share = sum(place.index in subnet.stages[place.stage] for subnet in subnets) / draws

@@ -1,9 +1,9 @@
 """Recipes: everything that decides a run, read from YAML and checked before any work."""
 
+from stimulative.config.annotations import plain as plain
 from stimulative.config.recipe import Recipe as Recipe
 from stimulative.config.recipe import load_recipe as load_recipe
 from stimulative.config.schema import SECTIONS as SECTIONS
-from stimulative.config.schema import plain as plain
 from stimulative.config.schema import settings_help as settings_help
 from stimulative.config.settings import OptimizerSettings as OptimizerSettings
 from stimulative.config.settings import ScheduleSettings as ScheduleSettings

@@ -109,6 +109,13 @@ def describe(annotation: Any) -> str:
     return " or ".join(described)
 
 
+def plain(value: Any) -> Any:
+    """The value with tuples as lists, as YAML writes them."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
 def _describe_list(kind: Any) -> str:
     plural = {bool: "true or false values", int: "whole numbers", float: "numbers", str: "texts"}
     items = [item for item in get_args(kind) if item is not Ellipsis]

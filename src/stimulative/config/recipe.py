@@ -10,15 +10,13 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from stimulative.config import yamlfile
-from stimulative.config.annotations import REQUIRED, Setting, convert, describe
-from stimulative.config.schema import SECTIONS, Methods, alternative, plain, schema, section_settings, setting_named
-from stimulative.config.schema import SettingHelp as SettingHelp
-from stimulative.config.schema import settings_help as settings_help
+from stimulative.config.annotations import REQUIRED, Setting, convert, describe, plain
+from stimulative.config.method_lookup import Methods, usable_method
+from stimulative.config.schema import SECTIONS, alternative, schema, section_settings, setting_named
 from stimulative.config.settings import (
     EvaluationSettings,
     MethodSettings,
@@ -27,10 +25,14 @@ from stimulative.config.settings import (
     TrainingSettings,
 )
 from stimulative.config.sources import Given, Overrides, read_file, read_mapping, read_overrides
-from stimulative.config.sources import shipped as shipped
 from stimulative.data import DataSettings
 from stimulative.errors import UsageError
-from stimulative.models import ModelSettings
+from stimulative.methods import METHODS, Method
+from stimulative.models import ModelSettings, Task
+from stimulative.naming import did_you_mean
+
+_Values = dict[str, Any]
+"""Values of settings by dotted key, each of its setting's type."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Recipe:
         """The recipe as YAML, every setting filled in; reading it again gives an equal recipe."""
         return yamlfile.dump(self.to_mapping())
 
-    def override(self, overrides: Overrides, *, methods: Methods | None = None) -> Recipe:
+    def override(self, overrides: Overrides, *, methods: Methods = METHODS) -> Recipe:
         """The same recipe with some settings changed, as `load_recipe` changes them.
 
         Raises:
@@ -80,7 +82,7 @@ def load_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     overrides: Overrides | None = None,
     *,
-    methods: Methods | None = None,
+    methods: Methods = METHODS,
 ) -> Recipe:
     """Reads a recipe, sets the overrides over it, and checks all of it.
 
@@ -94,15 +96,12 @@ def load_recipe(
             ``["--method.balance=5", "--optimizer.lr", "0.1"]``, whose values are read as YAML. Of two for the
             same setting the last one counts. A part of a setting that is a mapping has a longer key:
             ``--method.sampler.name``.
-        methods: The training methods by name; those of `stimulative.methods` when left out.
+        methods: The training methods by name; those of `stimulative.methods` when left out. Beside them a recipe may
+            name one's own, ``package.module:Class``.
 
     Raises:
         UsageError: The recipe cannot be used; the message names every problem and where each comes from.
     """
-    if methods is None:
-        from stimulative.methods import METHODS
-
-        methods = METHODS
     title = f"recipe {str(recipe)!r}" if isinstance(recipe, str | Path) else "the recipe"
     reading = _Reading(methods)
     if isinstance(recipe, Recipe):
@@ -111,10 +110,10 @@ def load_recipe(
         base = read_mapping(recipe, reading.problems)
     else:
         base = read_file(recipe, reading.problems)
-    parts = reading.resolve(base, list(read_overrides(overrides, reading.problems)))
-    if reading.problems:
+    resolved = reading.resolve(base, list(read_overrides(overrides, reading.problems)))
+    if resolved is None or reading.problems:
         _fail(title, reading.problems)
-    return Recipe(**parts)
+    return resolved
 
 
 def _fail(title: str, problems: Sequence[str]) -> NoReturn:
@@ -130,37 +129,58 @@ class _Reading:
         self.methods = methods
         self.problems: list[str] = []
 
-    def resolve(self, base: dict[str, Given] | None, overrides: list[tuple[str, Given]]) -> dict[str, Any]:
-        """The sections that could be made; a base of None could not be read, so nothing is missing in it."""
+    def resolve(self, base: dict[str, Given] | None, overrides: list[tuple[str, Given]]) -> Recipe | None:
+        """The recipe, or None; where there are problems, it is not to be used.
+
+        Args:
+            base: What the recipe says; None could not be read, so nothing is missing in it.
+            overrides: What is set over it, in its order.
+        """
         method = self._method(base or {}, [given for key, given in overrides if key == "method.name"])
-        known = schema(self.methods, method)
+        known = schema(method)
         given: dict[str, Given] = {}
         for key, value in [*(base or {}).items(), *overrides]:
             if method is not None or not key.startswith("method.") or key == "method.name":
                 self._give(given, known, key, value)
         values = self._convert(given, known)
         if base is None:
-            return {}
+            return None
         self._complete(given, known, values)
         return self._build(given, values, method)
 
-    def _method(self, base: dict[str, Given], overrides: list[Given]) -> str | None:
-        """The method's name when it is a known one; takes from the base what it says about another one."""
-        own = base.get("method.name")
-        chosen = overrides[-1] if overrides else own
+    def _method(self, base: dict[str, Given], overrides: list[Given]) -> type[Method] | None:
+        """The method when it can be used; takes from the base what it says about another one."""
+        said = base.get("method.name")
+        chosen = overrides[-1] if overrides else said
         if chosen is None:
             return None
-        if not isinstance(chosen.value, str) or chosen.value not in self.methods:
-            near = get_close_matches(str(chosen.value), self.methods, n=1)
+        try:
+            method = usable_method(chosen.value, self.methods)
+        except UsageError as error:
+            self.problems.append(f"method.name: {error} ({chosen.origin})")
+            return None
+        if method is None:
             self.problems.append(
                 f"method.name: unknown method; got {chosen.shown} ({chosen.origin}), "
-                f"allowed: {', '.join(self.methods)}" + (f"; did you mean {near[0]!r}?" if near else "")
+                f"allowed: {self._allowed()}{did_you_mean(str(chosen.value), self.methods)}"
             )
-            return None
-        if own is not None and own.value in list(self.methods) and own.value != chosen.value:
-            for key in section_settings("method", self.methods, own.value):
-                base.pop(f"method.{key}", None)
-        return chosen.value
+        elif said is not None and said.value != chosen.value:
+            self._drop(base, said.value)
+        return method
+
+    def _drop(self, base: dict[str, Given], name: object) -> None:
+        """Take away what a recipe says about another method than the one that it is resolved with."""
+        try:
+            method = usable_method(name, self.methods)
+        except UsageError:  # which settings it would have cannot be known, and need not
+            drops = [key for key in base if key.startswith("method.")]
+        else:
+            drops = [] if method is None else [f"method.{key}" for key in section_settings("method", method)]
+        for key in drops:
+            base.pop(key, None)
+
+    def _allowed(self) -> str:
+        return ", ".join([*self.methods, "package.module:Class"])
 
     def _give(self, given: dict[str, Given], known: Mapping[str, Setting], key: str, value: Given) -> None:
         setting = setting_named(key, known)
@@ -174,8 +194,8 @@ class _Reading:
             path = key.removeprefix(f"{setting}.").split(".")
             given[setting] = Given(_with(whole, path, value.value), value.origin)
 
-    def _convert(self, given: Mapping[str, Given], known: Mapping[str, Setting]) -> dict[str, Any]:
-        values = {}
+    def _convert(self, given: Mapping[str, Given], known: Mapping[str, Setting]) -> _Values:
+        values: _Values = {}
         for key, value in given.items():
             try:
                 values[key] = _fitting(known[key].annotation, value)
@@ -184,30 +204,31 @@ class _Reading:
                     self.problems.append(f"{key}: got {value.shown} ({value.origin}), allowed: {error}")
         return values
 
-    def _complete(self, given: Mapping[str, Given], known: Mapping[str, Setting], values: dict[str, Any]) -> None:
+    def _complete(self, given: Mapping[str, Given], known: Mapping[str, Setting], values: _Values) -> None:
         for key, setting in known.items():
             if key in given:
                 continue
             if setting.default is not REQUIRED:
                 values[key] = copy.deepcopy(setting.default)
             elif key == "method.name":
-                self.problems.append(f"{key}: missing, allowed: {', '.join(self.methods)}")
+                self.problems.append(f"{key}: missing, allowed: {self._allowed()}")
             else:
                 self.problems.append(f"{key}: missing, allowed: {describe(setting.annotation)}")
 
-    def _build(self, given: Mapping[str, Given], values: Mapping[str, Any], method: str | None) -> dict[str, Any]:
-        parts: dict[str, Any] = {}
+    def _build(self, given: Mapping[str, Given], values: _Values, method: type[Method] | None) -> Recipe | None:
+        parts: _Values = {}
         impossible: list[tuple[str, str]] = []
         for section, owner in SECTIONS.items():
-            settings = section_settings(section, self.methods, method)
+            settings = section_settings(section, method)
             # A setting with a problem has its default for now: there may be more problems beside it.
             arguments = {name: values.get(f"{section}.{name}", setting.default) for name, setting in settings.items()}
-            if REQUIRED in arguments.values() or (section == "method" and method is None):
+            if REQUIRED in arguments.values():
                 continue
-            if section == "method":
-                name = arguments.pop("name")
-                parts[section] = MethodSettings(name, arguments)
-                sentences = self.methods[name].problems(arguments)
+            if owner is MethodSettings:
+                if method is None:
+                    continue
+                parts[section] = MethodSettings(arguments.pop("name"), arguments)
+                sentences = method.problems(arguments)
             else:
                 parts[section] = owner(**arguments)
                 of = (_task(values),) if section == "model" else ()
@@ -219,15 +240,13 @@ class _Reading:
                 self.problems.append(f"{section}.{sentence}" + (" (default)" if key in values else ""))
             elif key in values:
                 self.problems.append(f"{section}.{sentence} ({given[key].origin})")
-        parts["seed"] = values.get("seed", 0)
-        if not 0 <= parts["seed"] < 2**32:
-            self.problems.append(
-                f"seed: must be at least 0 and below 2**32, got {parts['seed']} ({given['seed'].origin})"
-            )
-        return parts
+        seed = values.get("seed", 0)
+        if not 0 <= seed < 2**32:
+            self.problems.append(f"seed: must be at least 0 and below 2**32, got {seed} ({given['seed'].origin})")
+        return Recipe(**parts, seed=seed) if parts.keys() == SECTIONS.keys() else None
 
 
-def _task(values: Mapping[str, Any]) -> Literal["images", "text"]:
+def _task(values: _Values) -> Task:
     """What the model is for, as the name of the data says."""
     name = values.get("data.name")
     return "text" if isinstance(name, str) and DataSettings(name=name).is_text else "images"
@@ -245,7 +264,7 @@ def _fitting(annotation: Any, given: Given) -> Any:
         raise error
 
 
-def _with(mapping: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+def _with(mapping: object, path: Sequence[str], value: object) -> dict[str, object]:
     """The mapping with one value inside set, without changing the given one."""
     mapping = mapping if isinstance(mapping, Mapping) else {}
     first, rest = path[0], path[1:]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stimulative.config import yamlfile
-from stimulative.config.annotations import REQUIRED, Setting, describe, settings_of
+from stimulative.config.annotations import REQUIRED, Setting, describe, plain, settings_of
+from stimulative.config.method_lookup import Methods, method_settings
 from stimulative.config.settings import (
     EvaluationSettings,
     MethodSettings,
@@ -16,11 +16,11 @@ from stimulative.config.settings import (
     TrainingSettings,
 )
 from stimulative.data import DataSettings
+from stimulative.methods import METHODS, Method
 from stimulative.models import ModelSettings
+from stimulative.naming import nearest
 
-Methods = Mapping[str, Any]
-
-SECTIONS: dict[str, Any] = {
+SECTIONS: Mapping[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
     "method": MethodSettings,
@@ -29,9 +29,8 @@ SECTIONS: dict[str, Any] = {
     "training": TrainingSettings,
     "evaluation": EvaluationSettings,
 }
+"""The sections of a recipe, in its order, and the classes that take their settings."""
 SEED = Setting(int, 0, "Where all randomness starts: first weights, order and augmentation of images, subnets.")
-# The loop gives these to a method: from the network, from other sections, or from the length of the run.
-_NOT_METHOD_SETTINGS = ("network", "label_smoothing", "total_steps", "seed")
 
 
 class SettingHelp(NamedTuple):
@@ -43,22 +42,22 @@ class SettingHelp(NamedTuple):
     help: str
 
 
-def section_settings(section: str, methods: Methods, method: str | None) -> dict[str, Setting]:
-    """The settings of one section by bare name; of an unknown method only its name."""
+def section_settings(section: str, method: type[Method] | None) -> dict[str, Setting]:
+    """The settings of one section by bare name; of an unknown method (None) only its name."""
     settings = dict(settings_of(SECTIONS[section]))
     if section == "method":
         settings = {"name": settings["name"]}
         if method is not None:
-            settings.update(settings_of(methods[method], _NOT_METHOD_SETTINGS))
+            settings.update(method_settings(method))
     return settings
 
 
-def schema(methods: Methods, method: str | None) -> dict[str, Setting]:
+def schema(method: type[Method] | None) -> dict[str, Setting]:
     """All settings by dotted key, in the order of a recipe, with those of one method."""
     found = {
         f"{section}.{name}": setting
         for section in SECTIONS
-        for name, setting in section_settings(section, methods, method).items()
+        for name, setting in section_settings(section, method).items()
     }
     return {**found, "seed": SEED}
 
@@ -74,35 +73,32 @@ def setting_named(key: str, known: Mapping[str, Setting]) -> str | None:
 
 def alternative(key: str, known: Mapping[str, Setting], methods: Methods) -> str:
     """What to write instead of an unknown key, as the end of a sentence."""
-    owners = [method for method in methods if key in schema(methods, method)]
+    owners = [name for name, method in methods.items() if key in schema(method)]
     if owners:
         return f", a setting of the method {' and '.join(owners)} only"
     section, _, name = key.rpartition(".")
     siblings = [other.partition(".")[2] for other in known if section and other.startswith(f"{section}.")]
-    near = [f"{section}.{sibling}" for sibling in get_close_matches(name, siblings, n=1)]
+    near = nearest(name, siblings)
     same = [other for other in known if other.rpartition(".")[2] == name]
-    anywhere = [] if siblings else get_close_matches(key, [*SECTIONS, *known], n=1)
-    for suggestion in (*near, *same, *anywhere):
-        return f"; did you mean {suggestion!r}?"
+    anywhere = None if siblings else nearest(key, [*SECTIONS, *known])
+    for suggestion in (near and f"{section}.{near}", *same, anywhere):
+        if suggestion is not None:
+            return f"; did you mean {suggestion!r}?"
     return f", allowed{f' in {section}' if siblings else ''}: {', '.join(siblings or [*SECTIONS, 'seed'])}"
 
 
-def settings_help(*, methods: Methods | None = None) -> list[SettingHelp]:
+def settings_help(*, methods: Methods = METHODS) -> list[SettingHelp]:
     """All settings of a recipe in words, in its order; those of methods name the methods that have them.
 
     Args:
         methods: The training methods by name; those of `stimulative.methods` when left out.
     """
-    if methods is None:
-        from stimulative.methods import METHODS
-
-        methods = METHODS
     rows: dict[str, Setting] = {}
     owners: dict[str, list[str]] = {}
-    for method in methods:
-        for key, setting in schema(methods, method).items():
+    for name, method in methods.items():
+        for key, setting in schema(method).items():
             rows.setdefault(key, setting)
-            owners.setdefault(key, []).append(method)
+            owners.setdefault(key, []).append(name)
 
     def row(key: str, setting: Setting) -> SettingHelp:
         default = "required" if setting.default is REQUIRED else yamlfile.dump_line(plain(setting.default))
@@ -113,10 +109,3 @@ def settings_help(*, methods: Methods | None = None) -> list[SettingHelp]:
 
     order = [*SECTIONS, "seed"]
     return [row(key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key.partition(".")[0]))]
-
-
-def plain(value: Any) -> Any:
-    """The value with tuples as lists, as YAML writes them."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

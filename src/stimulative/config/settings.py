@@ -19,7 +19,8 @@ class MethodSettings:
     In YAML the settings stand flat beside the name: ``method: {name: stimulative, balance: 1.0}``.
 
     Attributes:
-        name: Training method, a name of `stimulative.methods.METHODS`.
+        name: Training method, a name of `stimulative.methods.METHODS`; or package.module:Class for a subclass of
+            stimulative.methods.Method of one's own, whose settings are what its constructor takes by name.
         settings: Every keyword of that method's class that a recipe may set, defaults filled in.
     """
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.resources
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from stimulative.config import yamlfile
 from stimulative.config.schema import SECTIONS
 from stimulative.errors import UsageError
+from stimulative.naming import did_you_mean
 
 Overrides = Mapping[str, Any] | Sequence[str]
 
@@ -96,8 +96,8 @@ def _find(recipe: str | Path) -> tuple[str, str]:
     try:
         return path.name, path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = get_close_matches(path.stem if path.suffix in (".yaml", ".yml") else path.name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ", or the path of a YAML file"
+        near = did_you_mean(path.stem if path.suffix in (".yaml", ".yml") else path.name, names)
+        hint = near or ", or the path of a YAML file"
         raise UsageError(f"no such file, nor a shipped recipe; shipped: {', '.join(names)}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the file cannot be read: {error}") from error

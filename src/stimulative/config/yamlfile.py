@@ -75,6 +75,15 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+def can_dump(value: Any) -> bool:
+    """Whether a value is one that YAML can hold."""
+    try:
+        dump(value)
+    except yaml.YAMLError:
+        return False
+    return True
+
+
 def dump_line(value: Any) -> str:
     """Writes a value on one line for messages and tables: as YAML, or as Python shows it when YAML cannot."""
     try:

@@ -1,5 +1,6 @@
-"""How to train: one file and one card a method, and the table of them all."""
+"""How to train: one file and one card a method, the table of them all, and how methods of one's own are named."""
 
+from stimulative.methods.base import Backward as Backward
 from stimulative.methods.base import Method as Method
 from stimulative.methods.base import Terms as Terms
 from stimulative.methods.beside import Beside as Beside
@@ -17,3 +18,5 @@ from stimulative.methods.self_distillation import SelfDistillation as SelfDistil
 from stimulative.methods.stage_supervision import StageSupervision as StageSupervision
 from stimulative.methods.stimulative import StimulativeTraining as StimulativeTraining
 from stimulative.methods.stochastic_depth import StochasticDepth as StochasticDepth
+from stimulative.methods.subnet_objectives import OBJECTIVES as OBJECTIVES
+from stimulative.methods.subnet_objectives import SubnetObjective as SubnetObjective

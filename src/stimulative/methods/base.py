@@ -97,28 +97,49 @@ class Method(nn.Module):
         self.step = 0
         self.generator = torch.Generator().manual_seed(seed)
 
+    # What the loop asks a method, so that it need not know which one it trains by. Each answers for common training; a
+    # method overrides what is otherwise with it.
+
     advice: ClassVar[str] = ""
     """What else to try where the net does no better than chance, as the end of a sentence; nothing by default."""
 
     @classmethod
+    def problems(cls, settings: Mapping[str, Any]) -> list[str]:
+        """What is impossible about settings of this method, asked before any network is built.
+
+        Args:
+            settings: Values by name, of the right types; those that are missing have their defaults.
+
+        Returns:
+            A sentence each, starting with the name of the setting and a colon; none when all is well.
+        """
+        return []
+
+    @classmethod
     def problem_on_devices(cls, settings: Mapping[str, Any]) -> str | None:
-        """Why settings of this method cannot be trained on several devices; None if they can."""
+        """Why settings of this method cannot be trained on several devices, asked before any work.
+
+        Args:
+            settings: Values by name.
+
+        Returns:
+            A sentence that starts with the name of the setting and a colon; None if they can.
+        """
         return None
 
     @property
     def calls_backward(self) -> bool:
-        """Whether a step has to be taken by ``backward``, since it has several backward passes."""
+        """Whether a step has to be taken by ``backward``, since it has several backward passes.
+
+        Where it is False the loop calls the method for its terms (within ``DistributedDataParallel`` on several
+        devices) and goes backward from ``terms.loss`` itself.
+        """
         return False
 
     @property
     def current_balance(self) -> float:
-        """The weight of the subnets' term at the present step; 0 for methods without one."""
+        """The weight of the subnets' term at the present step, as metrics report it; 0 for methods without one."""
         return 0.0
-
-    @classmethod
-    def problems(cls, settings: Mapping[str, Any]) -> list[str]:
-        """What is impossible about settings of this method, a sentence each."""
-        return []
 
     @property
     def pollutes_statistics(self) -> bool:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.methods.base import Method
 from stimulative.methods.labels import token_targets
+from stimulative.methods.subnet_objectives import needs_targets
+from stimulative.naming import did_you_mean
 from stimulative.objectives import logits_of
 from stimulative.residual import Pass, ResidualNetwork, Subnet, tensors_in
 
@@ -129,9 +130,8 @@ def check_settings_beside(method: type[Method], settings: Mapping[str, Any]) -> 
         if name in _SETTLED:
             problems.append(f"{name}: is no setting here, since {_SETTLED[name]}")
         elif name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"{name}: there is no such setting, known: {', '.join(known)}{hint}")
+            near = did_you_mean(name, known)
+            problems.append(f"{name}: there is no such setting, known: {', '.join(known)}{near}")
     if not problems:
         problems = [*method.problems(settings), *_impossible_beside(settings)]
     if problems:
@@ -213,8 +213,8 @@ def _checked(logits: Tensor) -> Tensor:
 def _impossible_beside(settings: Mapping[str, Any]) -> Sequence[str]:
     rules = {
         "objective": (
-            lambda v: v != "labels",
-            "'labels' needs the targets of the loss, which is your own: kl or directional",
+            lambda v: not needs_targets(v),
+            "'labels' needs the targets of the loss, which is your own: kl, directional or a function that needs none",
         ),
         "normalise_main": (lambda v: not v, "it changes the loss, which is your own: normalise in there"),
         "label_smoothing": (lambda v: not v, "it changes the loss, which is your own: smooth in there"),

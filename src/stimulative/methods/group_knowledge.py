@@ -134,7 +134,8 @@ class GroupKnowledge(Method):
                 each inside the one before.
         """
         balance = self.current_balance
-        chosen = self._draw(balance) if subnets is None else self._checked(subnets)
+        drawn = self.draw() if subnets is None and balance else []  # none where they have no weight
+        chosen = drawn if subnets is None else self.checked(subnets)
         main, *others = self._run(x, chosen)
         main_ce = cross_entropy(main, y, label_smoothing=self.label_smoothing)
         self._count()
@@ -147,11 +148,10 @@ class GroupKnowledge(Method):
         loss = main_ce + balance * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
-    def _draw(self, balance: float) -> list[Subnet]:
-        """The subnets of all loops, one after the other; none where they have no weight."""
-        space, drawn = self.network.space, []
-        if balance == 0:
-            return drawn
+    def draw(self) -> list[Subnet]:
+        """The subnets of a step: those of all loops one after the other, ``levels`` of them a loop."""
+        space = self.network.space
+        drawn: list[Subnet] = []
         for _ in range(self.loops):
             subnet = space.full
             for _ in range(self.levels):
@@ -159,7 +159,15 @@ class GroupKnowledge(Method):
                 drawn.append(subnet)
         return drawn
 
-    def _checked(self, subnets: Sequence[SubnetLike]) -> list[Subnet]:
+    def checked(self, subnets: Sequence[SubnetLike]) -> list[Subnet]:
+        """Subnets for all loops, as the network has them.
+
+        Args:
+            subnets: ``levels`` of them a loop, each inside the one before.
+
+        Raises:
+            UsageError: If they are not as many, or not one inside the other.
+        """
         chosen = [self.network.resolve(subnet) for subnet in subnets]
         if len(chosen) % self.levels:
             raise UsageError(

@@ -21,11 +21,11 @@ saved model has none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,22 @@ Reader = Callable[[int, list[Tensor]], None]
 """Gets the number of a point and the features there: one tensor, or several to be concatenated along the channels."""
 
 
+class _Call(NamedTuple):
+    """One call of a module: what it was given, and what it returned."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+    @property
+    def given(self) -> list[Tensor]:
+        return tensors_in((self.args, self.kwargs))
+
+
+_Seen = Callable[[int, _Call], Any]
+"""Gets the number of a point and the call there; what it returns takes the place of the output."""
+
+
 def block_points(network: ResidualNetwork) -> list[Point]:
     """Behind every block, in the order in which they run."""
     return [Point(place.name, gathers=place.concatenates) for place in network.wiring.places]
@@ -133,12 +149,12 @@ def reading(
         reader: Called with the number of a point and its features, which later operations leave alone.
     """
 
-    def seen(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        features = tensors_in(output)[:1]
+    def seen(number: int, call: _Call) -> Any:
+        features = tensors_in(call.output)[:1]
         if points[number].gathers:
-            features = [*tensors_in((args, kwargs)), *features]
+            features = [*call.given, *features]
         reader(number, [x.clone() for x in features] if layouts[number].overwritten else features)
-        return output
+        return call.output
 
     return _watching(network, points, seen)
 
@@ -160,10 +176,10 @@ def layouts_of(network: ResidualNetwork, points: Sequence[Point]) -> tuple[list[
     calls: dict[int, _Call] = {}
     versions: dict[int, list[tuple[Tensor, int]]] = {}
 
-    def seen(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        calls[number] = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs, output))
-        versions[number] = [(x, x._version) for x in tensors_in((args, kwargs, output))]
-        return output
+    def seen(number: int, call: _Call) -> Any:
+        calls[number] = pytree.tree_map_only(Tensor, torch.Tensor.clone, call)
+        versions[number] = [(x, x._version) for x in tensors_in(call)]
+        return call.output
 
     with quietly(network.model):
         with _watching(network, points, seen):
@@ -221,42 +237,37 @@ class LinearHead(nn.Module):
         return self.classifier(self.norm(self.layout.pool(features)))
 
 
-_Call = tuple[tuple[Any, ...], dict[str, Any], Any]
-_Seen = Callable[[int, tuple[Any, ...], dict[str, Any], Any], Any]
-
-
 def _watching(network: ResidualNetwork, points: Sequence[Point], seen: _Seen) -> AbstractContextManager[None]:
     modules = {point.name: network.model.get_submodule(point.name) for point in points}
     calls = {
-        point.name: partial(_call, seen, number, getattr(modules[point.name], call_slot(modules[point.name])))
+        point.name: partial(_heard, seen, number, getattr(modules[point.name], call_slot(modules[point.name])))
         for number, point in enumerate(points)
     }
     return intercepted(modules, calls)
 
 
-def _call(seen: _Seen, number: int, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _heard(seen: _Seen, number: int, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # a layer may extend the very list that it is given
     given, named = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
-    return seen(number, given, named, original(*args, **kwargs))
+    return seen(number, _Call(given, named, original(*args, **kwargs)))
 
 
 def _layout(model: nn.Module, point: Point, call: _Call, batch: int) -> Layout:
-    args, kwargs, output = call
-    found = tensors_in(output)[:1]
+    found = tensors_in(call.output)[:1]
     if not found or not found[0].is_floating_point() or found[0].dim() < 2 or len(found[0]) != batch:
-        got = str(tuple(found[0].shape)) if found else type(output).__name__
+        got = str(tuple(found[0].shape)) if found else type(call.output).__name__
         raise UsageError(
             f"an auxiliary classifier cannot read the features of {point.name!r}: it returns {got}, but features have "
             f"the batch first (here {batch}) and channels"
         )
     (features,) = found
-    dim = 1 if features.dim() == 2 else _channel_dim(model.get_submodule(point.name), args, kwargs)
+    dim = 1 if features.dim() == 2 else _channel_dim(model.get_submodule(point.name), call)
     if dim is None:
         raise UsageError(
             f"an auxiliary classifier cannot read the features of {point.name!r}: it returns "
             f"{tuple(features.shape)}, and none of its parameters shows which dimension holds the channels"
         )
-    gathered = [*(tensors_in((args, kwargs)) if point.gathers else ()), features]
+    gathered = [*(call.given if point.gathers else ()), features]
     return Layout(
         channels=sum(x.shape[dim] for x in gathered),
         channel_dim=dim,
@@ -265,11 +276,11 @@ def _layout(model: nn.Module, point: Point, call: _Call, batch: int) -> Layout:
     )
 
 
-def _channel_dim(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+def _channel_dim(module: nn.Module, call: _Call) -> int | None:
     """The dimension of a module's output of which a single index follows a single output of its last layer."""
 
     def output(parameters: dict[str, Tensor]) -> Tensor:
-        given = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
+        given = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, dict(call.kwargs)))
         return tensors_in(functional_call(module, parameters, *given))[0]
 
     before = output({})
@@ -293,8 +304,8 @@ def _tokens_read(network: ResidualNetwork) -> tuple[int, slice | None]:
     last = Point(network.wiring.places[-1].name)
     read: list[Tensor] = []
 
-    def seen(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        leaves, structure = pytree.tree_flatten(output)
+    def seen(number: int, call: _Call) -> Any:
+        leaves, structure = pytree.tree_flatten(call.output)
         at = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
         read[:] = [leaves[at].detach().requires_grad_()]
         leaves[at] = read[0].clone()  # a leaf must not be written into, its copy may

@@ -28,6 +28,7 @@ inputs for subnets (``smaller_inputs``), several subnets a step and inter-stage 
 
 Ours, for a cheaper step: ``every``, ``subnet_share``, the sampler ``late``, and ``efficient`` for the best of them.
 
+What a subnet learns from is a table in ``subnet_objectives.py``, where functions of one's own have their place, too.
 With ``objective: labels`` a subnet learns from the labels instead of from the main net, ``CE(z_s, y)`` in place of the
 divergence. This is how LayerDrop (Fan et al., ICLR 2020, arXiv 1909.11556) and the early exits of LayerSkip (Elhoushi
 et al., ACL 2024, arXiv 2404.16710) train what they skip layers of; the card says which settings come how close.
@@ -49,10 +50,11 @@ from stimulative.methods.balance import ADVICE, ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
-from stimulative.objectives import counted, cross_entropy, directional_divergence, kl_divergence, logits_of, normalised
+from stimulative.methods.subnet_objectives import SubnetObjective, objective_problem, resolve_objective
+from stimulative.objectives import cross_entropy, logits_of, normalised
 from stimulative.residual import Pass, ResidualNetwork, Sampler, Subnet, SubnetLike, resolve_sampler, sampler_problem
 
-EFFICIENT: dict[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
+EFFICIENT: Mapping[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
 """What ``efficient: true`` sets; measured in docs/methods.md."""
 
 
@@ -67,7 +69,9 @@ class StimulativeTraining(Method):
         temperature: Temperature of both distributions; the divergence is multiplied by its square. Not for ``labels``.
         objective: What a subnet learns from: ``kl`` is the main net's class probabilities; ``directional`` is the
             direction of its logits alone (ST++'s KL-), both nets' logits normalised over the classes first; ``labels``
-            is the targets, by the cross-entropy that the main net has.
+            is the targets, by the cross-entropy that the main net has; or one's own, ``package.module:name``, with
+            settings as a mapping such as ``{name: package.module:name, scale: 2}``, or a function (see
+            ``stimulative.methods.subnet_objectives``).
         amplitude: Standard deviation that ``directional`` brings logits to.
         normalise_main: Whether the main net's cross-entropy is of normalised logits, too, as in ST++'s code.
         subnets_per_step: The number of subnets sampled each step.
@@ -103,7 +107,7 @@ class StimulativeTraining(Method):
         balance: float = 1.0,
         balance_ramp: float = 1.0,
         temperature: float = 1.0,
-        objective: Literal["kl", "directional", "labels"] = "kl",
+        objective: str | dict[str, Any] | SubnetObjective = "kl",
         amplitude: float = 1.0,
         normalise_main: bool = False,
         subnets_per_step: int = 1,
@@ -141,7 +145,8 @@ class StimulativeTraining(Method):
         self.balance: float = settings["balance"]
         self.balance_ramp: float = settings["balance_ramp"]
         self.temperature: float = settings["temperature"]
-        self.objective: Literal["kl", "directional", "labels"] = settings["objective"]
+        self.objective: str | Mapping[str, Any] | SubnetObjective = settings["objective"]
+        self._learned = resolve_objective(self.objective)
         self.amplitude: float = settings["amplitude"]
         self.normalise_main: bool = settings["normalise_main"]
         self.subnets_per_step: int = settings["subnets_per_step"]
@@ -152,10 +157,7 @@ class StimulativeTraining(Method):
         self.efficient = efficient
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
-        if self.smaller_inputs is not None:
-            check_smaller(network, self.smaller_inputs)
-        if self.subnet_share < 1:
-            check_part(network)
+        self._try_out()
 
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
@@ -164,7 +166,6 @@ class StimulativeTraining(Method):
             "balance": (lambda v: v >= 0, "0 or more (the paper's lambda is 1 to 10)"),
             "balance_ramp": (lambda v: 0 <= v <= 1, "a share of training, 0 to 1"),
             "temperature": (lambda v: v > 0, "above 0"),
-            "objective": (lambda v: v in ("kl", "directional", "labels"), "kl, directional or labels"),
             "amplitude": (lambda v: v > 0, "above 0"),
             "subnets_per_step": (lambda v: v >= 1, "1 or more"),
             "every": (lambda v: v >= 1, "1 or more"),
@@ -173,8 +174,11 @@ class StimulativeTraining(Method):
             "schedule": (lambda v: v in ("joint", "lean"), "joint or lean"),
         }
         found = impossible(settings, rules)
-        problem = sampler_problem(settings.get("sampler", "ordered"))
-        found += [problem] if problem else []
+        for problem in (
+            objective_problem(settings.get("objective", "kl")),
+            sampler_problem(settings.get("sampler", "ordered")),
+        ):
+            found += [problem] if problem else []
         if settings.get("efficient"):
             defaults = inspect.signature(cls).parameters
             own = [key for key in EFFICIENT if key in settings and settings[key] != defaults[key].default]
@@ -213,7 +217,7 @@ class StimulativeTraining(Method):
     @property
     def calibrates(self) -> bool:
         """Whether logits come out at a scale of their own: where a term of the loss does not see their scale."""
-        return self.objective == "directional" or self.normalise_main
+        return not self._learned.sees_scale or self.normalise_main
 
     def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
@@ -223,7 +227,7 @@ class StimulativeTraining(Method):
             outputs[position] = logits_of(output)
             del output
         main, *others = outputs
-        main_ce = self._cross_entropy(main, y)
+        main_ce = self.label_term(main, y)
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
@@ -250,7 +254,7 @@ class StimulativeTraining(Method):
         for position, output, retain_graph in self.passes(x, len(y), chosen, cut=bool(chosen)):
             logits = logits_of(output)
             if position == 0:
-                term = self._cross_entropy(logits, y)
+                term = self.label_term(logits, y)
                 main, main_ce, factor = logits.detach(), term.detach(), scale
             else:
                 if main is None:
@@ -298,7 +302,13 @@ class StimulativeTraining(Method):
         drawn = [self.sampler(self.network.space, self.generator) for _ in range(self.subnets_per_step)]
         return drawn, balance * self.every
 
-    def _cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+    def label_term(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy with the targets, of normalised logits with ``normalise_main``, a scalar.
+
+        Args:
+            logits: Those of the main net or, with ``labels``, of a subnet.
+            y: The targets of the same samples.
+        """
         logits = normalised(logits, amplitude=self.amplitude) if self.normalise_main else logits
         return cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
@@ -309,17 +319,12 @@ class StimulativeTraining(Method):
             logits: The subnet's logits, of as many samples as it ran on.
             main: The main net's logits, of the whole batch.
             y: The targets of the whole batch; None where everything counts, which is not for ``labels``.
+
+        Returns:
+            A scalar.
         """
-        y = None if y is None else y[: len(logits)]
-        if self.objective == "labels":
-            assert y is not None
-            return self._cross_entropy(logits, y)
-        target, count = main[: len(logits)], None if y is None else counted(y)
-        if self.objective == "directional":
-            return directional_divergence(
-                logits, target, temperature=self.temperature, amplitude=self.amplitude, counted=count
-            )
-        return kl_divergence(logits, target, temperature=self.temperature, counted=count)
+        samples = len(logits)
+        return self._learned.term(self, logits, main[:samples].detach(), None if y is None else y[:samples])
 
     def passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
         """The main net's pass, position 0, and then the subnets', those on images of one size after the other.
@@ -331,7 +336,7 @@ class StimulativeTraining(Method):
             cut: Cut the graph where subnets depart; see ``ResidualNetwork.passes``.
         """
         samples = samples_of(batch, self.subnet_share)
-        sides = self._draw_sides(x, len(subnets))
+        sides = self.draw_sides(x, len(subnets))
         for side in [None, *sorted({side for side in sides if side is not None}, reverse=True)]:
             numbers = [number for number, of in enumerate(sides, start=1) if of == side]
             chosen = [subnets[number - 1] for number in numbers]
@@ -349,13 +354,28 @@ class StimulativeTraining(Method):
                 yield Pass(numbers[position], output, retain_graph)
                 del output
 
-    def _draw_sides(self, x: Any, count: int) -> list[int | None]:
-        """The side of each subnet's images in pixels, or None for images as they are."""
+    def draw_sides(self, x: Any, count: int) -> list[int | None]:
+        """The sides of images that subnets get in this step, all of them equally likely, by the method's own generator.
+
+        Args:
+            x: A batch of square images, shape ``(B, C, side, side)``; anything else without ``smaller_inputs``.
+            count: The number of subnets.
+
+        Returns:
+            For each subnet a side in pixels, or None for images as they are.
+        """
         if self.smaller_inputs is None or not count:
             return [None] * count
         sides = sides_of(image_side(x), self.smaller_inputs)
         drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=self.generator).tolist()
         return [side if side < sides[-1] else None for side in drawn]
+
+    def _try_out(self) -> None:
+        """Make sure that the network runs on what subnets would get."""
+        if self.smaller_inputs is not None:
+            check_smaller(self.network, self.smaller_inputs)
+        if self.subnet_share < 1:
+            check_part(self.network)
 
     def _before_pass(self, numbers: Sequence[int], position: int) -> AbstractContextManager[None] | None:
         subnet = numbers[position] != 0

@@ -180,7 +180,7 @@ class StochasticDepth(Method):
         elif self.per_sample:
             drawn, logits = (), self._run_per_sample(x)
         else:
-            subnet = self._draw()
+            subnet = self.draw()
             drawn = (subnet,)
             with self.network.only(subnet) if subnet != self.network.full else nullcontext():
                 logits = run_main(self.network, x)
@@ -200,8 +200,8 @@ class StochasticDepth(Method):
         super().set_extra_state(state)
         self.deployed = state["deployed"]
 
-    def _draw(self) -> Subnet:
-        """Which blocks run in this step."""
+    def draw(self) -> Subnet:
+        """The blocks that run in a step, each by its probability (``probabilities``), by the method's own generator."""
         survives = torch.rand(len(self.probabilities), generator=self.generator, dtype=torch.float64)
         stages: list[list[int]] = [[] for _ in self.network.stages]
         runs = (survives < self.probabilities).tolist()

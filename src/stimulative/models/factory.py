@@ -110,7 +110,7 @@ class Factory:
             reason = " ".join(str(error).split())[:500]
             raise UsageError(
                 f"the published weights of model {self.name!r} cannot be had: {type(error).__name__}: {reason}. "
-                "Without a network, download the file elsewhere and give its path: model.weights PATH (--from PATH)"
+                "Without a network, download the file elsewhere and give its path: model.weights: PATH"
             ) from error
 
     def no_pretrained(self) -> str:

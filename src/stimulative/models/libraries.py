@@ -8,8 +8,8 @@ from stimulative.models.factory import Factory
 from stimulative.naming import did_you_mean
 
 NO_WEIGHTS = (
-    "models are built without trained weights; to start from some, say model.weights: pretrained, or give a file "
-    "(--from pretrained, --from FILE)"
+    "models are built without trained weights; to start from some, say model.weights: pretrained, or give a file, "
+    "model.weights: PATH"
 )
 _NOT_CLASSIFIERS = ("detection", "optical_flow", "quantization", "segmentation", "video")
 

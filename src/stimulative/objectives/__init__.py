@@ -9,5 +9,5 @@ from stimulative.objectives.kl import counted as counted
 from stimulative.objectives.kl import cross_entropy as cross_entropy
 from stimulative.objectives.kl import kl_divergence as kl_divergence
 from stimulative.objectives.logits import logits_of as logits_of
-from stimulative.objectives.self_distillation import hint_loss as hint_loss
-from stimulative.objectives.self_distillation import shallow_loss as shallow_loss
+from stimulative.objectives.shallow import hint_loss as hint_loss
+from stimulative.objectives.shallow import shallow_loss as shallow_loss

@@ -7,7 +7,7 @@ counted. Rules are those of the shipped recipes where these have a source, else 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from stimulative.config import SECTIONS, Recipe, dump_line, load_recipe, plain, 
 from stimulative.errors import UsageError
 from stimulative.models import PRETRAINED
 from stimulative.proposing.lr_range import RangeTest
-from stimulative.proposing.rules import Choice, choices_for, fit_images
+from stimulative.proposing.rules import Proposed, fit_images, settings_for
 from stimulative.runs import RECIPE
 from stimulative.training import Prepared, prepare
 
 _WIDTH = 112
-_GIVEN = "Given on the command line."
+_GIVEN = "Given, not proposed."
 _OF_RUN = "That of the run that training starts from."
 
 
@@ -30,11 +30,11 @@ class Proposal:
     """A recipe and why it is as it is.
 
     Args:
-        choices: Its settings, in their order.
+        settings: Its settings, in their order.
         run: What it resolves to: the data, and the network with its first weights.
     """
 
-    choices: tuple[Choice, ...]
+    settings: tuple[Proposed, ...]
     run: Prepared
 
     @property
@@ -49,10 +49,10 @@ class Proposal:
             "Peak learning rate, by a range test (Smith 2017, arXiv 1506.01186): where the smoothed loss falls fastest "
             f"while the rate rises from {test.rates[0]:.2g}; training {end}."
         )
-        rate = Choice("optimizer.lr", test.suggestion, why)
-        choices = tuple(rate if choice.key == rate.key else choice for choice in self.choices)
+        rate = Proposed("optimizer.lr", test.suggestion, why)
+        settings = tuple(rate if setting.key == rate.key else setting for setting in self.settings)
         recipe = self.recipe.override({rate.key: rate.value})
-        return Proposal(choices, replace(self.run, recipe=recipe))
+        return Proposal(settings, replace(self.run, recipe=recipe))
 
     def found(self) -> list[str]:
         """What was found, a line each."""
@@ -84,14 +84,14 @@ class Proposal:
         head += [f"  stimulative train {file} --out runs/{Path(file).stem}", "", "Found:", *self.found()]
         lines = [line for text in head for line in _comment(text)]
         section = None
-        for choice in self.choices:
-            owner, _, key = choice.key.rpartition(".")
+        for setting in self.settings:
+            owner, _, key = setting.key.rpartition(".")
             if owner != section:
                 lines += ["", *([f"{owner}:"] if owner else [])]
                 section = owner
             indent = "  " if owner else ""
-            lines += [indent + line for line in _comment(choice.why)]
-            lines.append(f"{indent}{key}: {dump_line(plain(choice.value))}")
+            lines += [indent + line for line in _comment(setting.why)]
+            lines.append(f"{indent}{key}: {dump_line(plain(setting.value))}")
         return "\n".join(lines) + "\n"
 
 
@@ -102,42 +102,42 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
         model: The model's name; None for that of the run that ``weights`` names.
         data: The data set's name.
         weights: What to start from: a file, a run directory or ``pretrained``; None for new parameters.
-        settings: Settings that are given, as words of a command line; they are kept as they are.
+        settings: Settings that are given, as words such as ``["--data.batch_size", "64"]``; they are kept as they are.
 
     Raises:
         UsageError: If model, data, weights or settings cannot be used.
     """
     of_run = _model_of_run(weights)
     if model is None and "name" not in of_run:
-        raise UsageError("which model: give --model NAME, or a run directory to start from (--from RUN)")
+        raise UsageError("which model: give model=, or a run directory to start from (weights=)")
     of_model = {"name": model} if model not in (None, of_run.get("name")) else of_run or {"name": model}
     base = {"model": {**of_model, "weights": weights}, "data": {"name": data}, "method": {"name": "stimulative"}}
     recipe = load_recipe(base, list(settings))
     given = {".".join(key.split(".")[:2]) for key, _ in read_overrides(list(settings), [])}
 
-    def chosen(found: Iterable[Choice]) -> list[Choice]:
-        return [choice for choice in found if choice.key not in given]
+    def chosen(found: Iterable[Proposed]) -> list[Proposed]:
+        return [setting for setting in found if setting.key not in given]
 
     fitted = list(fit_images(recipe, given))  # where something is given, it is among them
-    recipe = recipe.override({choice.key: choice.value for choice in fitted})
+    recipe = recipe.override({setting.key: setting.value for setting in fitted})
     run = prepare(recipe, weights=True)
-    own = chosen(choices_for(run, given))
-    share = next((choice.value for choice in own if choice.key == "data.validation"), recipe.data.validation)
+    own = chosen(settings_for(run, given))
+    share = next((setting.value for setting in own if setting.key == "data.validation"), recipe.data.validation)
     if share != recipe.data.validation:  # so there are other images to train on
         run = prepare(recipe.override({"data.validation": share}), weights=True)
-        own = chosen(choices_for(run, given))
-    recipe = recipe.override({choice.key: choice.value for choice in own})
+        own = chosen(settings_for(run, given))
+    recipe = recipe.override({setting.key: setting.value for setting in own})
     reasons = {f"model.{key}": _OF_RUN for key, value in of_model.items() if key != "name" and value}
-    reasons |= dict.fromkeys(given, _GIVEN) | {choice.key: choice.why for choice in [*own, *fitted]}
+    reasons |= dict.fromkeys(given, _GIVEN) | {setting.key: setting.why for setting in [*own, *fitted]}
     mapping = recipe.to_mapping()
     values = {f"{section}.{key}": value for section in SECTIONS for key, value in mapping[section].items()}
     values["seed"] = recipe.seed
     order = [*SECTIONS, "seed"]
     keys = sorted(reasons, key=lambda key: (order.index(key.partition(".")[0]), not key.endswith(".name")))
-    return Proposal(tuple(Choice(key, values[key], reasons[key]) for key in keys), replace(run, recipe=recipe))
+    return Proposal(tuple(Proposed(key, values[key], reasons[key]) for key in keys), replace(run, recipe=recipe))
 
 
-def _model_of_run(weights: str | None) -> dict[str, Any]:
+def _model_of_run(weights: str | None) -> Mapping[str, Any]:
     """What a run that is started from says of its model; nothing of anything else."""
     stored = None if weights in (None, PRETRAINED) else Path(weights).expanduser() / RECIPE
     if stored is None or not stored.is_file():

@@ -20,7 +20,7 @@ _LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
-class Choice:
+class Proposed:
     """A setting of a recipe.
 
     Args:
@@ -34,7 +34,7 @@ class Choice:
     why: str
 
 
-def fit_images(recipe: Recipe, given: Collection[str] = ()) -> Iterator[Choice]:
+def fit_images(recipe: Recipe, given: Collection[str] = ()) -> Iterator[Proposed]:
     """What makes images and model fit: the size of images of a folder, and the arguments of models of one size.
 
     Args:
@@ -56,23 +56,23 @@ def fit_images(recipe: Recipe, given: Collection[str] = ()) -> Iterator[Choice]:
     fixed = bool(published.get("fixed_input_size")) and "img_size" not in model.arguments
     if fixed and data.resized and data.image_size is None and (model.weights == PRETRAINED or side > SMALL):
         side = native
-        yield Choice("data.image_size", side, f"The size of images that {model.name} is made for.")
+        yield Proposed("data.image_size", side, f"The size of images that {model.name} is made for.")
     elif data.folder is not None and data.image_size is None:
-        yield Choice("data.image_size", side, why)
+        yield Proposed("data.image_size", side, why)
     if fixed and side != native:
         arguments, why = {**model.arguments, "img_size": side}, f"Made for images of {native} pixels, told of these"
         if side <= SMALL and model.weights is None and "patch" in model.name and "patch_size" not in arguments:
             arguments["patch_size"] = max(1, side // 8)
             why += "; with patches so small that there are eight times eight"
-        yield Choice("model.arguments", arguments, f"{why}.")
+        yield Proposed("model.arguments", arguments, f"{why}.")
     if model.weights == PRETRAINED and published and data.resized and data.mean is None:
-        yield Choice(
+        yield Proposed(
             "data.mean", tuple(published["mean"]), "Images are normalised as those that the weights were trained on."
         )
-        yield Choice("data.std", tuple(published["std"]), "Likewise.")
+        yield Proposed("data.std", tuple(published["std"]), "Likewise.")
 
 
-def choices_for(run: Prepared, given: Collection[str] = ()) -> Iterator[Choice]:
+def settings_for(run: Prepared, given: Collection[str] = ()) -> Iterator[Proposed]:
     """All other settings that are worth saying.
 
     Args:
@@ -82,24 +82,24 @@ def choices_for(run: Prepared, given: Collection[str] = ()) -> Iterator[Choice]:
     batch = run.recipe.data.batch_size if "data.batch_size" in given else batch_size_for(run)
     optimizer = run.recipe.optimizer.name if "optimizer.name" in given else None
     recipe, network = run.recipe, run.network
-    yield Choice("model.name", recipe.model.name, _about_network(run))
+    yield Proposed("model.name", recipe.model.name, _about_network(run))
     if recipe.model.weights is not None:
-        yield Choice("model.weights", recipe.model.weights, f"Trained weights to start from: {run.loaded}.")
+        yield Proposed("model.weights", recipe.model.weights, f"Trained weights to start from: {run.loaded}.")
     yield from _about_data(run)
     if recipe.method.name == "stimulative":
         yield from _about_method(run)
     yield from _about_optimizer(run, batch, optimizer)
     yield from _about_schedule(run, batch)
-    yield Choice("evaluation.subnets", "auto", "Measure all subnets up to 1,000, else 1,000 that are drawn.")
+    yield Proposed("evaluation.subnets", "auto", "Measure all subnets up to 1,000, else 1,000 that are drawn.")
     if layers_with_statistics(network.model):
         images = min(2000, run.data.calibration.images)
-        yield Choice(
+        yield Proposed(
             "evaluation.calibration_images",
             images,
             "Training images to estimate each subnet's BatchNorm statistics on anew"
             + (": all there are." if images < 2000 else ": the number of the authors' training loop."),
         )
-    yield Choice("seed", recipe.seed, "Where all randomness starts.")
+    yield Proposed("seed", recipe.seed, "Where all randomness starts.")
 
 
 def batch_size_for(run: Prepared) -> int:
@@ -129,7 +129,7 @@ def _about_network(run: Prepared) -> str:
     return f"{len(network.stages)} stage{plural} of {stages} blocks, {norm}: {count}.{hint}"
 
 
-def _about_data(run: Prepared) -> Iterator[Choice]:
+def _about_data(run: Prepared) -> Iterator[Proposed]:
     data = run.data
     count = data.calibration.images
     if data.is_text:
@@ -139,7 +139,7 @@ def _about_data(run: Prepared) -> Iterator[Choice]:
             f"{count:,} training images in {data.classes} classes, about {round(count / data.classes):,} each; "
             f"{data.channels}x{data.image_size}x{data.image_size} as the model sees them."
         )
-    yield Choice("data.name", data.name, found)
+    yield Proposed("data.name", data.name, found)
     size = batch_size_for(run)
     what = "Sequences" if data.is_text else "Images"
     steps = max(1, count // size)
@@ -148,16 +148,16 @@ def _about_data(run: Prepared) -> Iterator[Choice]:
         if size < 32 or steps < 40
         else "a size that is usual for such data"
     )
-    yield Choice("data.batch_size", size, f"{what} per step: {why}. Fewer where memory is short, with a lower lr.")
+    yield Proposed("data.batch_size", size, f"{what} per step: {why}. Fewer where memory is short, with a lower lr.")
     if data.is_text and data.classes > 10_000:
-        yield Choice(
+        yield Proposed(
             "data.evaluation_batch_size", 16, "Fewer sequences where nothing is trained: logits of large vocabularies."
         )
     elif not data.is_text and data.image_size > SMALL:
-        yield Choice("data.evaluation_batch_size", 128, "Images per batch where nothing is trained.")
+        yield Proposed("data.evaluation_batch_size", 128, "Images per batch where nothing is trained.")
     if data.name in NATIVE_SIZE:
         padding = max(1, data.image_size // 8)
-        yield Choice(
+        yield Proposed(
             "data.crop_padding", padding, "Pixels of border for the random crop: an eighth of the side (He et al.)."
         )
     if not data.is_text:
@@ -166,12 +166,12 @@ def _about_data(run: Prepared) -> Iterator[Choice]:
             if data.name == "digits"
             else ("Mirror images half of the time; false where left and right matter, such as in text.")
         )
-        yield Choice("data.flip", data.name != "digits", why)
+        yield Proposed("data.flip", data.name != "digits", why)
     if run.recipe.data.folder is None and data.name != FAKE:
         yield _validation(count + data.validation.images, 2)
 
 
-def _validation(images: int, classes: int) -> Choice:
+def _validation(images: int, classes: int) -> Proposed:
     """The share to hold out, with every class in it."""
     share, why = 0.1, "."
     if images < 1_000:
@@ -179,30 +179,30 @@ def _validation(images: int, classes: int) -> Choice:
     if images * share < classes:
         share, why = min(0.5, math.ceil(20 * classes / images) / 20), ": so much that every class is in it."
     what = "Share of the training split that is held out to choose the best checkpoint on"
-    return Choice("data.validation", share, f"{what}{why}")
+    return Proposed("data.validation", share, f"{what}{why}")
 
 
-def _about_method(run: Prepared) -> Iterator[Choice]:
-    yield Choice("method.name", "stimulative", "Each step also trains one sampled subnet to agree with the main net.")
-    yield Choice(
+def _about_method(run: Prepared) -> Iterator[Proposed]:
+    yield Proposed("method.name", "stimulative", "Each step also trains one sampled subnet to agree with the main net.")
+    yield Proposed(
         "method.balance",
         1.0,
         "Weight of that, the paper's lambda: that of the authors' code for ResNet-50 on ImageNet.",
     )
-    yield Choice(
+    yield Proposed(
         "method.balance_ramp",
         0.5,
         "Share of the run over which the balance rises to that value. Ours: half a run leaves time at the full value.",
     )
 
 
-def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[Choice]:
+def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[Proposed]:
     data = run.data
     started, new_head = run.origin is not None, bool(run.origin and run.origin.new)
     plain = bool(layers_with_statistics(run.network.model)) and not data.is_text
     sgd = plain if given is None else given == "sgd"
     if sgd:
-        yield Choice(
+        yield Proposed(
             "optimizer.name",
             "sgd",
             "SGD with Nesterov momentum, as convolutional nets with BatchNorm are trained (authors' code).",
@@ -215,7 +215,7 @@ def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[C
         )
     else:
         kind = "language models" if data.is_text else "nets without BatchNorm"
-        yield Choice("optimizer.name", "adamw", f"AdamW, as transformers and other {kind} are trained.")
+        yield Proposed("optimizer.name", "adamw", f"AdamW, as transformers and other {kind} are trained.")
         few = sum(p.numel() for p in run.network.model.parameters()) < 10_000_000
         base, of = (3e-3 if few else 6e-4, 16) if data.is_text else (1e-3, 128)
         rate = base * (batch / of) ** 0.5
@@ -228,25 +228,27 @@ def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[C
             rate / 3,
             how + ", and a third of that, since the weights are trained; less, and subnets learn little",
         )
-    yield Choice(
-        "optimizer.lr", float(f"{rate:.1e}"), f"Peak learning rate: {how}. Not tuned: --lr-range-test finds one."
+    yield Proposed(
+        "optimizer.lr",
+        float(f"{rate:.1e}"),
+        f"Peak learning rate: {how}. Not tuned: a learning-rate range test finds one.",
     )
     if new_head:
-        yield Choice(
+        yield Proposed(
             "optimizer.trunk_lr",
             0.3,
             "Learning rate of all that was loaded, as a share of lr. Ours; less, and subnets learn little.",
         )
-    yield Choice("optimizer.weight_decay", decay, f"Strength of the pull of weights towards 0: {why_decay}.")
+    yield Proposed("optimizer.weight_decay", decay, f"Strength of the pull of weights towards 0: {why_decay}.")
     if data.is_text:
-        yield Choice("optimizer.betas", (0.9, 0.95), "Averages of AdamW, as in GPT-3.")
+        yield Proposed("optimizer.betas", (0.9, 0.95), "Averages of AdamW, as in GPT-3.")
     if not sgd:
-        yield Choice(
+        yield Proposed(
             "optimizer.clip_norm", 1.0, "Longer gradients are cut to this length, as in most recipes for transformers."
         )
 
 
-def _about_schedule(run: Prepared, batch: int) -> Iterator[Choice]:
+def _about_schedule(run: Prepared, batch: int) -> Iterator[Proposed]:
     data = run.data
     steps = max(1, data.calibration.images // batch)
     started = run.origin is not None
@@ -256,14 +258,14 @@ def _about_schedule(run: Prepared, batch: int) -> Iterator[Choice]:
         low, high = (1, 5) if data.is_text else (5, 30)
     epochs = min(high, max(low, round(wanted / steps)))
     what = "for a start from trained weights" if started else "from new parameters"
-    yield Choice(
+    yield Proposed(
         "schedule.epochs",
         epochs,
         f"Passes over the training data: {steps:,} steps each, {epochs * steps:,} in all; about {wanted:,} are wanted "
         f"{what}, in {low} to {high} epochs. Ours; longer is better where there is time.",
     )
     warmup = round((0.05 if layers_with_statistics(run.network.model) else 0.1) * epochs, 2)
-    yield Choice(
+    yield Proposed(
         "schedule.warmup_epochs", warmup, "Epochs over which the learning rate rises, before it falls along a cosine."
     )
 
