@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
-from stimulative.residual import SAMPLERS, Subnet, SubnetSpace
+from stimulative.residual import KEPT, SAMPLERS, Subnet, SubnetSpace
 from stimulative.residual.sampling import (
     every_other,
     interstage,
@@ -22,7 +22,6 @@ from stimulative.residual.sampling import (
     uniform,
     unordered,
 )
-from stimulative.residual.subnet import KEPT
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile

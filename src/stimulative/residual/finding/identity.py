@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.mode import evaluating
-from stimulative.residual.passing import Template, could_pass, pass_through, weighs
-from stimulative.residual.recording import Call, before_calls, run_on, tensors_in
+from stimulative.residual.access.mode import evaluating
+from stimulative.residual.finding.passing import Template, could_pass, pass_through, weighs
+from stimulative.residual.finding.recording import Call, before_calls, run_on, tensors_in
 
 NO_PARAMETERS = "has no parameters"
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.identity import own_parameters, run_with
-from stimulative.residual.interception import call_slot, intercepted
-from stimulative.residual.passing import could_pass
-from stimulative.residual.recording import Call, before_calls, run_on, tensors_in
+from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.finding.identity import own_parameters, run_with
+from stimulative.residual.finding.passing import could_pass
+from stimulative.residual.finding.recording import Call, before_calls, run_on, tensors_in
 
 _TOLERANCE = 1e-4
 Group = tuple[str, str, tuple[str, ...]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.caches import check_example, configs_of, without_caches
-from stimulative.residual.mode import evaluating
+from stimulative.residual.access.caches import check_example, configs_of, without_caches
+from stimulative.residual.access.mode import evaluating
+from stimulative.residual.access.slots import buffers_kept
 
 
 @dataclass
@@ -64,19 +66,15 @@ def tensors_in(tree: Any) -> list[Tensor]:
 @contextmanager
 def quietly(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, in which a forward leaves no trace on buffers or random numbers."""
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
-    try:
-        with evaluating(model), torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module, own in buffers:  # a forward may have made some, or put others in their place
-            module._buffers.clear()
-            module._buffers.update(own)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
+    with (
+        buffers_kept(model),
+        evaluating(model),
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
+        yield
 
 
 def run_on(model: nn.Module, example_input: Any) -> Any:
@@ -123,60 +121,74 @@ def record(model: nn.Module, example_input: Any, *, values_of: Collection[str] |
         example_input: Its input, as ``unravel`` takes it.
         values_of: The names of the modules of whose calls values are kept; None for all.
     """
-    trace = Trace()
-    open_calls: list[tuple[Call, list[int]]] = []
-    seen: dict[int, tuple[StorageWeakRef, int]] = {}  # by where the storage begins, which may be used again
-    returned: dict[int, list[str]] = {}
-    copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # layers that read all before them get the same tensors often
-
-    def copy(tensor: Tensor) -> Tensor:
-        known, version, copied = copies.get(id(tensor), (None, None, None))
-        if known is not tensor or version != tensor._version or copied is None:
-            copied = tensor.clone()
-            copies[id(tensor)] = tensor, tensor._version, copied
-        return copied
-
-    def shape(tensor: Tensor) -> Tensor:
-        return torch.empty_like(tensor, device="meta")
-
-    def look(tree: Any, by: str) -> None:
-        for tensor in tensors_in(tree):
-            storage = tensor.untyped_storage()
-            at = storage.data_ptr()
-            if at in seen and seen[at][0].expired():
-                del seen[at]
-                returned.pop(at, None)
-            if at in seen and seen[at][1] != tensor._version:
-                trace.writes.extend((by, name) for name in returned.get(at, ()))
-            seen[at] = StorageWeakRef(storage), tensor._version
-
-    def kept(name: str) -> Callable[[Tensor], Tensor]:
-        return copy if values_of is None or name in values_of else shape
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
-        look((args, kwargs), open_calls[-1][0].name if open_calls else "")
-        call = Call(name, *pytree.tree_map_only(Tensor, kept(name), (args, kwargs)))
-        trace.calls.append(call)
-        open_calls.append((call, [tensor._version for tensor in tensors_in((args, kwargs))]))
-
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        call, versions = open_calls.pop()
-        look((args, kwargs, output), call.name)
-        for tensor in tensors_in(output):
-            returned.setdefault(tensor.untyped_storage().data_ptr(), []).append(call.name)
-        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace  # writes in training mode only
-        call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
-        call.output = pytree.tree_map_only(Tensor, kept(call.name), output)
-
+    recorder = _Recorder(values_of)
     handles = []
     for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda m, a, k, name=name: before(m, a, k, name=name), with_kwargs=True)
-        )
-        handles.append(module.register_forward_hook(after, with_kwargs=True))
+        before = partial(recorder.before, name=name)
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(recorder.after, with_kwargs=True))
     try:
         run_on(model, example_input)
     finally:
         for handle in handles:
             handle.remove()
-    return trace
+    return recorder.trace
+
+
+class _Recorder:
+    """Writes down calls, and by which code what others have returned is written into.
+
+    Args:
+        values_of: The names of the modules of whose calls values are kept; None for all.
+    """
+
+    def __init__(self, values_of: Collection[str] | None) -> None:
+        self.trace = Trace()
+        self.values_of = values_of
+        self.open_calls: list[tuple[Call, list[int]]] = []
+        self.seen: dict[int, tuple[StorageWeakRef, int]] = {}  # by where the storage begins, which may be used again
+        self.returned: dict[int, list[str]] = {}
+        # layers that read all before them get the same tensors often
+        self.copies: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
+        """A module is about to be called."""
+        self._look((args, kwargs), self.open_calls[-1][0].name if self.open_calls else "")
+        call = Call(name, *pytree.tree_map_only(Tensor, self._kept(name), (args, kwargs)))
+        self.trace.calls.append(call)
+        self.open_calls.append((call, [tensor._version for tensor in tensors_in((args, kwargs))]))
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """The module that was called last has returned."""
+        call, versions = self.open_calls.pop()
+        self._look((args, kwargs, output), call.name)
+        for tensor in tensors_in(output):
+            self.returned.setdefault(tensor.untyped_storage().data_ptr(), []).append(call.name)
+        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace  # writes in training mode only
+        call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
+        call.output = pytree.tree_map_only(Tensor, self._kept(call.name), output)
+
+    def _look(self, tree: Any, by: str) -> None:
+        for tensor in tensors_in(tree):
+            storage = tensor.untyped_storage()
+            at = storage.data_ptr()
+            if at in self.seen and self.seen[at][0].expired():
+                del self.seen[at]
+                self.returned.pop(at, None)
+            if at in self.seen and self.seen[at][1] != tensor._version:
+                self.trace.writes.extend((by, name) for name in self.returned.get(at, ()))
+            self.seen[at] = StorageWeakRef(storage), tensor._version
+
+    def _kept(self, name: str) -> Callable[[Tensor], Tensor]:
+        return self._copied if self.values_of is None or name in self.values_of else _shaped
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        known, version, copied = self.copies.get(id(tensor), (None, None, None))
+        if known is not tensor or version != tensor._version or copied is None:
+            copied = tensor.clone()
+            self.copies[id(tensor)] = tensor, tensor._version, copied
+        return copied
+
+
+def _shaped(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.recording import Call, tensors_in
+from stimulative.residual.finding.recording import Call, tensors_in
 
 _TOLERANCE = 1e-4
 _LEAST_GAIN = 1e-3
