@@ -9,11 +9,8 @@ holds for any module. Nothing stays on the model after a run.
 Subnets run in the order of their first differing blocks (a depth-first walk of the tree of their prefixes), so what
 has to be remembered at any time is one path of that tree.
 
-With ``cut`` the graph of each pass is cut where a later subnet departs, so that the caller can call backward on each
-output as it comes, and the memory of its tail is gone before the next tail is computed. The shared prefix gets its
-backward once, for all that depends on it. Tensors that go around the cut (a position bias that each block reads, say)
-are differentiated in place: gradients add up, so the result is the same. Only then does a graph have to outlive its
-backward pass; whether it has to is found by walking it.
+With ``cut`` the graph of each pass is cut where a later subnet departs (see ``cutting``), so that the caller can call
+backward on each output as it comes, and the memory of its tail is gone before the next tail is computed.
 """
 
 from __future__ import annotations
@@ -140,9 +137,8 @@ class _Walk:
     def run(self, number: int) -> Any:
         """Run the next subnet; what the model returns."""
         model, run = self.model, self._next(number)
-        context = (self.before_pass(self.order.positions[number]) if self.before_pass is not None else None) or (
-            nullcontext()
-        )
+        position = self.order.positions[number]
+        context = (self.before_pass(position) if self.before_pass is not None else None) or nullcontext()
         with context, exclusive(model), _plain_tensors():
             # by their names when nobody else has taken layers out of the model
             self.modules = self.modules or {name: model.get_submodule(name) for name in self.wiring.units}
