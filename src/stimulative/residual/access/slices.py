@@ -18,6 +18,9 @@ from stimulative.residual.access.slots import Exchange, put_buffer, put_paramete
 Runs = tuple[tuple[int, int], ...]
 """Channels as the start and length of each run of them, in order."""
 
+Sizes = dict[str, int | tuple[int, ...]]
+"""The attributes of a module that say how wide it is."""
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -58,7 +61,7 @@ def treats_each(module: Any) -> bool:
     return size_of(module) is not None
 
 
-def size_of(module: Any) -> dict[str, Any] | None:
+def size_of(module: Any) -> Sizes | None:
     """The attributes that hold the number of channels of a module that treats each of them; None of any other."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return {"num_features": module.num_features}
@@ -143,7 +146,7 @@ def sliced(model: nn.Module, slices: Iterable[Slice], *, copied: bool = False) -
                 put(whole, runs, part)
 
 
-def _sizes(module: nn.Module, piece: Slice) -> dict[str, Any]:
+def _sizes(module: nn.Module, piece: Slice) -> Sizes:
     """The attributes that hold the number of channels of a module that treats each, with the number of those left."""
     return {
         key: (piece.width,) if isinstance(whole, tuple) else piece.width

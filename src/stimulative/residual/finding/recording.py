@@ -21,6 +21,9 @@ from stimulative.residual.access.caches import check_example, configs_of, withou
 from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.slots import buffers_kept
 
+Keywords = dict[str, Any]
+"""The keyword arguments of a call."""
+
 
 @dataclass
 class Call:
@@ -31,7 +34,7 @@ class Call:
 
     name: str
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: Keywords
     output: Any = None
     writes_input: bool = False
 
@@ -45,11 +48,11 @@ class Trace:
     """Pairs of modules: the code of the first one's forward wrote into what the second one had returned."""
 
 
-Look = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], None]
+Look = Callable[[str, nn.Module, tuple[Any, ...], Keywords], None]
 """Gets the name of a module that is about to be called, the module, and its arguments, which it must not change."""
 
 
-def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], Keywords]:
     """An input as positional and keyword arguments: a tensor is one argument, a tuple several, a mapping keywords."""
     if isinstance(example_input, Mapping):
         return (), dict(example_input)
@@ -92,7 +95,7 @@ def before_calls(model: nn.Module, look: Look) -> Iterator[None]:
     """A context in which each module is looked at right before it is called, but not while one is looked at."""
     looking = False
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: Keywords, *, name: str) -> None:
         nonlocal looking
         if looking:
             return
@@ -151,14 +154,14 @@ class _Recorder:
         # layers that read all before them get the same tensors often
         self.copies: dict[int, tuple[Tensor, int, Tensor]] = {}
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> None:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords, *, name: str) -> None:
         """A module is about to be called."""
         self._look((args, kwargs), self.open_calls[-1][0].name if self.open_calls else "")
         call = Call(name, *pytree.tree_map_only(Tensor, self._kept(name), (args, kwargs)))
         self.trace.calls.append(call)
         self.open_calls.append((call, [tensor._version for tensor in tensors_in((args, kwargs))]))
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords, output: Any) -> None:
         """The module that was called last has returned."""
         call, versions = self.open_calls.pop()
         self._look((args, kwargs, output), call.name)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.finding.recording import tensors_in
+from stimulative.residual.finding.recording import Keywords, tensors_in
 from stimulative.residual.finding.wiring import Decision, Way, Wiring
 from stimulative.residual.running.remembering import Entry
 
@@ -38,7 +38,7 @@ class Cut:
             with torch.autocast(tensors[0].device.type, enabled=False):  # a backward pass has its forward's formats
                 torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
 
-    def through(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def through(self, args: tuple[Any, ...], kwargs: Keywords) -> tuple[tuple[Any, ...], Keywords]:
         """The arguments of a call, with the graph cut before it."""
         leaves: dict[int, Tensor] = {}
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -101,38 +102,28 @@ def replay(
         walk.go_back(number)
 
 
+@dataclass
 class _Walk:
     """A walk of the tree of prefixes, pass by pass; see ``replay`` for what it is made of."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        wiring: Wiring,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        subnets: Sequence[tuple[tuple[int, ...], ...]],
-        order: Order,
-        around: Around | None,
-        cut: bool,
-        before_pass: Callable[[int], Any] | None,
-        samples: int | None,
-    ) -> None:
-        self.model = model
-        self.wiring = wiring
-        self.args = args
-        self.kwargs = kwargs
-        self.subnets = subnets
-        self.order = order
-        self.around = around
-        self.cut = cut
-        self.before_pass = before_pass
-        self.samples = samples
-        self.batch = next((len(tensor) for tensor in tensors_in((args, kwargs)) if tensor.dim()), 0)
-        self.alone = len(subnets) == 1 and around is None
-        self.writes = "" in wiring.writers and len(subnets) > 1
-        self.entries: list[Entry] = []
-        self.cuts: dict[int, Cut] = {}
-        self.modules: dict[str, nn.Module] = {}
+    model: nn.Module
+    wiring: Wiring
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    subnets: Sequence[tuple[tuple[int, ...], ...]]
+    order: Order
+    around: Around | None
+    cut: bool
+    before_pass: Callable[[int], Any] | None
+    samples: int | None
+    entries: list[Entry] = field(default_factory=list)
+    cuts: dict[int, Cut] = field(default_factory=dict)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch = next((len(tensor) for tensor in tensors_in((self.args, self.kwargs)) if tensor.dim()), 0)
+        self.alone = len(self.subnets) == 1 and self.around is None
+        self.writes = "" in self.wiring.writers and len(self.subnets) > 1
 
     def run(self, number: int) -> Any:
         """Run the next subnet; what the model returns."""

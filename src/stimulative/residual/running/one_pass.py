@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.slices import Slice, sliced
+from stimulative.residual.finding.recording import Keywords
 from stimulative.residual.finding.wiring import Decision, Wiring, skip
 from stimulative.residual.running.cutting import Cut
 from stimulative.residual.running.guarding import refuse_checkpoint
@@ -141,7 +142,7 @@ class OnePass:
         number: int,
         original: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: Keywords,
     ) -> Any:
         place = self.places.get(name)
         unit = name

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.finding.recording import tensors_in
+from stimulative.residual.finding.recording import Keywords, tensors_in
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Entry:
         self.versions = _versions(self.output)
 
 
-def protect(entries: Sequence[Entry], guarded: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Entry]:
+def protect(entries: Sequence[Entry], guarded: int, args: tuple[Any, ...], kwargs: Keywords) -> list[Entry]:
     """Keep remembered outputs that later passes need as they are from being written into: remember copies of them.
 
     Args:
