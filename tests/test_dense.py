@@ -23,7 +23,7 @@ from stimulative import StimulativeTraining, unravel
 from stimulative.analysis import CostModel
 from stimulative.errors import UsageError
 from stimulative.residual import ResidualNetwork, Subnet
-from stimulative.residual.channels import share
+from stimulative.residual.finding.channels import share
 
 # layers of each block, from Table 1 of arXiv 1608.06993
 CONFIGS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}

@@ -19,8 +19,7 @@ from stimulative.analysis.cost import Cost
 from stimulative.analysis.latency import Latency, measure_latency
 from stimulative.cli import main
 from stimulative.errors import UsageError
-from stimulative.residual import Subnet
-from stimulative.residual.subnet import KEPT
+from stimulative.residual import KEPT, Subnet
 from stimulative.runs import Family, Member
 from stimulative.training import Score, load_recipe, train
 

@@ -23,9 +23,7 @@ from stimulative.analysis.adoption import adopt, recipe_for
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
-from stimulative.residual.recalibration import layers_with_statistics
-from stimulative.residual.recording import tensors_in
-from stimulative.residual.stem import freeze, keep_frozen, stem_of
+from stimulative.residual import freeze, keep_frozen, layers_with_statistics, stem_of, tensors_in
 from stimulative.runs.metrics import read_metrics
 from stimulative.training import load_recipe, prepare, train
 from stimulative.training.optimization import optimizer_of

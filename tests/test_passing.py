@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stimulative.residual.passing import (
+from stimulative.residual.finding.passing import (
     FIRST,
     Argument,
     Before,
@@ -19,7 +19,7 @@ from stimulative.residual.passing import (
     weighs,
     widens,
 )
-from stimulative.residual.recording import Call
+from stimulative.residual.finding.recording import Call
 
 
 def ramp(*shape: int, start: float = 1.0) -> Tensor:

@@ -1,6 +1,7 @@
 """Samplers: what they draw, how often, and that the same state draws the same."""
 
 import math
+import sys
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
-from stimulative.residual import SAMPLERS, Subnet, SubnetSpace
+from stimulative.residual import KEPT, SAMPLERS, Subnet, SubnetSpace
 from stimulative.residual.sampling import (
     every_other,
     interstage,
@@ -22,7 +23,6 @@ from stimulative.residual.sampling import (
     uniform,
     unordered,
 )
-from stimulative.residual.subnet import KEPT
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile
@@ -316,3 +316,110 @@ def test_nested_starts_from_the_largest_subnet_and_prefers_large_ones():
 def test_nested_stays_inside_of_subnets_of_the_space_only():
     with pytest.raises(UsageError, match="subnet 9-1-1-1 is not one of this network's"):
         nested_inside(SPACE, Subnet.parse("9-1-1-1"), generator())
+
+
+OWN = """
+import torch
+from stimulative import Subnet
+
+def smallest(space, generator, *, more=0):
+    depths = [min(low + more, high) for low, high in space.ranges]
+    return Subnet.from_depths(depths)
+
+def drawn(space, generator, most):
+    depths = [1 + int(torch.randint(min(most, high), (), generator=generator)) for _, high in space.ranges]
+    return Subnet.from_depths(depths)
+
+def any_settings(space, generator, **settings):
+    return space.smallest if settings else space.full
+
+def text(space, generator):
+    return "1-1-1-1"
+
+def other(space, generator, *, subnet):
+    return Subnet.parse(subnet)
+
+def alone(space):
+    return space.full
+
+def named_only(*, space, generator):
+    return space.full
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of samplers in the current directory."""
+    (tmp_path / "my_samplers.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("my_samplers", None)
+
+
+def test_an_own_sampler_by_name(own):
+    assert sampler_problem("my_samplers:smallest") is None
+    draw = resolve_sampler("my_samplers:smallest", SPACE)
+    assert draw(SPACE, generator()) == Subnet.parse("1-1-1-1")
+    draw = resolve_sampler({"name": "my_samplers:smallest", "more": 1}, SPACE)
+    assert draw(SPACE, generator()) == Subnet.parse("2-2-2-2")
+    draw = resolve_sampler({"name": "my_samplers:any_settings", "whatever": 1}, SPACE)
+    assert draw(SPACE, generator()) == SPACE.smallest
+
+
+def test_an_own_sampler_draws_by_the_generator(own):
+    draw = resolve_sampler({"name": "my_samplers:drawn", "most": 3}, SPACE)
+    first, second = ([draw(SPACE, rng) for _ in range(20)] for rng in (generator(3), generator(3)))
+    assert first == second and len(set(first)) > 1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("my_sampler:smallest", r"cannot import 'my_sampler' for sampler 'my_sampler:smallest'.*looked in"),
+        ("my_samplers:smalest", r"has no 'smalest' for sampler 'my_samplers:smalest'; did you mean 'smallest'\?"),
+        ("my_samplers", r"no sampler 'my_samplers'.* A sampler of your own is written 'package.module:sampler'"),
+        ("my samplers:smallest", r"unknown sampler 'my samplers:smallest'; .* is written 'package.module:sampler'"),
+        ("my_samplers:number", r"is no sampler: it must be a function that draws a Subnet.*got int 3"),
+        ("my_samplers:alone", r"'my_samplers:alone' is no sampler: it must take a space and a generator.*\(space\)"),
+        ("my_samplers:named_only", r"is no sampler: it must take a space and a generator first"),
+        ({"name": "my_samplers:smallest", "mor": 1}, r"'my_samplers:smallest' has no setting 'mor', it has: more"),
+        ({"name": "my_samplers:text", "more": 1}, r"'my_samplers:text' has no setting 'more', it has: none"),
+        ("my_samplers:drawn", r"'my_samplers:drawn' needs the setting 'most', it has: most"),
+    ],
+)
+def test_a_bad_own_sampler_is_refused_by_message(own, sampler, message):
+    problem = sampler_problem(sampler)
+    assert problem is not None and problem.startswith("sampler: ")
+    with pytest.raises(UsageError, match=message):
+        resolve_sampler(sampler, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("my_samplers:text", r"sampler 'my_samplers:text' has to return a Subnet, got str '1-1-1-1'"),
+        ({"name": "my_samplers:other", "subnet": "1-1-1"}, r"has drawn 1-1-1, which is no subnet of this network"),
+        (
+            {"name": "my_samplers:other", "subnet": "1-1-7-1"},
+            r"has drawn 1-1-7-1, .*depths 1..3, 1..4, 0..6, 1..3",
+        ),
+        (
+            {"name": "my_samplers:other", "subnet": "[1]-1-1-1"},
+            r"of at least 1 always runs, first",
+        ),
+        ({"name": "my_samplers:other", "subnet": "0-1-1-1"}, r"has drawn 0-1-1-1, which is no subnet"),
+    ],
+)
+def test_what_an_own_sampler_draws_has_to_be_a_subnet_of_the_network(own, sampler, message):
+    assert sampler_problem(sampler) is None, "that shows only when it draws"
+    with pytest.raises(UsageError, match=message):
+        resolve_sampler(sampler, SPACE)
+
+
+def test_an_own_sampler_may_draw_what_is_not_in_the_space(own):
+    narrow = SPACE.restrict([(1, 1), (1, 1), (1, 1), (1, 1)])
+    for subnet in ("2-[0.3]-0-3", "3-4-6-3"):
+        draw = resolve_sampler({"name": "my_samplers:other", "subnet": subnet}, narrow)
+        assert draw(narrow, generator()) == Subnet.parse(subnet)

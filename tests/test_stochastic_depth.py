@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, StochasticDepth, stochastic_depth
 from stimulative.methods.stochastic_depth import survival_of
-from stimulative.residual import ResidualNetwork, branches, unravel
-from stimulative.residual.branches import branch_ends
+from stimulative.residual import ResidualNetwork, branch_ends, unravel
+from stimulative.residual.surgery.branches import precise
 from stimulative.training import load_recipe, train
 
 LABELS = torch.tensor([0, 1, 2, 3])
@@ -636,7 +636,7 @@ def test_half_precision_weights_are_looked_at_in_full():
     model = SequentialNet().bfloat16()
     network = unravel(model, images(2, dtype=torch.bfloat16))
     assert branch_ends(network)["stage1.0"] == ("stage1.0.bn2.weight", "stage1.0.bn2.bias")
-    assert branches._precise(torch.ones(2, dtype=torch.bfloat16)).dtype is torch.float32
+    assert precise(torch.ones(2, dtype=torch.bfloat16)).dtype is torch.float32
 
 
 class DropPath(nn.Module):

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
-from stimulative.residual import Subnet, SubnetSpace
-from stimulative.residual.subnet import KEPT, Kept
+from stimulative.residual import KEPT, Kept, Subnet, SubnetSpace
 
 RESNET50 = SubnetSpace((3, 4, 6, 3), (True,) * 4)
 RESNET152 = SubnetSpace((3, 8, 36, 3), (True,) * 4)

@@ -36,7 +36,7 @@ from stimulative.residual import (
     Subnet,
     layers_with_statistics,
     narrow_for_good,
-    record,
+    put_children,
     shrink_for_good,
     stacks_of,
     treats_each,
@@ -160,12 +160,7 @@ def _stand_in(network: ResidualNetwork, name: str, place: Place) -> nn.Module:
     Raises:
         NoStandIn: If nothing can.
     """
-    found = network.wiring.found
-    if "first calls" not in found:
-        found["first calls"] = {}
-        for call in record(network.model, network.example_input).calls:
-            found["first calls"].setdefault(call.name, call)
-    module = stand_in(place, found["first calls"][name])
+    module = stand_in(place, network.first_call(name))
     if module is None:
         raise NoStandIn(f"what block {name!r} returns when it is skipped is made by the block before it")
     return module
@@ -193,8 +188,7 @@ def _are_numbered(keys: Sequence[str]) -> bool:
 
 
 def _fill(container: nn.Module, left: dict[str, str], modules: dict[str, nn.Module]) -> None:
-    container._modules.clear()
-    container._modules.update({key: modules[name] for key, name in left.items()})
+    put_children(container, {key: modules[name] for key, name in left.items()})
 
 
 def _lasting(model: nn.Module) -> list[Tensor]:

@@ -26,6 +26,7 @@ from stimulative.residual import (
     evaluating,
     layers_with_statistics,
     misfit,
+    put_statistics,
     stacks_of,
     tensors_in,
     without_caches,
@@ -158,8 +159,7 @@ def carve_checked(
 
 def _put_statistics(carving: Carving, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     for name, (mean, var) in statistics.items():
-        layer: Any = carving.modules[name]
-        layer._buffers["running_mean"], layer._buffers["running_var"] = mean.clone(), var.clone()
+        put_statistics(carving.modules[name], mean.clone(), var.clone())
 
 
 def _outputs(output: Any) -> list[Tensor]:

@@ -17,7 +17,7 @@ from stimulative.deploy.elastic import Elastic
 from stimulative.deploy.family_file import FORMAT
 from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
-from stimulative.residual import Subnet, unravel
+from stimulative.residual import Subnet, put_statistics, unravel
 from stimulative.training import as_in
 
 
@@ -61,9 +61,8 @@ def load(
         carving = carve(network, subnet, shared=True, deleting=entry["deleting"])
         _check_filled(path, subnet, carving, missing)
         for layer, number in entry["statistics"].items():
-            of: Any = carving.modules[layer]
-            for kind in ("running_mean", "running_var"):
-                of._buffers[kind] = tensors[f"statistics.{number}.{layer}.{kind}"].clone()
+            mean, var = (tensors[f"statistics.{number}.{layer}.{kind}"] for kind in ("running_mean", "running_var"))
+            put_statistics(carving.modules[layer], mean.clone(), var.clone())
         nets[subnet] = carving.model.eval()
     return Elastic(nets, about).to(device)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,17 +11,18 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual import recalibration
-from stimulative.residual.channels import Channels, Reader, put
-from stimulative.residual.dense import Dense, NotDense, find_dense
-from stimulative.residual.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
-from stimulative.residual.execution import Pass, replay
-from stimulative.residual.observing import AfterBlock, after_blocks
-from stimulative.residual.recalibration import Statistics, with_statistics
-from stimulative.residual.recording import Trace, arguments_of, record
-from stimulative.residual.skipping import skipping
+from stimulative.residual.access.slices import put
+from stimulative.residual.finding.dense import NotDense, find_dense
+from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
+from stimulative.residual.finding.recording import Call, arguments_of, record
+from stimulative.residual.finding.units import wire
+from stimulative.residual.finding.wiring import Wiring
+from stimulative.residual.running.execution import Pass, replay
+from stimulative.residual.running.observing import AfterBlock, after_blocks
+from stimulative.residual.running.recalibration import recalibrate
+from stimulative.residual.running.skipping import skipping
+from stimulative.residual.running.statistics import Statistics, frozen_statistics, with_statistics
 from stimulative.residual.subnet import Subnet, SubnetSpace
-from stimulative.residual.wiring import Place, Wiring
 
 SubnetLike = Subnet | str | Sequence[int]
 _CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"
@@ -64,7 +64,7 @@ def unravel(
     found = find_stages(model, finder, example_input) if stages is None else stages_by_hand(model, finder, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
-    network = ResidualNetwork(model, tuple(found), _wire(model, trace, finder, found, dense), example_input)
+    network = ResidualNetwork(model, tuple(found), wire(model, trace, finder, found, dense), example_input)
     network.left_out = tuple(finder.left_out(found))
     return network
 
@@ -110,6 +110,15 @@ class ResidualNetwork(nn.Module):
             return tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else tensor.dtype)
 
         return pytree.tree_map_only(Tensor, moved, self._example_input)
+
+    def first_call(self, name: str) -> Call:
+        """How a module of the model is called first on the example input, in shape; recorded once for all of them."""
+        observed = self.wiring.observed
+        if observed.first_calls is None:
+            observed.first_calls = {}
+            for call in record(self.model, self.example_input).calls:
+                observed.first_calls.setdefault(call.name, call)
+        return observed.first_calls[name]
 
     @property
     def full(self) -> Subnet:
@@ -252,7 +261,7 @@ class ResidualNetwork(nn.Module):
             Statistics to be passed on to ``run``; they record how many images they come from.
         """
         chosen = [self.resolve(subnet).stages for subnet in (self.space if subnets is None else subnets)]
-        return recalibration.recalibrate(self.model, self.wiring, chosen, batches, images=images)
+        return recalibrate(self.model, self.wiring, chosen, batches, images=images)
 
     def load_statistics(self, statistics: Statistics, subnet: SubnetLike | None = None) -> None:
         """Make the statistics of one subnet (by default the main net) the model's own.
@@ -309,7 +318,7 @@ class ResidualNetwork(nn.Module):
 
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """A context in which layers in training mode leave their running statistics alone."""
-        return recalibration.frozen_statistics(self.model)
+        return frozen_statistics(self.model)
 
     def extra_repr(self) -> str:
         """The plan in one line."""
@@ -360,46 +369,3 @@ def _check_not_compiled(name: str, module: nn.Module) -> None:
             "apart, since the compiled code would not see which blocks are skipped; leave it as it is, and "
             "compile its blocks (block.compile()) if you like"
         )
-
-
-def _wire(model: nn.Module, trace: Trace, finder: Finder, stages: Sequence[Stage], dense: Dense | None) -> Wiring:
-    places = []
-    for number, stage in enumerate(stages):
-        for index, name in enumerate(stage.block_names):
-            returns = finder.returns_when_skipped(name)
-            places.append(Place(name, number, index, returns, concatenates=stage.concatenates))
-    places.sort(key=lambda place: finder.first_call(place.name))
-    blocks = {name for stage in stages for name in stage.block_names}
-    units = tuple(_units("", model, blocks, finder))
-    writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in {"", *units})
-    inside = {name for unit in units for name, _ in model.get_submodule(unit).named_modules(prefix=unit)}
-    fragile = frozenset(name for by, name in trace.writes if by not in inside and name in units)
-    channels = _channels(dense, units, stages)
-    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers, fragile, channels)
-
-
-def _channels(dense: Dense | None, units: Sequence[str], stages: Sequence[Stage]) -> Channels | None:
-    """The dense blocks by the numbers of their stages, and their readers by the units that they are in."""
-    if dense is None or not any(stage.concatenates for stage in stages):
-        return None
-    numbers = {stage.name: number for number, stage in enumerate(stages)}
-    blocks = [replace(width, stage=numbers.get(name)) for name, width in zip(dense.names, dense.widths, strict=True)]
-    readers: dict[str, tuple[Reader, ...]] = {}
-    for reader in dense.readers:
-        (unit,) = (unit for unit in units if f"{reader.name}.".startswith(f"{unit}."))
-        readers[unit] = (*readers.get(unit, ()), reader)
-    return Channels(tuple(blocks), readers)
-
-
-def _units(name: str, module: nn.Module, blocks: set[str], finder: Finder) -> Iterator[str]:
-    """The blocks, and the largest called modules that hold none; names in the order of registration."""
-    if name in blocks:
-        yield name
-        return
-    holds_blocks = any(block.startswith(f"{name}." if name else "") for block in blocks)
-    children = finder.children(name, module)
-    if not holds_blocks and (name in finder.calls or not children):
-        yield name
-        return
-    for key, child in children:
-        yield from _units(key, child, blocks, finder)

@@ -8,24 +8,26 @@ evenly. ``late`` is ours: it favours subnets that share a long prefix with the m
 subnets, as group knowledge training does (arXiv 2308.13772).
 
 Which blocks are kept is the sampler's to say, whatever the space that it draws from says; the space gives the depths
-and the fixed first blocks.
+and the fixed first blocks. A sampler of the user's own, ``package.module:sampler``, is a function like these.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
 from stimulative.errors import UsageError
+from stimulative.extension import imported
+from stimulative.naming import did_you_mean
 from stimulative.residual.subnet import Kept, Subnet, SubnetSpace
 
 Sampler = Callable[[SubnetSpace, torch.Generator], Subnet]
+_KEYWORD, _ANY_KEYWORD = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
 Ranges = Sequence[Sequence[int]]
 """The least and the greatest depth of each stage, such as ``[[3, 3], [3, 4], [3, 6], [3, 3]]`` for ResNet-50."""
 
@@ -172,6 +174,9 @@ def uniform(space: SubnetSpace, generator: torch.Generator) -> Subnet:
 def resolve_sampler(sampler: str | Mapping[str, Any] | Sampler, space: SubnetSpace) -> Sampler:
     """A sampler from its name, from its name and settings (``{"name": "unordered", "keep": 0.8}``), or as it is.
 
+    A name is one of ``SAMPLERS``, or ``package.module:sampler`` for a function of the user's own, which is called with
+    a space, a generator and its settings. What that one draws is checked each time.
+
     Raises:
         UsageError: If there is no such sampler or setting, or if it cannot draw from the space.
     """
@@ -181,39 +186,97 @@ def resolve_sampler(sampler: str | Mapping[str, Any] | Sampler, space: SubnetSpa
     if problem is not None:
         raise UsageError(problem)
     settings = {"name": sampler} if isinstance(sampler, str) else dict(sampler)
-    draw = partial(SAMPLERS[settings.pop("name")], **settings)
+    name = settings.pop("name")
+    draw = partial(_named(name), **settings)
+    if name not in SAMPLERS:
+        draw = partial(_drawn_by_own, name, draw)
     draw(space, torch.Generator().manual_seed(0))  # unusable settings fail here rather than in the first step
     return draw
 
 
 def sampler_problem(sampler: object) -> str | None:
-    """What is wrong with a sampler's name or settings, before any network is known."""
+    """What is wrong with a sampler's name or settings, before any network is known.
+
+    The module of a sampler of the user's own is imported for this.
+    """
     if callable(sampler):
         return None
     settings = {"name": sampler} if isinstance(sampler, str) else sampler
     if not isinstance(settings, Mapping) or "name" not in settings:
         return f"sampler: got {sampler!r}, but it is a name or a mapping with 'name' and settings of that sampler"
+    given = {key: value for key, value in settings.items() if key != "name"}
     name = settings["name"]
-    if not isinstance(name, str) or name not in SAMPLERS:
-        near = get_close_matches(str(name), SAMPLERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"sampler: there is no sampler {name!r}, known: {', '.join(SAMPLERS)}{hint}"
-    allowed = list(inspect.signature(SAMPLERS[name]).parameters)[2:]
-    unknown = [key for key in settings if key != "name" and key not in allowed]
-    if unknown:
-        return f"sampler: {name!r} has no setting {unknown[0]!r}, it has: {', '.join(allowed)}"
     try:
-        if name == "unordered" and "keep" in settings:
-            _check_probability(settings["keep"])
-        if name == "late" and "whole" in settings:
-            _check_probability(settings["whole"], "whole")
-        if name == "nested" and "decay" in settings:
-            _check_decay(settings["decay"])
-        if settings.get("ranges") is not None:
-            _check_ranges(settings["ranges"])
+        _check_settings(name, _named(name), given)
+        if name == "unordered" and "keep" in given:
+            _check_probability(given["keep"])
+        if name == "late" and "whole" in given:
+            _check_probability(given["whole"], "whole")
+        if name == "nested" and "decay" in given:
+            _check_decay(given["decay"])
+        if name in SAMPLERS and given.get("ranges") is not None:
+            _check_ranges(given["ranges"])
     except UsageError as error:
         return f"sampler: {error}"
     return None
+
+
+def _named(name: Any) -> Callable[..., Subnet]:
+    """The sampler of a name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if isinstance(name, str) and name in SAMPLERS:
+        return SAMPLERS[name]
+    if isinstance(name, str) and ":" in name:
+        return imported(name, "sampler", "sampler", "a function that draws a Subnet: (space, generator, **settings)")
+    near = did_you_mean(str(name), SAMPLERS) or "."
+    raise UsageError(
+        f"there is no sampler {name!r}, known: {', '.join(SAMPLERS)}{near} A sampler of your own is written "
+        "'package.module:sampler'"
+    )
+
+
+def _check_settings(name: str, draw: Callable[..., Subnet], given: Collection[str]) -> None:
+    """Make sure that a sampler takes the settings that are given, and needs no others."""
+    try:
+        parameters = list(inspect.signature(draw).parameters.values())
+    except (TypeError, ValueError):  # some callables written in C do not say what they take
+        return
+    kinds = [one.kind for one in parameters]
+    if len(parameters) < 2 or any(kind in (_KEYWORD, _ANY_KEYWORD) for kind in kinds[:2]):
+        raise UsageError(
+            f"{name!r} is no sampler: it must take a space and a generator first, and settings behind them; it takes "
+            f"{inspect.signature(draw)}"
+        )
+    settings = {one.name: one.default for one in parameters[2:] if one.kind is not _ANY_KEYWORD}
+    has = f"it has: {', '.join(settings) or 'none'}"
+    unknown = [key for key in given if key not in settings]
+    if unknown and _ANY_KEYWORD not in kinds:
+        raise UsageError(f"{name!r} has no setting {unknown[0]!r}, {has}")
+    missing = [key for key, default in settings.items() if default is inspect.Parameter.empty and key not in given]
+    if missing:
+        raise UsageError(f"{name!r} needs the setting {missing[0]!r}, {has}")
+
+
+def _drawn_by_own(name: str, draw: Sampler, space: SubnetSpace, generator: torch.Generator) -> Subnet:
+    """What a sampler of the user's own draws, if it is a subnet of the network, which need not be of the space."""
+    subnet = draw(space, generator)
+    if not isinstance(subnet, Subnet):
+        raise UsageError(f"the sampler {name!r} has to return a Subnet, got {type(subnet).__name__} {subnet!r:.80}")
+    fits = len(subnet.stages) == len(space.lengths) and all(
+        set(kept) <= set(range(length)) and (not fixed or kept[:1] == (0,))
+        for kept, length, fixed in zip(subnet.stages, space.lengths, space.fixed, strict=True)
+    )
+    if not fits:
+        depths = ", ".join(f"{int(fixed)}..{length}" for length, fixed in zip(space.lengths, space.fixed, strict=True))
+        first = ", and the first block of a stage of at least 1 always runs, first" if any(space.fixed) else ""
+        raise UsageError(
+            f"the sampler {name!r} has drawn {subnet}, which is no subnet of this network: its stages have depths "
+            f"{depths}{first}"
+        )
+    return subnet
 
 
 def _check_probability(value: Any, name: str = "keep") -> None:

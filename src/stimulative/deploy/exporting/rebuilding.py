@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stimulative.deploy.carving import Carving
 from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.models import find
-from stimulative.residual import Subnet, config_of
+from stimulative.residual import Subnet, config_of, put_children
 from stimulative.training import Prepared
 
 _WORDS = (
@@ -136,7 +136,7 @@ def put_together(model: nn.Module, children: Mapping[str, Mapping[str, str]], id
         model.set_submodule(name, nn.Identity())
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, left in children.items():
-        modules[name]._modules = {key: modules[old] for key, old in left.items()}
+        put_children(modules[name], {key: modules[old] for key, old in left.items()})
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.mode import evaluating
-from stimulative.residual.passing import Template, could_pass, pass_through, weighs
-from stimulative.residual.recording import Call, before_calls, run_on, tensors_in
+from stimulative.residual.access.mode import evaluating
+from stimulative.residual.finding.passing import Template, could_pass, pass_through, weighs
+from stimulative.residual.finding.recording import Call, Keywords, before_calls, run_on, tensors_in
 
 NO_PARAMETERS = "has no parameters"
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -62,7 +62,7 @@ class _Trial:
         self.reasons: dict[str, str] = {}
         self.needed: dict[tuple[type, frozenset[str], frozenset[str]], list[tuple[str, ...]]] = {}
 
-    def look(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def look(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords) -> None:
         if name in self.blocks or name in self.reasons:
             return
         if self._within_a_block(name) and name not in self.by_name:
@@ -82,7 +82,7 @@ class _Trial:
         return not isinstance(parent, CONTAINERS)
 
     def _tried(
-        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords
     ) -> tuple[Template | None, str]:
         parameters = own_parameters(module)
         if not parameters:

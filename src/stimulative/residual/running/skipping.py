@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from stimulative.residual.channels import Slice, sliced
-from stimulative.residual.execution import exclusive, refuse_checkpoint
-from stimulative.residual.interception import call_slot, intercepted
-from stimulative.residual.shrinking import shrunk
-from stimulative.residual.wiring import Place, Wiring, skip
+from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.access.slices import Slice, sliced
+from stimulative.residual.counted.shrinking import shrunk
+from stimulative.residual.finding.wiring import Place, Wiring, skip
+from stimulative.residual.running.guarding import exclusive, refuse_checkpoint
 
 
 @contextmanager

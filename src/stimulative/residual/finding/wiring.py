@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from stimulative.residual.channels import Channels, Slice
-from stimulative.residual.passing import needs_before, passed
-from stimulative.residual.recording import tensors_in
+from stimulative.residual.access.slices import Slice
+from stimulative.residual.finding.channels import Channels
+from stimulative.residual.finding.passing import needs_before, passed
+from stimulative.residual.finding.recording import Call, tensors_in
+from stimulative.residual.finding.stacks import Stack
 
 Decision = int | None
 """The index of the block that runs at a place of a stage, or None where none runs."""
@@ -34,6 +37,61 @@ class Place:
     concatenates: bool = False
 
 
+class Way(NamedTuple):
+    """A way through a network with cuts, up to where its graph is asked about.
+
+    Args:
+        cuts: The numbers of the places before which the graph is cut.
+        remembered: How many outputs are remembered for the next subnet.
+        decisions: Which block runs at each place up to there.
+        trained: How many parameters ask for a gradient.
+    """
+
+    cuts: frozenset[int]
+    remembered: int
+    decisions: tuple[Decision, ...]
+    trained: int
+
+
+@dataclass
+class Observed:
+    """What has been observed about a model while it was used; it holds as long as the model stays as it is.
+
+    Args:
+        stacks: The lists of layers that a config counts and that hold whole stages; None until they are looked for.
+        configs: The configs of the model's modules; None until they are looked for.
+        first_calls: How each module was called first on the example input, in shape; None until it was recorded.
+        looked_at: In which modes of the model (``model.training``) it was looked at how it calls its blocks.
+        bypasses: Whether tensors go around the cuts, of each way on which it was looked for.
+    """
+
+    stacks: tuple[Stack, ...] | None = None
+    configs: list[Any] | None = None
+    first_calls: dict[str, Call] | None = None
+    looked_at: set[bool] = field(default_factory=set)
+    bypasses: dict[Way, bool] = field(default_factory=dict)
+
+
+@dataclass
+class Live:
+    """What a model is at the moment.
+
+    Args:
+        shrunk: Whether layers that a config counts are out of their lists.
+    """
+
+    shrunk: bool = False
+
+    @contextmanager
+    def shrinking(self) -> Iterator[None]:
+        """A context in which layers are out of their lists."""
+        self.shrunk = True
+        try:
+            yield
+        finally:
+            self.shrunk = False
+
+
 @dataclass(frozen=True)
 class Wiring:
     """What running subnets of a model needs to know about it.
@@ -45,8 +103,8 @@ class Wiring:
         writers: The units that write into their input; ``""`` if the model writes into its own.
         fragile: The units whose output is written into by code that belongs to no unit.
         channels: What reads the channels of dense blocks, if there are any.
-        bypassed: Where tensors go around a cut, as far as it has been looked for.
-        found: What else has been found out about the model while it ran.
+        observed: What has been observed about the model while it ran.
+        live: What the model is at the moment.
     """
 
     units: tuple[str, ...]
@@ -55,8 +113,8 @@ class Wiring:
     writers: frozenset[str]
     fragile: frozenset[str] = frozenset()
     channels: Channels | None = None
-    bypassed: dict[Any, bool] = field(default_factory=dict, compare=False, repr=False)
-    found: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    observed: Observed = field(default_factory=Observed, compare=False, repr=False)
+    live: Live = field(default_factory=Live, compare=False, repr=False)
 
     @cached_property
     def carrying(self) -> frozenset[int]:

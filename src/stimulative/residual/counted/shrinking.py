@@ -9,18 +9,18 @@ are numbered anew.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from stimulative.errors import UsageError
-from stimulative.residual.stacks import Stack, config_of, layers_that_run, per_layer, stacks_of
-from stimulative.residual.wiring import Decision, Place, Wiring
+from stimulative.residual.access.slots import put_children
+from stimulative.residual.counted.layers import layers_that_run, per_layer, stacks_of
+from stimulative.residual.finding.stacks import Stack, config_of
+from stimulative.residual.finding.wiring import Decision, Place, Wiring
 
 _TYPES = "layer_types", "layers_block_type"
 _HOOKED = "_output_capturing_hooks_installed"
@@ -51,8 +51,8 @@ def shrunk(
             undo.enter_context(_hooks_as_they_were([model.get_submodule(owner) for owner in sorted(owners)]))
         for stack, layers in smaller:
             undo.callback(_put_back, model, stack, _shrink(model, stack, layers))
-            undo.callback(wiring.found.pop, "shrunk", None)
-            wiring.found["shrunk"] = True
+        if smaller:
+            undo.enter_context(wiring.live.shrinking())
         yield tuple(pair for pair in zip(wiring.places, decisions, strict=True) if pair[0].name not in inside)
 
 
@@ -62,7 +62,7 @@ def check_whole(wiring: Wiring) -> None:
     Raises:
         UsageError: If the model is that of a subnet at the moment.
     """
-    if "shrunk" in wiring.found:
+    if wiring.live.shrunk:
         raise UsageError(
             "the model has only the layers of a subnet at the moment, within only(...), so that its other blocks "
             "cannot be reached: open after_blocks(...) before only(...)"
@@ -141,15 +141,12 @@ def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dic
                     f"computes {name} from their number, and would make them {made}; these "
                     f"are {wanted}. Keep the first layers instead, in their order"
                 )
-    layers._modules.clear()
-    layers._modules.update({str(number): layer for number, layer in enumerate(kept)})
+    put_children(layers, {str(number): layer for number, layer in enumerate(kept)})
     return before, undo
 
 
 def _put_back(model: nn.Module, stack: Stack, was: tuple[dict[str, nn.Module | None], Undo]) -> None:
-    layers = model.get_submodule(stack.name)
-    layers._modules.clear()
-    layers._modules.update(was[0])
+    put_children(model.get_submodule(stack.name), was[0])
     _restore(was[1])
 
 
@@ -229,39 +226,3 @@ def _features(fields: Mapping[str, Any], length: int, left: int) -> dict[str, An
     names = names[: left + 1]
     chosen = [name for name in chosen if name in names] or names[-1:]
     return {"stage_names": names, "_out_features": chosen, "_out_indices": [names.index(name) for name in chosen]}
-
-
-def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
-    """In what the layers of a model are others than its class builds from its config; None if they are the same.
-
-    The model is built anew for this, without memory for its parameters, and compared: the names and shapes of all
-    parameters and buffers, and whatever numbers, words and switches the layers hold. Rates of dropping are left out,
-    since they follow from the depth and change nothing in evaluation.
-
-    Args:
-        model: The model.
-        lists: The module names of its lists of layers.
-    """
-    if config_of(model) is None:
-        return None  # a model of one's own around one of Transformers
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            built = type(model)(copy.deepcopy(config_of(model)))
-    except Exception as error:  # whatever a constructor does
-        return f"{type(model).__name__} is not built from its config alone ({type(error).__name__}: {error})"
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    expected = {key: tuple(value.shape) for key, value in built.state_dict().items()}
-    for key in sorted(shapes.keys() | expected.keys()):
-        if shapes.get(key) != expected.get(key):
-            return f"{key} is of shape {shapes.get(key)} here and {expected.get(key)} there"
-    within = tuple(f"{name}." for name in lists)
-    for name, other in built.named_modules():
-        if not name.startswith(within):
-            continue
-        own = vars(model.get_submodule(name))
-        for attribute, value in vars(other).items():
-            if attribute == "training" or attribute.startswith("_") or "drop" in attribute:
-                continue
-            if isinstance(value, int | float | str) and own.get(attribute) != value:
-                return f"{name}.{attribute} is {own.get(attribute)!r} here and {value!r} there"
-    return None

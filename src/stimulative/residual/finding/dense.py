@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.channels import Channels, DenseBlock, Reader, Runs, Slice, narrowed, sliced, treats_each
-from stimulative.residual.discovery import Finder
-from stimulative.residual.interception import call_slot, intercepted
-from stimulative.residual.recording import Call, arguments_of, quietly, record, tensors_in
+from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.access.slices import Runs, Slice, narrowed, sliced, treats_each
+from stimulative.residual.finding.channels import Channels, DenseBlock, Reader
+from stimulative.residual.finding.discovery import Finder
+from stimulative.residual.finding.recording import Call, arguments_of, quietly, record, tensors_in
 
 _TOLERANCE = 1e-4
 

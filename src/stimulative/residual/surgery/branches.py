@@ -26,12 +26,12 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual.mode import evaluating
+from stimulative.residual.access.mode import evaluating
+from stimulative.residual.finding.passing import inputs_of
+from stimulative.residual.finding.recording import Call, Trace, record, tensors_in
+from stimulative.residual.finding.wiring import Place
 from stimulative.residual.network import ResidualNetwork
-from stimulative.residual.passing import inputs_of
-from stimulative.residual.recalibration import layers_with_statistics
-from stimulative.residual.recording import Call, Trace, record, tensors_in
-from stimulative.residual.wiring import Place
+from stimulative.residual.running.statistics import layers_with_statistics
 
 _SCALE = 0.25  # a power of two changes no digit of a product, however coarsely the device rounds
 _SAME = 1e-4  # of the largest input, as in discovery
@@ -167,7 +167,7 @@ class _Block:
         self.module = module
         self.prefix = f"{place.name}."
         self.values = _moved(module)
-        self.args, self.kwargs = pytree.tree_map_only(Tensor, _precise, (call.args, call.kwargs))
+        self.args, self.kwargs = pytree.tree_map_only(Tensor, precise, (call.args, call.kwargs))
         inputs = tensors_in((self.args, self.kwargs))
         self.streams = [inputs[number] for number in inputs_of(place.returns)]
         generator = torch.Generator().manual_seed(0)
@@ -220,17 +220,17 @@ def _moved(module: nn.Module) -> dict[str, Tensor]:
         drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
         return 0.3 * drawn.to(value) / (value[0].numel() if value.dim() > 1 else 1) ** 0.5
 
-    values = {name: _precise(value.detach()) for name, value in module.named_buffers()}
+    values = {name: precise(value.detach()) for name, value in module.named_buffers()}
     for name in layers_with_statistics(module):
         mean, var = (f"{name}.{key}" if name else key for key in ("running_mean", "running_var"))
         values[mean], values[var] = values[mean] + noise(values[mean]), values[var] + 0.5
     for name, parameter in module.named_parameters():
-        value = _precise(parameter.detach())
+        value = precise(parameter.detach())
         values[name] = value + noise(value) if value.is_floating_point() else value
     return values
 
 
-def _precise(tensor: Tensor) -> Tensor:
-    """A copy, in float32 at least if it holds floating point numbers."""
+def precise(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, in float32 at least if it holds floating point numbers."""
     dtype = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
     return tensor.to(dtype, copy=True)

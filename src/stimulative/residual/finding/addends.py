@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.identity import own_parameters, run_with
-from stimulative.residual.interception import call_slot, intercepted
-from stimulative.residual.passing import could_pass
-from stimulative.residual.recording import Call, before_calls, run_on, tensors_in
+from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.finding.identity import own_parameters, run_with
+from stimulative.residual.finding.passing import could_pass
+from stimulative.residual.finding.recording import Call, Keywords, before_calls, run_on, tensors_in
 
 _TOLERANCE = 1e-4
 Group = tuple[str, str, tuple[str, ...]]
@@ -47,7 +47,7 @@ def find_addends(model: nn.Module, example_input: Any, calls: dict[str, list[Cal
     blocks = {name for group in groups for name in group}
     found: dict[str, list[str]] = {}
 
-    def look(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def look(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords) -> None:
         if name in blocks and name not in found:
             found[name] = list(_addends(name, module, args, kwargs, calls))
 
@@ -74,7 +74,7 @@ def _siblings(name: str, module: nn.Module, calls: dict[str, list[Call]]) -> Ite
 
 
 def _addends(
-    name: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], calls: dict[str, list[Call]]
+    name: str, block: nn.Module, args: tuple[Any, ...], kwargs: Keywords, calls: dict[str, list[Call]]
 ) -> Iterator[str]:
     """The places of a block's addends, the outermost of each."""
     accepted: list[str] = []
@@ -105,7 +105,7 @@ def _addends(
 def _run(
     block: nn.Module,
     values: dict[str, Tensor],
-    given: tuple[tuple[Any, ...], dict[str, Any]],
+    given: tuple[tuple[Any, ...], Keywords],
     place: str,
     instead: Callable[..., Any],
 ) -> Any:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.residual.caches import configs_of, without_caches
+from stimulative.residual.access.caches import configs_of, without_caches
+from stimulative.residual.finding.recording import Keywords, arguments_of, before_calls, quietly, tensors_in
 from stimulative.residual.network import ResidualNetwork
-from stimulative.residual.recalibration import FROZEN, layers_with_statistics
-from stimulative.residual.recording import arguments_of, before_calls, quietly, tensors_in
+from stimulative.residual.running.statistics import FROZEN, layers_with_statistics
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def stem_of(network: ResidualNetwork) -> Stem:
     called: list[str] = []
     inputs: list[Tensor] = []
 
-    def look(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def look(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords) -> None:
         if name == first:
             inputs.extend(tensor for tensor in tensors_in((args, kwargs)) if tensor.requires_grad)
             raise _Reached

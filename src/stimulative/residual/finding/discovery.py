@@ -20,10 +20,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual.addends import find_addends
-from stimulative.residual.identity import CONTAINERS, NO_PARAMETERS, shapes, try_modules
-from stimulative.residual.passing import Nothing, Template, needs_before, pass_through, widens
-from stimulative.residual.recording import Call, Trace
+from stimulative.residual.finding.addends import find_addends
+from stimulative.residual.finding.identity import CONTAINERS, NO_PARAMETERS, shapes, try_modules
+from stimulative.residual.finding.passing import Nothing, Template, needs_before, pass_through, widens
+from stimulative.residual.finding.recording import Call, Trace
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,15 @@
-"""Statistics of normalisation layers for subnets.
+"""Estimates statistics of normalisation layers for subnets.
 
 BatchNorm's running statistics belong to the main net: a subnet's activations are others. Before a subnet is evaluated,
 its statistics are estimated anew on training images, as in the papers' code: the sample-weighted average of the mean
-and the (biased) variance of each batch, every layer normalising by its own batch.
-
-A layer's statistics depend only on what ran before it. They therefore belong to the node of the tree of prefixes,
-not to the subnet: subnets with the same prefix share them, and all subnets are recalibrated at the price of one walk
-of the tree.
+and the (biased) variance of each batch, every layer normalising by its own batch. Since statistics belong to the nodes
+of the tree of prefixes, all subnets are recalibrated at the price of one walk of the tree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,83 +17,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual.execution import Node, replay
-from stimulative.residual.mode import evaluating
-from stimulative.residual.recording import arguments_of, tensors_in
-from stimulative.residual.wiring import Wiring
-
-Stages = tuple[tuple[int, ...], ...]
-LayerStatistics = dict[str, tuple[Tensor, Tensor]]
-"""Mean and variance by the name of the layer within its unit."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Recalibrated statistics of subnets of one network.
-
-    Args:
-        images: The number of images that they were estimated on (0 where no layer has running statistics).
-        subnets: The subnets that they belong to.
-        nodes: Mean and variance of each layer of each unit, by the node of the tree of prefixes.
-    """
-
-    images: int
-    subnets: frozenset[Stages]
-    nodes: dict[Node, LayerStatistics]
-
-    def check(self, subnets: Sequence[Stages]) -> None:
-        """Make sure that all these subnets were recalibrated.
-
-        Raises:
-            UsageError: If one was not.
-        """
-        missing = [stages for stages in subnets if stages not in self.subnets]
-        if missing:
-            raise UsageError(
-                f"there are no statistics for {len(missing)} of {len(subnets)} subnets, such as {missing[0]}: "
-                "recalibrate them first"
-            )
-
-    def of(self, wiring: Wiring, stages: Stages) -> LayerStatistics:
-        """The statistics of one subnet, by the name of the layer in the model.
-
-        Raises:
-            UsageError: If the subnet was not among those recalibrated, or a layer has several statistics.
-        """
-        self.check([stages])
-        decisions = wiring.decisions(stages)
-        found: LayerStatistics = {}
-        for node, layers in self.nodes.items():
-            if node.path[: len(decisions)] != decisions[: len(node.path)]:
-                continue
-            for layer, values in layers.items():
-                name = f"{node.unit}.{layer}" if layer else node.unit
-                if name in found:
-                    raise UsageError(
-                        f"layer {name!r} runs more than once in a forward, each time with statistics of its own, and "
-                        "cannot have one of them for all: pass them to run(..., statistics=...) instead"
-                    )
-                found[name] = values
-        return found
-
-
-FROZEN = "statistics_are_frozen"
-"""The attribute of a layer that keeps the statistics that it has, in training and for all subnets."""
-
-
-def layers_with_statistics(module: nn.Module) -> dict[str, Any]:
-    """The layers of a module that keep running statistics, by name: BatchNorm and whatever is built like it.
-
-    A frozen layer is none of them: it has its statistics for good.
-    """
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(getattr(layer, "running_mean", None), Tensor)
-        and isinstance(getattr(layer, "running_var", None), Tensor)
-        and hasattr(layer, "momentum")
-        and not getattr(layer, FROZEN, False)
-    }
+from stimulative.residual.access.mode import evaluating
+from stimulative.residual.finding.recording import arguments_of, tensors_in
+from stimulative.residual.finding.wiring import Wiring
+from stimulative.residual.running.execution import replay
+from stimulative.residual.running.one_pass import Node
+from stimulative.residual.running.statistics import Stages, Statistics, layers_with_statistics
 
 
 def recalibrate(
@@ -151,53 +76,6 @@ def recalibrate(
             for node, of in sums.items()
         }
     return Statistics(seen, frozenset(subnets), nodes)
-
-
-def with_statistics(model: nn.Module, statistics: Statistics) -> Callable[[Node, Callable[[], Any]], Any]:
-    """An ``around`` for ``replay``: each unit normalises with the statistics of its node."""
-
-    def around(node: Node, compute: Callable[[], Any]) -> Any:
-        layers = statistics.nodes.get(node)
-        if not layers:
-            return compute()
-        unit = model.get_submodule(node.unit)
-        own = {}
-        for name, (mean, var) in layers.items():
-            layer = unit.get_submodule(name)
-            own[layer] = layer._buffers["running_mean"], layer._buffers["running_var"]
-            layer._buffers["running_mean"], layer._buffers["running_var"] = mean, var
-        try:
-            return compute()
-        finally:
-            for layer, (mean, var) in own.items():
-                layer._buffers["running_mean"], layer._buffers["running_var"] = mean, var
-
-    return around
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Layers in training mode normalise by their batch, as always, but leave their running statistics alone."""
-    layers = [
-        layer
-        for layer in layers_with_statistics(model).values()
-        if layer.training and getattr(layer, "track_running_stats", False)
-    ]
-    # InstanceNorm updates whatever statistics it has, without regard to the switch, so it has none for a while
-    taken = [
-        (layer, dict(layer._buffers)) for layer in layers if isinstance(layer, nn.modules.instancenorm._InstanceNorm)
-    ]
-    for layer in layers:
-        layer.track_running_stats = False
-    for layer, _ in taken:
-        layer._buffers.update(running_mean=None, running_var=None)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-        for layer, buffers in taken:
-            layer._buffers.update(buffers)
 
 
 def input_of(batch: Any) -> Any:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.recording import Call, tensors_in
+from stimulative.residual.finding.recording import Call, Keywords, tensors_in
 
 _TOLERANCE = 1e-4
 _LEAST_GAIN = 1e-3
@@ -140,7 +140,7 @@ def weighs(template: Template, given: Any, output: Any) -> bool:
     return bool((y - x).abs().amax() > _TOLERANCE * x.abs().amax())
 
 
-def passed(template: Template, args: tuple[Any, ...], kwargs: dict[str, Any], before: Any = None) -> Any:
+def passed(template: Template, args: tuple[Any, ...], kwargs: Keywords, before: Any = None) -> Any:
     """What a skipped block returns.
 
     Args:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.interception import call_slot, intercepted
-from stimulative.residual.shrinking import check_whole
-from stimulative.residual.wiring import Place, Wiring, skip
+from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.counted.shrinking import check_whole
+from stimulative.residual.finding.wiring import Place, Wiring, skip
 
 AfterBlock = Callable[[Place, Any, Callable[[], Any]], Any]
 """Gets a block's place, its output, and what skipping it would return; returns what the model goes on with."""

@@ -12,20 +12,17 @@ length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-
-from stimulative.residual.wiring import Decision, Wiring
 
 _COUNT = "num_hidden_layers"
 _DEPTHS = "depths"
 _DECODER = "decoder_layers", "num_decoder_layers"
 _ENCODER = "encoder_layers", "num_encoder_layers"
 _NUMBERS = "layer", "block"
-_NOT_PER_LAYER = "_id", "_ids", "_idx", "_indices", "architectures"
 
 
 @dataclass(frozen=True)
@@ -47,49 +44,18 @@ class Stack:
     configs: tuple[tuple[str, tuple[tuple[str, int | None], ...]], ...]
 
 
-def stacks_of(model: nn.Module, wiring: Wiring) -> tuple[Stack, ...]:
-    """The stacks that hold whole stages of a model; looked for once."""
-    if "stacks" not in wiring.found:
-        found = (_stack(model, name, module) for name, module in model.named_modules())
-        wiring.found["stacks"] = tuple(stack for stack in found if stack is not None and _whole(stack, wiring))
-    return wiring.found["stacks"]
-
-
-def layers_that_run(stack: Stack, wiring: Wiring, decisions: Sequence[Decision]) -> tuple[int, ...]:
-    """The numbers of the layers of a stack that run in a subnet, in the order in which they run."""
-    position = {name: number for number, name in enumerate(stack.layers)}
-    decided = {place.name: (place, block) for place, block in zip(wiring.places, decisions, strict=True)}
-    running = []
-    for number, name in enumerate(stack.layers):
-        if name not in decided:
-            running.append(number)
-            continue
-        place, block = decided[name]
-        if block is not None:
-            running.append(position[wiring.blocks[place.stage][block]])
-    return tuple(running)
+def stacks_in(model: nn.Module) -> Iterator[Stack]:
+    """All lists of modules that configs of a model count."""
+    for name, module in model.named_modules():
+        stack = _stack(model, name, module)
+        if stack is not None:
+            yield stack
 
 
 def config_of(module: nn.Module) -> Any:
     """The config that Transformers has built a module from, or None."""
     config = getattr(module, "config", None)
     return config if hasattr(config, "attribute_map") and hasattr(config, "model_type") else None
-
-
-def per_layer(
-    fields: Mapping[str, Any], length: int, counts: Sequence[tuple[str, int | None]]
-) -> dict[str, list[Any] | tuple[Any, ...]]:
-    """What a config has one of for each layer."""
-    if any(number is not None for _, number in counts):
-        return {}  # what it says of stages is of no layer
-    return {
-        field: values
-        for field, values in fields.items()
-        if isinstance(values, list | tuple)
-        and len(values) == length > 1
-        and ("layer" in field or "block" in field or "type" in field)
-        and not field.endswith(_NOT_PER_LAYER)
-    }
 
 
 def _stack(model: nn.Module, name: str, layers: nn.Module) -> Stack | None:
@@ -151,9 +117,3 @@ def _numbers(layers: Sequence[nn.Module]) -> tuple[tuple[tuple[str, str, int], .
             holders[attribute] = holders.get(attribute, 0) + 1
     counting = {name for name, start in starts.items() if len(start) == 1 and holders[name] > 1}
     return tuple(tuple(entry for entry in own if entry[1] in counting) for own in found)
-
-
-def _whole(stack: Stack, wiring: Wiring) -> bool:
-    """Whether a stack holds blocks, and of each of their stages all."""
-    stages = {place.stage for place in wiring.places if place.name in stack.layers}
-    return bool(stages) and all(set(wiring.blocks[stage]) <= set(stack.layers) for stage in stages)

@@ -1,0 +1,106 @@
+"""The slots of modules: where PyTorch keeps a module's children, parameters and buffers.
+
+Assigning to an attribute checks, renames and moves things; what is done here is to put something else into a slot that
+exists, as it is. All writing into other modules' slots is in this file, so that it can be looked over at a glance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_MEAN, _VAR = "running_mean", "running_var"
+
+
+def put_children(module: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
+    """Give a module other children, in this order."""
+    chosen = dict(children)  # before the slots are emptied: it may be made of them
+    module._modules.clear()
+    module._modules.update(chosen)
+
+
+def put_parameter(module: nn.Module, key: str, value: nn.Parameter) -> None:
+    """Put a parameter into the slot of another one."""
+    module._parameters[key] = value
+
+
+def put_buffer(module: nn.Module, key: str, value: Tensor | None) -> None:
+    """Put a tensor, or none, into the slot of a buffer; whether the buffer is saved stays as it was."""
+    module._buffers[key] = value
+
+
+def put_statistics(layer: nn.Module, mean: Tensor | None, var: Tensor | None) -> None:
+    """Put other running statistics into a layer, as they are."""
+    layer._buffers[_MEAN] = mean
+    layer._buffers[_VAR] = var
+
+
+def statistics_in(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """The running mean and variance that a layer has now."""
+    return layer._buffers[_MEAN], layer._buffers[_VAR]
+
+
+@contextmanager
+def without_statistics(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Layers without running statistics, for a while."""
+    taken = [(layer, statistics_in(layer)) for layer in layers]
+    for layer, _ in taken:
+        put_statistics(layer, None, None)
+    try:
+        yield
+    finally:
+        for layer, (mean, var) in taken:
+            put_statistics(layer, mean, var)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """A context behind which a model has the buffers that it has now, with the values that they have now."""
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, own in buffers:  # a forward may have made some, or put others in their place
+            module._buffers.clear()
+            module._buffers.update(own)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
+
+
+class Exchange:
+    """Puts other things into slots, and what was there back again.
+
+    The things that it puts into slots of parameters need not be parameters: gradients flow through a tensor that was
+    computed of one.
+    """
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[dict[str, Any], str, Any]] = []
+
+    def attribute(self, module: nn.Module, key: str, value: Any) -> None:
+        """Give a module another value of a plain attribute."""
+        self._put(vars(module), key, value)
+
+    def parameter(self, module: nn.Module, key: str, value: Tensor) -> None:
+        """Put a tensor into the slot of a parameter."""
+        self._put(module._parameters, key, value)
+
+    def buffer(self, module: nn.Module, key: str, value: Tensor) -> None:
+        """Put a tensor into the slot of a buffer."""
+        self._put(module._buffers, key, value)
+
+    def put_back(self) -> None:
+        """Undo all of it, the last first."""
+        for slots, key, value in reversed(self._undo):
+            slots[key] = value
+        self._undo.clear()
+
+    def _put(self, slots: dict[str, Any], key: str, value: Any) -> None:
+        self._undo.append((slots, key, slots[key]))
+        slots[key] = value

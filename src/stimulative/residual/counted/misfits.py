@@ -1,0 +1,47 @@
+"""Whether a config that counts layers builds the model that has it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from stimulative.residual.finding.stacks import config_of
+
+
+def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
+    """In what the layers of a model are others than its class builds from its config; None if they are the same.
+
+    The model is built anew for this, without memory for its parameters, and compared: the names and shapes of all
+    parameters and buffers, and whatever numbers, words and switches the layers hold. Rates of dropping are left out,
+    since they follow from the depth and change nothing in evaluation.
+
+    Args:
+        model: The model.
+        lists: The module names of its lists of layers.
+    """
+    if config_of(model) is None:
+        return None  # a model of one's own around one of Transformers
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = type(model)(copy.deepcopy(config_of(model)))
+    except Exception as error:  # whatever a constructor does
+        return f"{type(model).__name__} is not built from its config alone ({type(error).__name__}: {error})"
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in built.state_dict().items()}
+    for key in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(key) != expected.get(key):
+            return f"{key} is of shape {shapes.get(key)} here and {expected.get(key)} there"
+    within = tuple(f"{name}." for name in lists)
+    for name, other in built.named_modules():
+        if not name.startswith(within):
+            continue
+        own = vars(model.get_submodule(name))
+        for attribute, value in vars(other).items():
+            if attribute == "training" or attribute.startswith("_") or "drop" in attribute:
+                continue
+            if isinstance(value, int | float | str) and own.get(attribute) != value:
+                return f"{name}.{attribute} is {own.get(attribute)!r} here and {value!r} there"
+    return None
