@@ -4,8 +4,8 @@ A study of runs to be trained is a *plan* (which runs it needs), a *launch* (one
 machine, or a cluster) and a *record* of typed rows (what it has come to), which is its file. To add one:
 
 1. Here, a file with the record (a ``StudyOfRuns``, whose ``NAME`` is that of its file), the plan (what ``Plan`` asks
-   for: its ``recipe``, its ``jobs`` by name, and ``result``, which makes the record of what came of them) and a function
-   that carries it out (``carry_out``).
+   for: its ``recipe``, its ``jobs`` by name, and ``result``, which makes the record of what came of them) and a
+   function that carries it out (``carry_out``).
 2. In ``report``, a file that draws the record.
 3. In ``cli/commands``, a file that reads the plan from words, and hands it to ``run_study``.
 """
