@@ -15,6 +15,7 @@ from stimulative.studies import (
     Comparison,
     ComparisonPlan,
     Destruction,
+    Failed,
     Loafing,
     Matrix,
     Plan,
@@ -83,7 +84,7 @@ def test_files_of_version_0_1_0_are_read_and_written_the_same_but_for_format_and
     assert (study.format, study.task) == (1, "images")
     study.write(tmp_path)
     again = json.loads(kind.file(tmp_path).read_text())
-    assert NEW_KEYS <= again.keys() and kind.read(tmp_path) == study
+    assert again.keys() >= NEW_KEYS and kind.read(tmp_path) == study
     again = without_new_keys(again)
     if kind is Comparison:
         again["runs"] = [without_new_keys(run) for run in again["runs"]]
@@ -108,7 +109,7 @@ class Mains(StudyOfRuns):
     NAME = "mains"
 
     top1: tuple[float, ...]
-    failed: tuple = ()
+    failed: tuple[Failed, ...] = ()
 
     @property
     def empty(self) -> bool:
