@@ -1,26 +1,59 @@
 """Directories of runs and studies as the commands write them, made by hand: small, and no network is trained."""
 
-import csv
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-RECIPE = """model:
-  name: cifar/resnet20
-  arguments: {{}}
-data:
-  name: digits
-  path: null
-  workers: 4
-method:
-  name: {method}
-{settings}schedule:
-  epochs: 2
-training:
-  device: auto
-seed: {seed}
-"""
+import yaml
+
+from stimulative.config import Recipe, load_recipe
+from stimulative.config.settings import MethodSettings
+from stimulative.methods import METHODS
+from stimulative.residual import Subnet
+from stimulative.runs import (
+    COSTS,
+    METRICS,
+    Conditions,
+    Cost,
+    Environment,
+    Epoch,
+    Family,
+    FamilySummary,
+    Latency,
+    MainScore,
+    Member,
+    MetricsFile,
+    RunDirectory,
+    Score,
+    Summary,
+)
+from stimulative.studies import (
+    ComparedMethods,
+    ComparedRun,
+    Comparison,
+    ComparisonRow,
+    DeletedRow,
+    DestroyedRun,
+    Destruction,
+    DrawsRow,
+    Failed,
+    Loafing,
+    LoafingPair,
+    LoafingRow,
+    Matrix,
+    MatrixCell,
+    SingleRow,
+    Study,
+    SwappedRow,
+    Sweep,
+    SweepRow,
+    SweepRun,
+)
+
+VERSIONS = {"python": "3.11.7", "torch": "2.15.0"}
+DEVICE = "a processor (1 threads)"
 
 
 def run(
@@ -36,49 +69,96 @@ def run(
 ) -> Path:
     """A finished run whose subnets have been measured; a method of None for weights trained elsewhere."""
     directory.mkdir(parents=True)
-    low, slope = (60, 4.0) if method == "common" else (90, 0.9)
-    family = []
-    for subnet in itertools.product(*(range(1, depth + 1) for depth in depths)):
-        blocks = sum(subnet)
-        top1 = low + slope * (blocks - len(depths)) + 0.3 * subnet[0] + 0.1 * seed
-        flops = 1_000_000 * blocks + 1_000 * subnet[-1]
-        row = ["-".join(map(str, subnet)), blocks, f"{top1:.4f}", "1.000000", 10_000 * blocks, flops]
-        family.append([*row, f"{0.1 * blocks:.4f}", "0.0100"] if latency else row)
-    columns = ["subnet", "blocks", "top1", "loss", "parameters", "flops", "latency_ms", "latency_iqr_ms"]
-    _table(directory / "subnets.csv", columns[: len(family[0])], family)
-    top1 = [float(row[2]) for row in family]
-    mean = sum(top1) / len(top1)
-    of_all = {"count": len(top1), "evaluated": len(top1), "mean": mean, "std": 1.0, "min": min(top1), "max": max(top1)}
-    content = {
-        "method": method,
-        "model": model,
-        "data": "digits",
-        "seed": seed,
-        "epochs": 2,
-        "train_seconds": None if method is None else 12.5,
-        "peak_memory_mib": None if method is None else 100.0,
-        "parameters": family[-1][4],
-        "main": {"top1": top1[-1], "loss": 1.0},
-        "subnets": {**of_all, "seed": None, "calibration_images": 808},
-        "device": "a processor (1 threads)",
-        "versions": {"python": "3.11.7", "torch": "2.15.0"},
-    }
-    if latency:
-        content["latency"] = {"batch": 1, "device": "a processor", "threads": 1, "rounds": 20}
-        content["by_stage"] = [{"stage": number, "name": f"layer{number + 1}"} for number in range(len(depths))]
-    _json(directory / "summary.json", content | summary)
-    environment = {
-        "started": "2024-05-06T07:08:09+00:00",
-        "command": ["stimulative", "train", "my recipe"],
-        "git": "abc",
-    }
-    _json(directory / "environment.json", environment)
-    (directory / "recipe.yaml").write_text(RECIPE.format(method=method or "common", seed=seed, settings=settings))
+    made = RunDirectory(directory)
+    family = _family(method, seed, depths, latency)
+    content = _summary(family, method, seed, model, len(depths), latency)
+    made.write_recipe(_recipe(method or "common", seed, model, settings))
+    made.write_environment(
+        Environment(
+            started="2024-05-06T07:08:09+00:00",
+            command=("stimulative", "train", "my recipe"),
+            device=DEVICE,
+            platform="a system",
+            threads=1,
+            seed=seed,
+            versions=VERSIONS,
+            git="abc",
+        )
+    )
+    made.write_family(family)
+    made.write_summary(Summary.from_mapping(content.to_mapping() | summary))
     if method is not None:
-        columns = "epoch,step,lr,balance,loss,main_ce,subnet_kl,train_top1,validation_top1,validation_loss"
-        rows = [[e, 12 * e, 0.1, 1, 3 / e, 2 / e, 1 / e, 40 * e, 45 * e - seed, 1, 1000, e] for e in (1, 2)]
-        _table(directory / "metrics.csv", [*columns.split(","), "images_per_second", "train_seconds"], rows)
+        log = MetricsFile(made.file(METRICS), 0)
+        for epoch in (1, 2):
+            log.add(_epoch(epoch, seed))
     return directory
+
+
+def _recipe(method: str, seed: int, model: str, settings: str) -> Recipe:
+    """A recipe with these names, which need not be known ones, and with these settings as they are given."""
+    known = {"method.name": method} if method in METHODS else {}
+    recipe = load_recipe("digits", {**known, "schedule.epochs": 2, "seed": seed})
+    given = MethodSettings(method, {**recipe.method.settings, **(yaml.safe_load(settings) or {})})
+    return replace(recipe, method=given, model=replace(recipe.model, name=model))
+
+
+def _family(method: str | None, seed: int, depths: tuple[int, ...], latency: bool) -> Family:
+    low, slope = (60, 4.0) if method == "common" else (90, 0.9)
+    members = []
+    for kept in itertools.product(*(range(1, depth + 1) for depth in depths)):
+        blocks = sum(kept)
+        score = Score(low + slope * (blocks - len(depths)) + 0.3 * kept[0] + 0.1 * seed, 1.0)
+        cost = Cost(10_000 * blocks, 1_000_000 * blocks + 1_000 * kept[-1])
+        subnet = Subnet(tuple(tuple(range(depth)) for depth in kept))
+        members.append(Member(subnet, score, cost, Latency(0.1 * blocks, 0.01) if latency else None))
+    return Family(tuple(members))
+
+
+def _summary(family: Family, method: str | None, seed: int, model: str, stages: int, latency: bool) -> Summary:
+    main = list(family)[-1]
+    trained = {"steps": 24, "train_seconds": 12.5, "peak_memory_mib": 100.0}
+    return Summary(
+        task="images",
+        method=method,
+        model=model,
+        data="digits",
+        seed=seed,
+        epochs=2,
+        **(trained if method is not None else {}),
+        parameters=main.cost.parameters,
+        main=MainScore(main.score.top1, main.score.loss),
+        subnets=FamilySummary(
+            space="ordered",
+            count=len(family),
+            evaluated=len(family),
+            **vars(family.spread()),
+            calibration_images=808,
+        ),
+        device=DEVICE,
+        versions=VERSIONS,
+        latency=Conditions(1, "a processor", 1, 20) if latency else None,
+        frontier={cost: tuple(str(member.subnet) for member in family.frontier(cost)) for cost in COSTS},
+        by_blocks=family.by_blocks(),
+        by_stage=family.by_stage([f"layer{number + 1}" for number in range(stages)]),
+    )
+
+
+def _epoch(epoch: int, seed: int) -> Epoch:
+    return Epoch(
+        epoch=epoch,
+        step=12 * epoch,
+        lr=0.1,
+        balance=1.0,
+        loss=3 / epoch,
+        main_ce=2 / epoch,
+        subnet_kl=1 / epoch,
+        auxiliary=0.0,
+        train_top1=40.0 * epoch,
+        validation_top1=45.0 * epoch - seed,
+        validation_loss=1.0,
+        images_per_second=1000.0,
+        train_seconds=float(epoch),
+    )
 
 
 def comparison(directory: Path, methods: tuple[str, ...] = ("common", "stimulative"), *, old: bool = False) -> Path:
@@ -88,21 +168,78 @@ def comparison(directory: Path, methods: tuple[str, ...] = ("common", "stimulati
         name, _, settings = method.partition(":")
         lines = "".join(f"  {pair.replace('=', ': ')}\n" for pair in settings.split(":") if pair)
         path = run(directory / f"{method.replace(':', '-')}-seed{seed}", name, seed, settings=lines)
-        named = {} if old else {"run": path.name, "variant": method}
-        runs.append(json.loads((path / "summary.json").read_text()) | named)
-    rows = [
-        {"method": method, "seeds": 2, "main_mean": 90.5, "main_std": 0.1, "all_mean": 75.2, "all_std": 3.0}
-        for method in methods
-    ]
-    differences = [
-        {"method": method, "reference": methods[0], "measure": measure, "n": 2, "mean": 1.5, "std": 0.5}
-        | {"low": 1.5 - 4.5, "high": 1.5 + 4.5, "sentence": "+1.50 points"}
-        for method, measure in itertools.product(methods[1:], ("main", "all"))
-    ]
-    study = {"rows": rows, "runs": runs, "failed": []}
-    compared = {"model": "cifar/resnet20", "data": "digits", "reference": methods[0], "differences": differences}
-    _json(directory / "comparison.json", study if old else study | compared)
+        runs.append(ComparedRun(RunDirectory(path).summary, path.name, method))
+    study = Comparison(
+        task="images",
+        rows=tuple(_compared_row(method) for method in methods),
+        runs=tuple(runs),
+        model="cifar/resnet20",
+        data="digits",
+        epochs=2,
+        seeds=(0, 1),
+        methods=methods,
+        reference=methods[0],
+        differences=tuple(
+            _difference(method, methods[0], measure)
+            for method, measure in itertools.product(methods[1:], ("main", "all"))
+        ),
+    )
+    study.write(directory)
+    if old:
+        _age(study.file(directory))
     return directory
+
+
+def _compared_row(method: str) -> ComparisonRow:
+    return ComparisonRow(
+        method=method,
+        seeds=2,
+        main_mean=90.5,
+        main_std=0.1,
+        all_mean=75.2,
+        all_std=3.0,
+        all_mean_spread=0.2,
+        all_min=60.0,
+        n=2,
+        seeds_used=(0, 1),
+        main_values=(90.4, 90.6),
+        all_values=(75.1, 75.3),
+        train_seconds=12.5,
+        peak_memory_mib=100.0,
+        time_ratio=1.0,
+        memory_ratio=1.0,
+    )
+
+
+def _difference(method: str, reference: str, measure: str) -> ComparedMethods:
+    return ComparedMethods(
+        method=method,
+        reference=reference,
+        measure=measure,
+        n=2,
+        seeds=(0, 1),
+        values=(1.0, 2.0),
+        mean=1.5,
+        std=0.5,
+        low=1.5 - 4.5,
+        high=1.5 + 4.5,
+        level=0.95,
+        distinguishable=False,
+        sentence="+1.50 points",
+    )
+
+
+def _age(path: Path) -> None:
+    """Leave in the file of a comparison what older versions wrote there."""
+    content = json.loads(path.read_text())
+    rows = ("method", "seeds", "main_mean", "main_std", "all_mean", "all_std")
+    new = ("format", "task", "run", "variant")
+    content = {
+        "rows": [{key: row[key] for key in rows} for row in content["rows"]],
+        "runs": [{key: value for key, value in one.items() if key not in new} for one in content["runs"]],
+        "failed": [],
+    }
+    path.write_text(json.dumps(content, indent=2))
 
 
 def loafing(directory: Path) -> Path:
@@ -110,78 +247,141 @@ def loafing(directory: Path) -> Path:
     pairs, rows = [], []
     for method, (main, blocks) in itertools.product(("common", "stimulative"), (("3-3", 6), ("1-2", 3), ("2-2", 4))):
         gap = blocks * (1.0 if method == "common" else 0.1)
-        for seed in (0, 1):
-            pair = {"method": method, "main": main, "main_blocks": blocks, "subnet": "1-1", "blocks": 2, "seed": seed}
-            pairs.append({**pair, "in_group": 80.0 - gap, "alone": 80.0 + seed, "gap": gap + seed})
-        row = {"method": method, "main": main, "blocks": blocks, "main_top1": 90.0, "subnets": 1}
-        means = {"in_group_mean": 80.0 - gap, "alone_mean": 80.5, "gap_mean": gap + 0.5}
-        rows.append({**row, **means, "in_group_std": 0.0, "alone_std": 0.5, "gap_std": 0.5})
-    study = {"model": "cifar/resnet20", "data": "digits", "epochs": 2, "seeds": [0, 1], "rows": rows, "subnets": pairs}
-    return _study(directory, "loafing", study | {"failed": [{"run": "alone-1-1-seed1", "error": "killed"}]})
+        pairs += [
+            LoafingPair(
+                method=method,
+                main=main,
+                main_blocks=blocks,
+                subnet="1-1",
+                blocks=2,
+                seed=seed,
+                in_group=80.0 - gap,
+                alone=80.0 + seed,
+                gap=gap + seed,
+            )
+            for seed in (0, 1)
+        ]
+        rows.append(
+            LoafingRow(
+                method=method,
+                main=main,
+                blocks=blocks,
+                main_top1=90.0,
+                subnets=1,
+                in_group_mean=80.0 - gap,
+                in_group_std=0.0,
+                alone_mean=80.5,
+                alone_std=0.5,
+                gap_mean=gap + 0.5,
+                gap_std=0.5,
+            )
+        )
+    study = Loafing(
+        task="images",
+        model="cifar/resnet20",
+        data="digits",
+        epochs=2,
+        seeds=(0, 1),
+        rows=tuple(rows),
+        subnets=tuple(pairs),
+        failed=(Failed("alone-1-1-seed1", "killed"),),
+    )
+    return _written(study, directory)
 
 
 def matrix(directory: Path) -> Path:
     """The numbers of Table 2."""
-    nets = ["121", "169", "201", "264"]
+    nets = ("121", "169", "201", "264")
     values = {"121": [78.84, 43.64, 31.51, 10.01], "169": [79.64, 70.78, 48.41], "201": [79.77, 62.29], "264": [79.81]}
     cells = [
-        {"subnet": subnet, "main": main, "seeds": 1, "mean": mean, "std": 0.0}
+        MatrixCell(subnet=subnet, main=main, seeds=1, mean=mean, std=0.0)
         for subnet, row in values.items()
         for main, mean in zip(nets[-len(row) :], row, strict=True)
     ]
-    study = {"model": "densenet", "data": "cifar100", "epochs": 2, "seeds": [0], "nets": nets, "cells": cells}
-    return _study(directory, "matrix", study | {"failed": []})
+    study = Matrix(
+        task="images",
+        model="densenet",
+        data="cifar100",
+        method="common",
+        epochs=2,
+        seeds=(0,),
+        nets=nets,
+        cells=tuple(cells),
+    )
+    return _written(study, directory)
 
 
 def sweep(directory: Path, values: list[Any], key: str = "method.balance") -> Path:
     """A value after the other."""
     rows = [
-        {"value": value, "seeds": 2, "main_mean": 90.0 + n, "main_std": 0.5, "all_mean": 80.0 + n, "all_std": 2.0}
-        | {"all_mean_spread": 0.2, "all_min": 70.0}
-        for n, value in enumerate(values)
+        SweepRow(
+            value=value,
+            seeds=2,
+            main_mean=90.0 + number,
+            main_std=0.5,
+            all_mean=80.0 + number,
+            all_std=2.0,
+            all_mean_spread=0.2,
+            all_min=70.0,
+        )
+        for number, value in enumerate(values)
     ]
-    study = {"key": key, "model": "cifar/resnet20", "data": "digits", "epochs": 2, "rows": rows}
-    return _study(directory, "sweep", study | {"runs": [], "failed": []})
+    runs = [SweepRun(f"value-{n}-seed{seed}", value, seed) for n, value in enumerate(values) for seed in (0, 1)]
+    study = Sweep(
+        task="images", key=key, model="cifar/resnet20", data="digits", epochs=2, rows=tuple(rows), runs=tuple(runs)
+    )
+    return _written(study, directory)
 
 
 def destruction(directory: Path, runs: tuple[str, ...] = ("common-seed0", "stimulative-seed0")) -> Path:
     """Two runs, with recalibrated statistics and without."""
-    tables: dict[str, list[dict[str, Any]]] = {
-        table: [] for table in ("single", "deletions", "swaps", "delete_rows", "swap_rows")
-    }
+    single, deletions, swaps, delete_rows, swap_rows = [], [], [], [], []
     for (number, name), recalibrated in itertools.product(enumerate(runs), (True, False)):
-        of = {"run": name, "recalibrated": recalibrated}
+        of: dict[str, Any] = {"run": name, "recalibrated": recalibrated}
         for block in (1, 2):
             place = {"stage": 0, "block": block, "name": f"layer1.{block}", "subnet": "[0.1]-3-3"}
-            tables["single"].append({**of, **place, "top1": 80.0 + number - block, "loss": 1.0})
+            single.append(SingleRow(**of, **place, top1=80.0 + number - block, loss=1.0))
         for k in (0, 1, 2):
             top1 = 90.0 - 10 * k / (1 + number) - 5 * k * (not recalibrated)
             spread = {"draws": 2 if k else 1, "mean": top1, "std": 1.0 * k, "min": top1 - k, "max": top1 + k}
-            tables["delete_rows"].append({**of, "k": k, **spread})
-            tables["swap_rows"].append({**of, "k": k, **spread, "tau": 1 - 0.2 * k})
+            delete_rows.append(DrawsRow(**of, k=k, exhaustive=not k, **spread))
+            swap_rows.append(DrawsRow(**of, k=k, exhaustive=not k, **spread, tau=1 - 0.2 * k))
             for draw in range(2 if k else 0):
                 one = {**of, "k": k, "draw": draw, "subnet": "[0.2.1]-3-3", "top1": top1 + draw, "loss": 1.0}
-                tables["deletions"].append(one)
-                tables["swaps"].append({**one, "tau": 1 - 0.2 * k + 0.1 * draw})
-    described = [
-        {"run": name, "directory": f"runs/{name}", "model": "cifar/resnet20", "data": "digits"}
-        | {"method": name.partition("-")[0], "main": 90.0}
-        for name in runs
-    ]
-    facts = {"images": 899, "calibration_images": 808, "draws": 2, "seed": 0, "runs": described}
-    return _study(directory, "destruction", facts | tables)
+                deletions.append(DeletedRow(**one))
+                swaps.append(SwappedRow(**one, tau=1 - 0.2 * k + 0.1 * draw))
+    study = Destruction(
+        task="images",
+        images=899,
+        test_images=899,
+        calibration_images=808,
+        draws=2,
+        seed=0,
+        runs=tuple(_destroyed(name) for name in runs),
+        single=tuple(single),
+        deletions=tuple(deletions),
+        swaps=tuple(swaps),
+        delete_rows=tuple(delete_rows),
+        swap_rows=tuple(swap_rows),
+    )
+    return _written(study, directory)
 
 
-def _study(directory: Path, kind: str, content: dict[str, Any]) -> Path:
+def _destroyed(name: str) -> DestroyedRun:
+    return DestroyedRun(
+        run=name,
+        directory=f"runs/{name}",
+        model="cifar/resnet20",
+        data="digits",
+        method=name.partition("-")[0],
+        main=90.0,
+        images=899,
+        test_images=899,
+        calibration_images=808,
+    )
+
+
+def _written(study: Study, directory: Path) -> Path:
     directory.mkdir(parents=True)
-    _json(directory / f"{kind}.json", content)
+    study.write(directory)
     return directory
-
-
-def _json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2))
-
-
-def _table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import nets
 import pytest
@@ -21,13 +22,12 @@ from stimulative import models
 from stimulative.analysis import CostModel, choose_subnets, evaluate
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
-from stimulative.runs import Family
-from stimulative.studies import compare
-from stimulative.studies import comparison as comparison_room
+from stimulative.runs import Family, FamilySummary, MainScore, Summary
+from stimulative.studies import caution, compare, notes, sentences
+from stimulative.studies import planning as planning_room
 from stimulative.studies.comparison import differences, plan_runs, table
-from stimulative.studies.comparison_table import caution, notes, sentences
-from stimulative.studies.launching import Outcome
-from stimulative.studies.significance import Difference, difference
+from stimulative.studies.jobs import Outcome
+from stimulative.studies.significance import LEVEL, Difference, difference
 from stimulative.studies.variants import Variant, variants
 from stimulative.training import load_recipe, measure, prepare, train
 
@@ -196,13 +196,18 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
         evaluate(tmp_path)
 
 
-def summary(main, mean, std, seconds, memory):
-    return {
-        "main": {"top1": main},
-        "subnets": {"mean": mean, "std": std, "min": mean - 2 * std},
-        "train_seconds": seconds,
-        "peak_memory_mib": memory,
-    }
+def summary(main, mean, std, seconds, memory, method="common", seed=0):
+    return Summary(
+        task="images",
+        method=method,
+        model="cifar/resnet20",
+        data="digits",
+        seed=seed,
+        train_seconds=seconds,
+        peak_memory_mib=memory,
+        main=MainScore(main, 1.0),
+        subnets=FamilySummary(count=27, evaluated=27, mean=mean, std=std, min=mean - 2 * std, max=main),
+    )
 
 
 def test_the_table_is_means_over_seeds_and_ratios_to_common_training():
@@ -215,23 +220,24 @@ def test_the_table_is_means_over_seeds_and_ratios_to_common_training():
         }
     )
     common, stimulative_row = rows
-    assert common["method"] == "common" and common["seeds"] == 2
-    assert (common["main_mean"], common["all_mean"], common["all_std"]) == (72.0, 52.0, 11.0)
-    assert common["main_std"] == pytest.approx(8**0.5)
-    assert (common["time_ratio"], common["memory_ratio"]) == (1.0, 1.0)
-    assert stimulative_row["time_ratio"] == pytest.approx(15.5 / 11)
-    assert stimulative_row["memory_ratio"] == pytest.approx(1.25)
-    assert (stimulative_row["n"], stimulative_row["seeds_used"]) == (2, [0, 1])
-    assert (stimulative_row["main_values"], stimulative_row["all_values"]) == ([75.0, 77.0], [73.0, 74.0])
+    assert common.method == "common" and common.seeds == 2
+    assert (common.main_mean, common.all_mean, common.all_std) == (72.0, 52.0, 11.0)
+    assert common.main_std == pytest.approx(8**0.5)
+    assert (common.time_ratio, common.memory_ratio) == (1.0, 1.0)
+    assert stimulative_row.time_ratio == pytest.approx(15.5 / 11)
+    assert stimulative_row.memory_ratio == pytest.approx(1.25)
+    assert (stimulative_row.n, stimulative_row.seeds_used) == (2, (0, 1))
+    assert (stimulative_row.main_values, stimulative_row.all_values) == ((75.0, 77.0), (73.0, 74.0))
+    assert list(common.to_mapping())[:3] == ["method", "seeds", "main_mean"]
     alone = table({("stimulative", 0): summary(75.0, 73.0, 1.0, 15.0, 110.0)})[0]
-    assert alone["time_ratio"] is None and alone["main_std"] == 0.0
+    assert alone.time_ratio is None and alone.main_std == 0.0
 
 
 def test_runs_that_shared_a_machine_have_no_ratio_of_times():
-    shared = summary(75.0, 73.0, 1.0, 15.0, 110.0) | {"runs_at_once": 2}
+    shared = replace(summary(75.0, 73.0, 1.0, 15.0, 110.0), runs_at_once=2)
     rows = table({("common", 0): summary(70.0, 50.0, 10.0, 10.0, 100.0), ("stimulative", 0): shared})
-    assert [row["runs_at_once"] for row in rows] == [1, 2]
-    assert (rows[0]["time_ratio"], rows[1]["time_ratio"], rows[1]["memory_ratio"]) == (1.0, None, 1.1)
+    assert [row.runs_at_once for row in rows] == [1, 2]
+    assert (rows[0].time_ratio, rows[1].time_ratio, rows[1].memory_ratio) == (1.0, None, 1.1)
 
 
 def test_methods_take_turns_and_keep_the_rest_of_the_recipe():
@@ -333,22 +339,22 @@ def test_a_comparison_does_not_repeat_finished_runs_nor_mix_recipes(tmp_path):
     done = []
     first = compare(recipe, tmp_path, seeds=1, after_run=lambda name, _: done.append(name))
     assert done == ["common-seed0", "stimulative-seed0"]
-    assert json.loads((tmp_path / "comparison.json").read_text()) == first
+    assert json.loads((tmp_path / "comparison.json").read_text()) == first.to_mapping()
     before = (tmp_path / "common-seed0" / "model.safetensors").stat().st_mtime_ns
-    assert compare(recipe, tmp_path, seeds=1)["rows"] == first["rows"]
+    assert compare(recipe, tmp_path, seeds=1).rows == first.rows
     more = compare(recipe, tmp_path, methods="common,stimulative,stimulative:every=3", seeds=1)
-    assert more["rows"][:2] == first["rows"] and more["rows"][2]["method"] == "stimulative:every=3"
-    assert [run["run"] for run in more["runs"]] == [*done, "stimulative-every=3-seed0"]
+    assert more.rows[:2] == first.rows and more.rows[2].method == "stimulative:every=3"
+    assert [run.run for run in more.runs] == [*done, "stimulative-every=3-seed0"]
     assert load_recipe(tmp_path / "stimulative-every=3-seed0" / "recipe.yaml").method.settings["every"] == 3
     assert (tmp_path / "common-seed0" / "model.safetensors").stat().st_mtime_ns == before
     fewer = compare(recipe, tmp_path, methods="common", seeds=1)
-    assert fewer["left_out"] == ["stimulative-every=3-seed0", "stimulative-seed0"] and more["left_out"] == []
+    assert fewer.left_out == ("stimulative-every=3-seed0", "stimulative-seed0") and more.left_out == ()
     told = "not asked for this time: stimulative-every=3-seed0, stimulative-seed0"
     assert told in (tmp_path / "comparison.md").read_text()
     (tmp_path / "common-seed0" / "summary.json").write_text('{"main": {"top1": "x"}, "subnets": {}}')
     damaged = compare(recipe, tmp_path, seeds=1)
-    assert [row["method"] for row in damaged["rows"]] == ["stimulative"]
-    assert "is not the summary of a run" in damaged["failed"][0]["error"]
+    assert [row.method for row in damaged.rows] == ["stimulative"]
+    assert "is not the summary of a run" in damaged.failed[0].error
     (tmp_path / "common-seed0" / "summary.json").unlink()
     with pytest.raises(UsageError, match="common-seed0 holds a run of another recipe"):
         compare(recipe.override({"optimizer.lr": 0.2}), tmp_path, seeds=1)
@@ -363,16 +369,16 @@ def made_up(monkeypatch):
             out.mkdir(parents=True, exist_ok=True)
             done = {name: value for name, value in ((name, top1[name]) for name in jobs) if value is not None}
             summaries = {
-                name: {
-                    "method": jobs[name].recipe.method.name,
-                    "seed": jobs[name].recipe.seed,
-                    **summary(value, value - 10, 2.0, 10.0 if name.startswith("common") else 14.0, 200.0),
-                }
+                name: summary(
+                    *(value, value - 10, 2.0, 10.0 if name.startswith("common") else 14.0, 200.0),
+                    jobs[name].recipe.method.name,
+                    jobs[name].recipe.seed,
+                )
                 for name, value in done.items()
             }
             return Outcome(summaries, {name: "killed" for name in jobs if name not in done})
 
-        monkeypatch.setattr(comparison_room, "run_all", run_all)
+        monkeypatch.setattr(planning_room, "run_all", run_all)
 
     return make
 
@@ -385,14 +391,14 @@ def test_the_files_of_a_comparison_say_the_same(tmp_path, made_up):
     )
     methods = ["group_knowledge", "common", "stimulative:every=2"]
     result = compare(load_recipe("digits", TINY), tmp_path, methods=methods)
-    assert json.loads((tmp_path / "comparison.json").read_text()) == result
-    assert result["methods"] == methods and result["reference"] == "common" and result["seeds"] == [0, 1, 2]
-    assert [row["method"] for row in result["rows"]] == ["common", "stimulative:every=2"]
-    assert [row["n"] for row in result["rows"]] == [3, 2] and result["rows"][1]["seeds_used"] == [0, 2]
-    assert [(run["variant"], run["seed"]) for run in result["runs"]] == [
+    assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_mapping()
+    assert list(result.methods) == methods and result.reference == "common" and result.seeds == (0, 1, 2)
+    assert [row.method for row in result.rows] == ["common", "stimulative:every=2"]
+    assert [row.n for row in result.rows] == [3, 2] and result.rows[1].seeds_used == (0, 2)
+    assert [(run.variant, run.summary.seed) for run in result.runs] == [
         *(("common", 0), ("stimulative:every=2", 0), ("common", 1), ("common", 2), ("stimulative:every=2", 2))
     ]
-    assert len(result["failed"]) == 4
+    assert len(result.failed) == 4
     # +1 and +3 with seeds 0 and 2: mean 2, deviation sqrt(2), and t(97.5 %, 1) = 12.706
     said = (
         "+2.00 ± 1.41 points over 2 seeds, 95 % interval -10.71 to +14.71: not distinguishable from 0 with these seeds "
@@ -421,7 +427,7 @@ def test_the_files_of_a_comparison_say_the_same(tmp_path, made_up):
 def test_a_comparison_of_which_nothing_finished_says_so(tmp_path, made_up):
     made_up({"common-seed0": None})
     result = compare(load_recipe("digits", TINY), tmp_path, methods=["common"], seeds=1)
-    assert (result["rows"], result["reference"], result["differences"]) == ([], None, [])
+    assert (result.rows, result.reference, result.differences) == ((), None, ())
     assert "none of their runs has finished: common" in (tmp_path / "comparison.md").read_text()
     assert (tmp_path / "comparison.csv").read_text().count("\n") == 1
 
@@ -430,18 +436,18 @@ def test_every_two_methods_are_compared_the_reference_first(tmp_path, made_up):
     made_up({"stimulative-seed0": 72.0, "common-seed0": 70.0, "stimulative-every=2-seed0": 71.5})
     methods = ["stimulative", "common", "stimulative:every=2"]
     result = compare(load_recipe("digits", TINY), tmp_path, methods=methods, seeds=1)
-    main = {(d["method"], d["reference"]): d["mean"] for d in result["differences"] if d["measure"] == "main"}
+    main = {(d.method, d.reference): d.mean for d in result.differences if d.measure == "main"}
     assert main == {
         ("stimulative", "common"): 2.0,
         ("stimulative:every=2", "common"): 1.5,
         ("stimulative:every=2", "stimulative"): -0.5,
     }
-    assert len(result["differences"]) == 2 * len(main)
+    assert len(result.differences) == 2 * len(main)
     assert [method for method, _, _ in sentences(result)] == ["stimulative"] * 2 + ["stimulative:every=2"] * 2
     assert caution(result) == ""  # one seed has no interval
     assert notes(result)[1].startswith("Time of training and peak memory: times those of common (10.0 s, 200 MiB)")
     without = compare(load_recipe("digits", TINY), tmp_path, methods=methods[::2], seeds=1)
-    assert without["reference"] == "stimulative" and without["rows"][0]["time_ratio"] is None
+    assert without.reference == "stimulative" and without.rows[0].time_ratio is None
     assert "| `stimulative` | 1 | 14 s | 200 MiB | 72.00 | 62.00 ± 2.00 | 58.00 |" in (
         (tmp_path / "comparison.md").read_text()
     )
@@ -457,7 +463,7 @@ def test_a_difference_by_hand():
     assert found.sentence == (
         "+0.62 ± 0.33 points over 3 seeds, 95 % interval -0.20 to +1.44: not distinguishable from 0 with these seeds"
     )
-    assert found.to_mapping()["seeds"] == [0, 1, 2] and found.to_mapping()["level"] == 0.95
+    assert list(found.values) == [0, 1, 2] and LEVEL == 0.95
 
 
 def test_an_interval_is_that_of_scipys_paired_test():
@@ -511,4 +517,5 @@ def test_a_difference_of_nothing_has_no_minus():
 
 def test_seeds_that_failed_for_both_are_left_out_too():
     rows = table({(method, 0): summary(70.0, 60.0, 1.0, 1.0, 1.0) for method in ("common", "stimulative")})
-    assert [one["left_out"] for one in differences(rows, [0, 1, 2])] == [[1, 2], [1, 2]]
+    assert [one.left_out for one in differences(rows, [0, 1, 2])] == [(1, 2), (1, 2)]
+    assert [(one.seeds, one.level) for one in differences(rows)] == [((0,), 0.95)] * 2

@@ -20,14 +20,15 @@ from safetensors.torch import load_model
 from torch import nn
 
 from stimulative import Subnet, unravel
+from stimulative.analysis import draw_images
 from stimulative.cli import main
 from stimulative.data import from_loaders
 from stimulative.errors import UsageError
 from stimulative.residual import Stage
 from stimulative.studies import damage as damage_room
-from stimulative.studies import destruction as destruction_room
+from stimulative.studies import destroy
+from stimulative.studies import destroying as destroying_room
 from stimulative.studies.damage import damage, numbers_of_orders, skippable, swappable, tau
-from stimulative.studies.destruction import destroy, draw_images
 from stimulative.training import load_recipe, prepare, train
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 1, "schedule.warmup_epochs": 0, "training.threads": 1}
@@ -220,24 +221,24 @@ def recalibrated_by_hand(model: nn.Module, data) -> nn.Module:
 
 
 def rows_of(table, run, recalibrated):
-    return [row for row in table if (row["run"], row["recalibrated"]) == (run, recalibrated)]
+    return [row for row in table if (row.run, row.recalibrated) == (run, recalibrated)]
 
 
 def test_a_deletion_is_a_plain_model_with_an_identity_in_the_blocks_place(runs, destroyed):
     _, found = destroyed
     model, data = opened(runs / "common")
-    rows = rows_of(found["single"], "common", False)
-    assert [(row["stage"], row["block"]) for row in rows] == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
-    recalibrated = rows_of(found["single"], "common", True)
+    rows = rows_of(found.single, "common", False)
+    assert [(row.stage, row.block) for row in rows] == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+    recalibrated = rows_of(found.single, "common", True)
     for row, other in zip(rows, recalibrated, strict=True):
         plain = copy.deepcopy(model)
-        plain.set_submodule(row["name"], nn.Identity())
+        plain.set_submodule(row.name, nn.Identity())
         top1, loss = score(plain, data.test)
-        assert row["top1"] == pytest.approx(top1, abs=1e-4) and row["loss"] == pytest.approx(loss, rel=1e-4)
-        assert other["subnet"] == row["subnet"] and other["name"] == row["name"]
+        assert row.top1 == pytest.approx(top1, abs=1e-4) and row.loss == pytest.approx(loss, rel=1e-4)
+        assert other.subnet == row.subnet and other.name == row.name
         top1, loss = score(recalibrated_by_hand(plain, data), data.test)
-        assert other["top1"] == pytest.approx(top1, abs=0.12) and other["loss"] == pytest.approx(loss, rel=1e-4)
-    assert rows[0]["loss"] != pytest.approx(recalibrated[0]["loss"], rel=1e-3)
+        assert other.top1 == pytest.approx(top1, abs=0.12) and other.loss == pytest.approx(loss, rel=1e-4)
+    assert rows[0].loss != pytest.approx(recalibrated[0].loss, rel=1e-3)
 
 
 def test_all_that_can_go_is_gone_in_the_last_deletion(runs, destroyed):
@@ -245,10 +246,10 @@ def test_all_that_can_go_is_gone_in_the_last_deletion(runs, destroyed):
     model, data = opened(runs / "stimulative")
     for name in ("layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2", "layer3.1", "layer3.2"):
         model.set_submodule(name, nn.Identity())
-    row = rows_of(found["deletions"], "stimulative", False)[-1]
-    assert (row["k"], row["subnet"]) == (7, "0-1-1")
+    row = rows_of(found.deletions, "stimulative", False)[-1]
+    assert (row.k, row.subnet) == (7, "0-1-1")
     top1, loss = score(model, data.test)
-    assert row["top1"] == pytest.approx(top1, abs=1e-4) and row["loss"] == pytest.approx(loss, rel=1e-4)
+    assert row.top1 == pytest.approx(top1, abs=1e-4) and row.loss == pytest.approx(loss, rel=1e-4)
 
 
 def test_a_swap_is_a_plain_model_with_exchanged_modules(runs, destroyed):
@@ -260,88 +261,88 @@ def test_a_swap_is_a_plain_model_with_exchanged_modules(runs, destroyed):
     }
     swapped = {pair[0]: pair[1:] for pair in pairs}
     for recalibrated in (False, True):
-        rows = [row for row in rows_of(found["swaps"], "stimulative", recalibrated) if row["k"] == 1]
+        rows = [row for row in rows_of(found.swaps, "stimulative", recalibrated) if row.k == 1]
         assert len(rows) == 3
         for row in rows:
-            number, a, b = swapped[row["subnet"]]
+            number, a, b = swapped[row.subnet]
             plain = copy.deepcopy(model)
             layer: Any = plain.get_submodule(f"layer{number + 1}")
             layer[a], layer[b] = layer[b], layer[a]
             plain = recalibrated_by_hand(plain, data) if recalibrated else plain
             top1, loss = score(plain, data.test)
-            assert row["top1"] == pytest.approx(top1, abs=0.12) and row["loss"] == pytest.approx(loss, rel=1e-4)
+            assert row.top1 == pytest.approx(top1, abs=0.12) and row.loss == pytest.approx(loss, rel=1e-4)
             # 7 blocks in 21 pairs, of which a swap of neighbours turns round one, one over a block in between three
-            assert row["tau"] == pytest.approx((21 - 2 * (2 * (b - a) - 1)) / 21)
+            assert row.tau == pytest.approx((21 - 2 * (2 * (b - a) - 1)) / 21)
 
 
 def test_no_operation_is_the_main_net(runs, destroyed):
     _, found = destroyed
-    for run in found["runs"]:
-        top1 = json.loads((runs / run["run"] / "summary.json").read_text())["main"]["top1"]
-        assert run["main"] == pytest.approx(top1, abs=1e-4)
+    for run in found.runs:
+        top1 = json.loads((runs / run.run / "summary.json").read_text())["main"]["top1"]
+        assert run.main == pytest.approx(top1, abs=1e-4)
         for rows in ("delete_rows", "swap_rows"):
-            row = rows_of(found[rows], run["run"], False)[0]
-            assert (row["k"], row["draws"], row["std"]) == (0, 1, 0)
-            assert row["mean"] == run["main"]
+            row = rows_of(getattr(found, rows), run.run, False)[0]
+            assert (row.k, row.draws, row.std) == (0, 1, 0)
+            assert row.mean == run.main
             # the statistics that a run leaves are those of its main net, recalibrated
-            assert rows_of(found[rows], run["run"], True)[0]["mean"] == pytest.approx(top1, abs=0.12)
-        assert rows_of(found["swap_rows"], run["run"], False)[0]["tau"] == 1
+            assert rows_of(getattr(found, rows), run.run, True)[0].mean == pytest.approx(top1, abs=0.12)
+        assert rows_of(found.swap_rows, run.run, False)[0].tau == 1
 
 
 def test_rows_are_means_and_spreads_of_the_draws(destroyed):
     _, found = destroyed
-    rows = [row for name in ("delete", "swap") for row in found[f"{name}_rows"] if row["k"]]
+    rows = [row for name in ("delete", "swap") for row in getattr(found, f"{name}_rows") if row.k]
     assert len(rows) == 2 * 2 * (7 + 4)
     for name, table in (("delete_rows", "deletions"), ("swap_rows", "swaps")):
-        for row in found[name]:
-            if row["k"] == 0:
+        for row in getattr(found, name):
+            if row.k == 0:
                 continue
-            of = [one for one in rows_of(found[table], row["run"], row["recalibrated"]) if one["k"] == row["k"]]
-            top1 = [one["top1"] for one in of]
-            assert [one["draw"] for one in of] == list(range(row["draws"]))
-            assert (row["min"], row["max"]) == (min(top1), max(top1))
-            assert row["mean"] == pytest.approx(statistics.fmean(top1))
-            assert row["std"] == pytest.approx(statistics.pstdev(top1))
+            of = [one for one in rows_of(getattr(found, table), row.run, row.recalibrated) if one.k == row.k]
+            top1 = [one.top1 for one in of]
+            assert [one.draw for one in of] == list(range(row.draws))
+            assert (row.min, row.max) == (min(top1), max(top1))
+            assert row.mean == pytest.approx(statistics.fmean(top1))
+            assert row.std == pytest.approx(statistics.pstdev(top1))
             if name == "swap_rows":
-                assert row["tau"] == pytest.approx(statistics.fmean(one["tau"] for one in of))
+                assert row.tau == pytest.approx(statistics.fmean(one.tau for one in of))
     # 7, 21, 35, 35, 21, 7 and 1 choices of blocks, 5, 9, 7 and 2 orders
-    assert [row["exhaustive"] for row in rows_of(found["delete_rows"], "common", True)] == [True, *6 * [False], True]
-    assert [row["exhaustive"] for row in rows_of(found["swap_rows"], "common", True)] == [True, *3 * [False], True]
+    assert [row.exhaustive for row in rows_of(found.delete_rows, "common", True)] == [True, *6 * [False], True]
+    assert [row.exhaustive for row in rows_of(found.swap_rows, "common", True)] == [True, *3 * [False], True]
 
 
 def test_runs_of_one_structure_get_the_same_draws(destroyed):
     _, found = destroyed
     for table in ("single", "deletions", "swaps"):
-        nets = [[row["subnet"] for row in rows_of(found[table], run, True)] for run in ("common", "stimulative")]
-        assert nets[0] == nets[1] and nets[0] == [row["subnet"] for row in rows_of(found[table], "common", False)]
-        scores = [[row["loss"] for row in rows_of(found[table], run, True)] for run in ("common", "stimulative")]
+        nets = [[row.subnet for row in rows_of(getattr(found, table), run, True)] for run in ("common", "stimulative")]
+        assert nets[0] == nets[1] and nets[0] == [row.subnet for row in rows_of(getattr(found, table), "common", False)]
+        scores = [[row.loss for row in rows_of(getattr(found, table), run, True)] for run in ("common", "stimulative")]
         assert scores[0] != scores[1]
 
 
 def test_the_files_say_what_was_measured(runs, destroyed):
     out, found = destroyed
-    assert json.loads((out / "destruction.json").read_text()) == found
-    assert {key: found[key] for key in ("images", "test_images", "calibration_images", "draws", "seed")} == {
+    assert json.loads((out / "destruction.json").read_text()) == found.to_mapping()
+    assert {key: getattr(found, key) for key in ("images", "test_images", "calibration_images", "draws", "seed")} == {
         "images": 899,
         "test_images": 899,
         "calibration_images": 808,
         "draws": 3,
         "seed": 0,
     }
-    assert [run["run"] for run in found["runs"]] == ["common", "stimulative"]
-    assert found["runs"][1]["directory"] == str(runs / "stimulative")
-    assert (found["runs"][1]["model"], found["runs"][1]["data"], found["runs"][1]["method"]) == (
+    assert [run.run for run in found.runs] == ["common", "stimulative"]
+    assert found.runs[1].directory == str(runs / "stimulative")
+    assert (found.runs[1].model, found.runs[1].data, found.runs[1].method) == (
         *("cifar/resnet20", "digits"),
         "stimulative",
     )
     for table in ("single", "deletions", "swaps"):
         with (out / f"{table}.csv").open() as file:
             written = list(csv.DictReader(file))
-        assert len(written) == len(found[table])
-        for text, row in zip(written, found[table], strict=True):
-            assert list(text) == list(row)
-            assert text["subnet"] == row["subnet"] and float(text["top1"]) == pytest.approx(row["top1"], abs=1e-5)
-            assert text["recalibrated"] == ("true" if row["recalibrated"] else "false")
+        assert len(written) == len(getattr(found, table))
+        for text, row in zip(written, getattr(found, table), strict=True):
+            assert list(text) == list(row.to_mapping())
+            assert text["subnet"] == row.subnet and float(text["top1"]) == pytest.approx(row.top1, abs=1e-5)
+            assert text["recalibrated"] == ("true" if row.recalibrated else "false")
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_other_draws(runs, tmp_path):
@@ -349,30 +350,30 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_other_draws(runs, 
     assert destroy([runs / "common"], tmp_path / "b", draws=2, images=100, seed=3) == first
     other = destroy([runs / "common"], tmp_path / "c", draws=2, images=100, seed=4)
     for table in ("deletions", "swaps"):
-        assert [row["subnet"] for row in other[table]] != [row["subnet"] for row in first[table]]
+        assert [row.subnet for row in getattr(other, table)] != [row.subnet for row in getattr(first, table)]
 
 
 def test_subnets_recalibrated_in_groups_score_the_same(runs, tmp_path, monkeypatch):
     whole = destroy([runs / "common"], tmp_path / "a", draws=1, images=100)
-    monkeypatch.setattr(destruction_room, "_STATISTICS_BYTES", 30_000)  # 4 nets
+    monkeypatch.setattr(destroying_room, "_STATISTICS_BYTES", 30_000)  # 4 nets
     steps = []
     parts = destroy([runs / "common"], tmp_path / "b", draws=1, images=100, progress=lambda *step: steps.append(step))
     assert len(steps) > 2 * (1 + 3) and steps[-1] == ("common", steps[-1][2], steps[-1][2])
     assert [done for _, done, _ in steps] == list(range(1, len(steps) + 1))
     for table in ("single", "deletions", "swaps"):
-        for a, b in zip(whole[table], parts[table], strict=True):
-            assert a["subnet"] == b["subnet"] and a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        for a, b in zip(getattr(whole, table), getattr(parts, table), strict=True):
+            assert a.subnet == b.subnet and a.loss == pytest.approx(b.loss, rel=1e-5)
 
 
 def test_a_net_without_statistics_is_measured_once(tmp_path):
     train(load_recipe("digits", {**TINY, **VIT}), tmp_path / "vit", progress=False)
     found = destroy([tmp_path / "vit"], tmp_path / "out", draws=2, images=50)
     for table in ("single", "deletions", "swaps", "delete_rows", "swap_rows"):
-        assert {row["recalibrated"] for row in found[table]} == {False}
-    assert found["calibration_images"] == 0
-    assert any(note.startswith("no layer keeps running statistics") for note in found["runs"][0]["notes"])
-    assert [row["subnet"] for row in found["single"]] == ["[1.2]", "[0.2]", "2"]
-    assert [row["k"] for row in found["delete_rows"]] == [0, 1, 2, 3] and found["deletions"][-1]["subnet"] == "0"
+        assert {row.recalibrated for row in getattr(found, table)} == {False}
+    assert found.calibration_images == 0
+    assert any(note.startswith("no layer keeps running statistics") for note in found.runs[0].notes)
+    assert [row.subnet for row in found.single] == ["[1.2]", "[0.2]", "2"]
+    assert [row.k for row in found.delete_rows] == [0, 1, 2, 3] and found.deletions[-1].subnet == "0"
 
 
 # --- test images ------------------------------------------------------------------------------------------------
@@ -405,8 +406,8 @@ def test_scores_are_those_of_the_images_drawn(runs, tmp_path):
     model, data = opened(runs / "common")
     batches = draw_images(data.test, 60, 5)
     assert sum(len(y) for _, y in batches) == 60
-    assert (found["images"], found["test_images"]) == (60, 899)
-    assert found["runs"][0]["main"] == pytest.approx(score(model, batches)[0], abs=1e-4)
+    assert (found.images, found.test_images) == (60, 899)
+    assert found.runs[0].main == pytest.approx(score(model, batches)[0], abs=1e-4)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------
@@ -426,11 +427,11 @@ def test_runs_measured_before_are_not_measured_again(runs, tmp_path):
     assert told == [("common", False)]
     both = call("common", "stimulative")
     assert told == [("common", True), ("stimulative", False)]
-    assert rows_of(both["deletions"], "common", True) == one["deletions"][len(one["deletions"]) // 2 :]
+    assert rows_of(both.deletions, "common", True) == list(one.deletions[len(one.deletions) // 2 :])
     again = call("stimulative", "common")
     assert told == [("stimulative", True), ("common", True)]
-    assert [run["run"] for run in again["runs"]] == ["stimulative", "common"]
-    assert len(again["deletions"]) == len(both["deletions"])
+    assert [run.run for run in again.runs] == ["stimulative", "common"]
+    assert len(again.deletions) == len(both.deletions)
     changed: list[dict[str, Any]] = [{"draws": 2}, {"seed": 1}, {"images": 51}]
     for more in changed:
         call("common", **more)
@@ -465,8 +466,8 @@ def test_runs_of_one_name_are_told_apart_by_their_parents(runs, tmp_path):
     found = destroy(
         [tmp_path / "a" / "run", tmp_path / "b" / "run", runs / "stimulative"], tmp_path / "out", draws=1, images=50
     )
-    assert [run["run"] for run in found["runs"]] == ["a/run", "b/run", "stimulative"]
-    assert len({row["run"] for row in found["single"]}) == 3
+    assert [run.run for run in found.runs] == ["a/run", "b/run", "stimulative"]
+    assert len({row.run for row in found.single}) == 3
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------
@@ -552,8 +553,9 @@ def test_weights_found_anywhere_are_destroyed_too(runs, tmp_path, capsys):
     assert "model: cifar/resnet20, from a weights file" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "destruction.json").read_text())
     of_run = destroy([runs / "common"], tmp_path / "again", draws=1, images=50)
-    assert [row["loss"] for row in rows_of(found["single"], "model", False)] == pytest.approx(
-        [row["loss"] for row in rows_of(of_run["single"], "common", False)], rel=1e-5
+    written = [row for row in found["single"] if (row["run"], row["recalibrated"]) == ("model", False)]
+    assert [row["loss"] for row in written] == pytest.approx(
+        [row.loss for row in rows_of(of_run.single, "common", False)], rel=1e-5
     )
 
 
@@ -570,7 +572,7 @@ def test_a_command_that_stops_goes_on_after_the_runs_that_are_done(
     out = tmp_path / "out"
     command = ["destroy", str(runs / "common"), str(runs / "stimulative"), "--out", str(out), "--draws", "1"]
     command += ["--images", "50"]
-    measure, calls = destruction_room.measure, []
+    measure, calls = destroying_room.measure, []
 
     def failing(*arguments, **more):
         calls.append(arguments)
@@ -578,12 +580,12 @@ def test_a_command_that_stops_goes_on_after_the_runs_that_are_done(
             raise error
         return measure(*arguments, **more)
 
-    monkeypatch.setattr(destruction_room, "measure", failing)
+    monkeypatch.setattr(destroying_room, "measure", failing)
     assert main(command) == status
     captured = capsys.readouterr()
     assert message in captured.err and "Traceback" not in captured.err and captured.out == ""
     assert [run["run"] for run in json.loads((out / "destruction.json").read_text())["runs"]] == ["common"]
-    monkeypatch.setattr(destruction_room, "measure", measure)
+    monkeypatch.setattr(destroying_room, "measure", measure)
     assert main(command) == 0
     assert "common: measured before\nstimulative: measured\n" in capsys.readouterr().err
     assert [run["run"] for run in json.loads((out / "destruction.json").read_text())["runs"]] == [

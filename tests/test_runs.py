@@ -18,7 +18,8 @@ from stimulative.residual import Subnet
 from stimulative.studies import loafing as loafing_room
 from stimulative.studies import matrix as matrix_room
 from stimulative.studies import sweep as sweep_room
-from stimulative.studies.launching import FAILURE, Job, Workers, measured, run_all
+from stimulative.studies.jobs import Job, Workers
+from stimulative.studies.launching import FAILURE, measured_scores, run_all
 from stimulative.studies.loafing import measure_loafing
 from stimulative.studies.matrix import fill_matrix, fits
 from stimulative.studies.sweep import sweep_setting
@@ -62,23 +63,23 @@ def test_loafing_trains_each_architecture_once(study):
     mains = {f"{method}-{net}-seed0" for net in ("1-2-1", "2-2-2") for method in ("common", "stimulative")}
     directories = {path.name for path in out.iterdir() if path.is_dir()}
     assert directories == alone | mains
-    assert result == json.loads((out / "loafing.json").read_text())
-    assert result["failed"] == []
+    assert result.to_mapping() == json.loads((out / "loafing.json").read_text())
+    assert result.failed == ()
 
 
 def test_loafing_is_accuracy_alone_less_accuracy_inside(study):
     _, out, result = study
-    assert len(result["subnets"]) == 2 * (1 + 3)
-    for pair in result["subnets"]:
-        summary = json.loads((out / f"common-{pair['subnet']}-seed0" / "summary.json").read_text())
-        assert pair["alone"] == summary["main"]["top1"] and summary["epochs"] == 1
-        assert pair["gap"] == pair["alone"] - pair["in_group"]
-    for row in result["rows"]:
-        gaps = [p["gap"] for p in result["subnets"] if (p["method"], p["main"]) == (row["method"], row["main"])]
-        assert row["gap_mean"] == pytest.approx(sum(gaps) / len(gaps))
-        assert row["gap_std"] == pytest.approx(np.std(gaps))
-        assert row["subnets"] == len(gaps)
-    assert [(row["method"], row["main"], row["blocks"]) for row in result["rows"]] == [
+    assert len(result.subnets) == 2 * (1 + 3)
+    for pair in result.subnets:
+        summary = json.loads((out / f"common-{pair.subnet}-seed0" / "summary.json").read_text())
+        assert pair.alone == summary["main"]["top1"] and summary["epochs"] == 1
+        assert pair.gap == pair.alone - pair.in_group
+    for row in result.rows:
+        gaps = [p.gap for p in result.subnets if (p.method, p.main) == (row.method, row.main)]
+        assert row.gap_mean == pytest.approx(sum(gaps) / len(gaps))
+        assert row.gap_std == pytest.approx(np.std(gaps))
+        assert row.subnets == len(gaps)
+    assert [(row.method, row.main, row.blocks) for row in result.rows] == [
         ("common", "1-2-1", 4),
         ("common", "2-2-2", 6),
         ("stimulative", "1-2-1", 4),
@@ -88,17 +89,17 @@ def test_loafing_is_accuracy_alone_less_accuracy_inside(study):
 
 def test_the_accuracy_inside_is_that_of_the_subnet_of_the_trained_main_net(study):
     _, out, result = study
-    pair = next(p for p in result["subnets"] if p["method"] == "stimulative" and p["main"] == "2-2-2")
+    pair = next(p for p in result.subnets if p.method == "stimulative" and p.main == "2-2-2")
     run = out / "stimulative-2-2-2-seed0"
     one = load_recipe(run / "recipe.yaml")
     prepared = prepare(one)
     load_model(prepared.network.model, run / "model.safetensors")
-    subnet = Subnet.parse(pair["subnet"])
+    subnet = Subnet.parse(pair.subnet)
     statistics_ = prepared.network.recalibrate(
         prepared.data.calibration, [subnet], images=one.evaluation.calibration_images
     )
     score = measure(prepared.network, prepared.data.test, [subnet], statistics=statistics_)[0]
-    assert pair["in_group"] == pytest.approx(score.top1, abs=1e-3)
+    assert pair.in_group == pytest.approx(score.top1, abs=1e-3)
 
 
 def test_the_same_seed_gives_the_same_study_with_two_jobs_at_once(study, tmp_path):
@@ -121,7 +122,7 @@ def test_more_subnets_use_the_runs_that_are_there(study, recipe):
     before = model.stat().st_mtime_ns
     more = loafing_room.LoafingPlan(recipe, ["2-2-2"], subnets=5)
     result = measure_loafing(more, out)
-    assert result["rows"][0]["subnets"] == 5 and model.stat().st_mtime_ns == before
+    assert result.rows[0].subnets == 5 and model.stat().st_mtime_ns == before
     measure_loafing(plan, out)
 
 
@@ -150,7 +151,7 @@ def test_interrupting_a_study_and_starting_it_again_repeats_no_finished_run(stud
     before = {path: path.stat().st_mtime_ns for path in done}
     assert subprocess.run(command, capture_output=True, text=True).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in done} == before
-    assert json.loads((tmp_path / "out" / "loafing.json").read_text()) == result
+    assert json.loads((tmp_path / "out" / "loafing.json").read_text()) == result.to_mapping()
 
 
 def make_images(folder):
@@ -225,8 +226,8 @@ def test_the_command_line_tells_what_failed(tmp_path, capsys, monkeypatch):
 def test_a_cluster_computes_the_same(recipe, tmp_path):
     here = run_all({"one": Job(recipe, ())}, tmp_path / "here").summaries["one"]
     away = run_all({"one": Job(recipe, ())}, tmp_path / "away", workers=Workers(jobs=2, cluster="local"))
-    assert away.summaries["one"]["main"] == here["main"]
-    assert json.loads((tmp_path / "away" / "one" / "summary.json").read_text())["main"] == here["main"]
+    assert away.summaries["one"].main == here.main
+    assert json.loads((tmp_path / "away" / "one" / "summary.json").read_text())["main"] == here.main.to_mapping()
     broken = recipe.override({"data.name": f"folder:{tmp_path}/none", "data.image_size": 32})
     outcome = run_all({"one": Job(broken, ())}, tmp_path / "broken", workers=Workers(cluster="local"))
     assert "none" in outcome.failed["one"]
@@ -236,7 +237,7 @@ def test_a_cluster_computes_the_same(recipe, tmp_path):
     ("workers", "message"),
     [
         ({"jobs": 0}, "the number of jobs at once is 1 or more, got 0"),
-        ({"options": {"timeout_min": 5}}, "need the cluster: --cluster slurm"),
+        ({"options": {"timeout_min": 5}}, "need cluster=, such as 'slurm'"),
     ],
 )
 def test_impossible_workers_are_refused(workers, message):
@@ -252,8 +253,8 @@ def test_an_unknown_cluster_is_refused_before_any_run(recipe, tmp_path):
 def test_a_matrix_has_each_net_alone_and_inside_every_larger_one(recipe, tmp_path):
     plan = matrix_room.MatrixPlan(recipe, ["2-1-1", "1-1-1", "1-2-1"], seeds=2)
     result = fill_matrix(plan, tmp_path)
-    assert result["nets"] == ["1-1-1", "1-2-1", "2-1-1"]  # by their number of blocks
-    places = [(cell["subnet"], cell["main"]) for cell in result["cells"]]
+    assert list(result.nets) == ["1-1-1", "1-2-1", "2-1-1"]  # by their number of blocks
+    places = [(cell.subnet, cell.main) for cell in result.cells]
     # 1-2-1 and 2-1-1 do not fit into each other
     assert places == [
         (a, b)
@@ -261,15 +262,15 @@ def test_a_matrix_has_each_net_alone_and_inside_every_larger_one(recipe, tmp_pat
     ]
     alone = [json.loads((tmp_path / f"common-1-1-1-seed{s}" / "summary.json").read_text()) for s in (0, 1)]
     values = [summary["main"]["top1"] for summary in alone]
-    assert result["cells"][0] == {
+    assert result.cells[0].to_mapping() == {
         "subnet": "1-1-1",
         "main": "1-1-1",
         "seeds": 2,
         "mean": statistics.fmean(values),
         "std": pytest.approx(statistics.stdev(values)),
     }
-    inside = [measured(tmp_path / f"common-2-1-1-seed{s}")["1-1-1"] for s in (0, 1)]
-    assert result["cells"][2]["mean"] == pytest.approx(statistics.fmean(inside))
+    inside = [measured_scores(tmp_path / f"common-2-1-1-seed{s}")["1-1-1"].top1 for s in (0, 1)]
+    assert result.cells[2].mean == pytest.approx(statistics.fmean(inside))
 
 
 def test_a_matrix_of_densenets_builds_the_smaller_ones(tmp_path):
@@ -283,24 +284,24 @@ def test_a_matrix_of_densenets_builds_the_smaller_ones(tmp_path):
     assert jobs[0].recipe.model.arguments["block_config"] == small and jobs[0].recipe.model.subnet is None
     assert prepare(jobs[0].recipe).network.full.depths == tuple(small)
     result = fill_matrix(plan, tmp_path)
-    assert len(result["cells"]) == 3 and not result["failed"]
+    assert len(result.cells) == 3 and not result.failed
 
 
 def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
     stimulative = load_recipe("digits", {**TINY, "method.name": "stimulative"})
     plan = sweep_room.SweepPlan(stimulative, "method.balance", ["0.5", "5"], seeds=2)
     result = sweep_setting(plan, tmp_path)
-    assert [row["value"] for row in result["rows"]] == [0.5, 5.0]
-    for run in result["runs"]:
-        one = load_recipe(tmp_path / run["run"] / "recipe.yaml")
-        assert one == stimulative.override({"method.balance": run["value"], "seed": run["seed"]})
+    assert [row.value for row in result.rows] == [0.5, 5.0]
+    for run in result.runs:
+        one = load_recipe(tmp_path / run.run / "recipe.yaml")
+        assert one == stimulative.override({"method.balance": run.value, "seed": run.seed})
     first = [json.loads((tmp_path / f"balance-0.5-seed{s}" / "summary.json").read_text()) for s in (0, 1)]
-    row = result["rows"][0]
-    assert row["main_mean"] == pytest.approx(sum(s["main"]["top1"] for s in first) / 2)
-    assert row["main_std"] == pytest.approx(np.std([s["main"]["top1"] for s in first], ddof=1))
-    assert row["all_mean"] == pytest.approx(sum(s["subnets"]["mean"] for s in first) / 2)
-    assert row["all_std"] == pytest.approx(sum(s["subnets"]["std"] for s in first) / 2)
-    assert json.loads((tmp_path / "sweep.json").read_text()) == result
+    row = result.rows[0]
+    assert row.main_mean == pytest.approx(sum(s["main"]["top1"] for s in first) / 2)
+    assert row.main_std == pytest.approx(np.std([s["main"]["top1"] for s in first], ddof=1))
+    assert row.all_mean == pytest.approx(sum(s["subnets"]["mean"] for s in first) / 2)
+    assert row.all_std == pytest.approx(sum(s["subnets"]["std"] for s in first) / 2)
+    assert json.loads((tmp_path / "sweep.json").read_text()) == result.to_mapping()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from stimulative import unravel
 from stimulative.analysis import evaluate, open_run
 from stimulative.errors import UsageError
 from stimulative.runs import Family
-from stimulative.studies.destruction import destroy
+from stimulative.studies import destroy
 from stimulative.training import load_recipe, measure, train
 from stimulative.training.temperature import LossCurve, fit_temperatures
 
@@ -177,8 +177,8 @@ def test_every_subnet_has_its_temperature_in_the_table(calibrated):
 
 def test_losses_of_a_destroyed_net_are_at_the_temperature_of_the_net_itself(calibrated, tmp_path):
     out, trained, _ = calibrated
-    row = next(row for row in destroy([out], tmp_path, draws=1)["single"] if not row["recalibrated"])
+    row = next(row for row in destroy([out], tmp_path, draws=1).single if not row.recalibrated)
     run = open_run(out)
-    subnet = run.network.resolve(row["subnet"])
+    subnet = run.network.resolve(row.subnet)
     (score,) = measure(run.network, run.data.test, [subnet], temperatures=[trained["main"]["temperature"]])
-    assert (row["top1"], row["loss"]) == (pytest.approx(score.top1, rel=1e-4), pytest.approx(score.loss, rel=1e-4))
+    assert (row.top1, row.loss) == (pytest.approx(score.top1, rel=1e-4), pytest.approx(score.loss, rel=1e-4))

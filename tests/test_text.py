@@ -13,7 +13,7 @@ from interrupting import Interrupt
 from safetensors.torch import load_file
 
 from stimulative import data as data_room
-from stimulative.analysis import evaluate, open_run
+from stimulative.analysis import draw_images, evaluate, open_run
 from stimulative.analysis.adoption import adopt, recipe_for
 from stimulative.cli import main
 from stimulative.cli.data_option import data_settings
@@ -24,7 +24,6 @@ from stimulative.data.tokens import Bytes, tokenizer_of
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
 from stimulative.runs import Family
-from stimulative.studies.destruction import draw_images
 from stimulative.training import Recipe, Score, in_precision_of, load_recipe, measure, train
 from stimulative.training.accumulation import parts
 from stimulative.training.temperature import LossCurve

@@ -1,4 +1,4 @@
-"""Which subnets of a network are measured."""
+"""What is measured of what there is: which subnets of a network, which images of a data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch.utils import _pytree as pytree
 
+from stimulative.data import Batch, Loader, generator_for
 from stimulative.errors import UsageError
 from stimulative.residual import Kept, ResidualNetwork, Subnet, SubnetLike, SubnetSpace, uniform
 
@@ -65,3 +67,27 @@ def draw(space: SubnetSpace, count: int, seed: int, certain: Sequence[Subnet] = 
     while len(drawn) < count:
         drawn.add(uniform(space, generator))
     return sorted(drawn)
+
+
+def draw_images(loader: Loader, images: int, seed: int) -> list[Batch]:
+    """Batches of so many different images of a loader; the same ones for every loader over the same images.
+
+    Drawn, since the first images of a split that is sorted by class are of a few classes only.
+
+    Args:
+        loader: Where to draw from; all of it where it has no more.
+        images: How many.
+        seed: The seed of the draw.
+    """
+    chosen = torch.zeros(loader.images, dtype=torch.bool)
+    chosen[torch.randperm(loader.images, generator=generator_for(seed, "test images"))[:images]] = True
+    found, start, size = [], 0, 0
+    for batch in loader:
+        here = chosen[start : start + len(batch[1])].to(batch[1].device)
+        found.append(pytree.tree_map_only(torch.Tensor, lambda part, here=here: part[here], batch))
+        start, size = start + len(here), max(size, len(here))
+    whole = pytree.tree_map(lambda *parts: torch.cat(parts), *found)
+    return [
+        pytree.tree_map(lambda part, first=first: part[first : first + size], whole)
+        for first in range(0, len(whole[1]), size)
+    ]

@@ -5,8 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from stimulative.errors import UsageError
+
+if TYPE_CHECKING:
+    from stimulative.runs import Summary
+    from stimulative.studies import Plan, StudyOfRuns, Workers
+
+Result = TypeVar("Result", bound="StudyOfRuns")
 
 
 def add_study(parser: argparse.ArgumentParser, *, seeds: int) -> None:
@@ -38,13 +47,11 @@ def refuse_method(rest: Sequence[str], option: str) -> None:
     Raises:
         UsageError: If it is given.
     """
-    from stimulative.errors import UsageError
-
     if any(word.partition("=")[0] == "--method.name" for word in rest):
         raise UsageError(f"how the nets are trained is said with {option} here, not with --method.name")
 
 
-def workers_of(options: argparse.Namespace) -> Any:
+def workers_of(options: argparse.Namespace) -> Workers:
     """Where runs are computed, as the options say."""
     import yaml
 
@@ -60,34 +67,83 @@ def workers_of(options: argparse.Namespace) -> Any:
     return Workers(options.jobs, options.cluster, given)
 
 
-def run_study(out: Path, study: Callable[[Callable[[str, dict[str, Any]], None]], dict[str, Any]]) -> Any:
-    """Compute a study, telling of each run when it is done.
+@dataclass(frozen=True)
+class Telling(Generic[Result]):
+    """How a command shows a study.
 
     Args:
-        out: The directory of the study.
-        study: Computes it; gets what to call with the name and the summary of each run.
-
-    Returns:
-        What the study returns, or an exit status if it was interrupted.
+        show: Prints its rows.
+        draw: Draws its pictures into its directory, and returns their paths.
+        each: What the headline says of each run behind its epochs.
+        note: A line below the headline.
+        tables: Further files that the study has written, by what they are.
     """
 
-    def after_run(name: str, summary: dict[str, Any]) -> None:
-        family = summary["subnets"]
-        rest = f", subnets {family['mean']:.2f} ± {family['std']:.2f}%" if family["evaluated"] else ""
-        if "perplexity" in family:
-            rest += f" (perplexity {family['perplexity']['mean']:.2f})"
-        print(f"{name}: main {summary['main']['top1']:.2f}%{in_words(summary['main'])}{rest}", flush=True)
+    show: Callable[[Result], None]
+    draw: Callable[[Path], Sequence[Path]]
+    each: str = ""
+    note: str = ""
+    tables: Mapping[str, str] = field(default_factory=dict)
 
+
+def run_study(
+    options: argparse.Namespace, plan: Plan[Result], carry_out: Callable[..., Result], telling: Telling[Result]
+) -> int:
+    """Carry out a plan: print it, tell of each run when it is done, show and draw the results, tell what failed.
+
+    Args:
+        options: What a parser with ``add_study`` parsed.
+        plan: The plan.
+        carry_out: Carries it out, as ``stimulative.studies.carry_out`` does.
+        telling: How the study is shown.
+
+    Returns:
+        The exit status.
+    """
+    out, workers, recipe = Path(options.out), workers_of(options), plan.recipe
+    runs = "1 run" if len(plan.jobs) == 1 else f"{len(plan.jobs)} runs"
+    print(f"{runs} of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each{telling.each}")
+    if telling.note:
+        print(telling.note)
     try:
-        return study(after_run)
+        study = carry_out(plan, out, workers=workers, after_run=_tell_run)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on with what is in {out}", file=sys.stderr)
         return 130
+    if not study.empty:
+        telling.show(study)
+        picture, *_ = telling.draw(out)
+        written = {"numbers": study.file(out).name, **telling.tables}
+        print("   ".join([*(f"{what}: {out / name}" for what, name in written.items()), f"picture: {picture}"]))
+    return _tell_failures(study, out)
 
 
-def in_words(score: Mapping[str, Any]) -> str:
-    """The perplexity of a score, of text, to stand behind its accuracy; nothing for images."""
-    return f" (perplexity {score['perplexity']:.2f})" if "perplexity" in score else ""
+def _tell_run(name: str, summary: Summary) -> None:
+    family, rest = summary.subnets, ""
+    if family.evaluated:
+        rest = f", subnets {family.mean or 0:.2f} ± {family.std or 0:.2f}%"
+        rest += in_words(None if family.perplexity is None else family.perplexity.mean)
+    print(f"{name}: main {summary.main.top1:.2f}%{in_words(summary.main.perplexity)}{rest}", flush=True)
+
+
+def _tell_failures(study: StudyOfRuns, out: Path) -> int:
+    """Tell which runs failed and how to try them again; the exit status."""
+    from stimulative.studies import FAILURE
+
+    for failure in study.failed:
+        print(f"stimulative: {failure.run} failed: {failure.error}", file=sys.stderr)
+    if study.failed:
+        print(
+            f"stimulative: {len(study.failed)} run{'s' if len(study.failed) > 1 else ''} failed (details: "
+            f"{out}/RUN/{FAILURE}); the same command tries again what failed and keeps the rest",
+            file=sys.stderr,
+        )
+    return 1 if study.failed else 0
+
+
+def in_words(perplexity: float | None) -> str:
+    """A perplexity, of text, to stand behind an accuracy; nothing for images."""
+    return "" if perplexity is None else f" (perplexity {perplexity:.2f})"
 
 
 def print_table(table: Any) -> None:
@@ -98,18 +154,3 @@ def print_table(table: Any) -> None:
     if not console.is_terminal:
         console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
     console.print(table)
-
-
-def tell_failures(out: Path, failed: Sequence[Mapping[str, str]]) -> int:
-    """Tell which runs failed and how to try them again; the exit status."""
-    from stimulative.studies import FAILURE
-
-    for failure in failed:
-        print(f"stimulative: {failure['run']} failed: {failure['error']}", file=sys.stderr)
-    if failed:
-        print(
-            f"stimulative: {len(failed)} run{'s' if len(failed) > 1 else ''} failed (details: {out}/RUN/{FAILURE}); "
-            "the same command tries again what failed and keeps the rest",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0

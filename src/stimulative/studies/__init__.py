@@ -1,4 +1,14 @@
-"""Studies: questions that take several runs, or the same ones of several runs."""
+"""Studies: questions that take several runs, or the same question asked of several runs that there are.
+
+A study of runs to be trained is a *plan* (which runs it needs), a *launch* (one for all studies: processes on this
+machine, or a cluster) and a *record* of typed rows (what it has come to), which is its file. To add one:
+
+1. Here, a file with the record (a ``StudyOfRuns``, whose ``NAME`` is that of its file), the plan (what ``Plan`` asks
+   for: its ``recipe``, its ``jobs`` by name, and ``result``, which makes the record of what came of them) and a
+   function that carries it out (``carry_out``).
+2. In ``report``, a file that draws the record.
+3. In ``cli/commands``, a file that reads the plan from words, and hands it to ``run_study``.
+"""
 
 from stimulative.studies.comparison import COMPARISON as COMPARISON
 from stimulative.studies.comparison import MARKDOWN as MARKDOWN
@@ -14,6 +24,8 @@ from stimulative.studies.comparison_table import cells as cells
 from stimulative.studies.comparison_table import headings as headings
 from stimulative.studies.comparison_table import notes as notes
 from stimulative.studies.comparison_table import sentences as sentences
+from stimulative.studies.destroying import check_numbers as check_numbers
+from stimulative.studies.destroying import destroy as destroy
 from stimulative.studies.destruction import DESTRUCTION as DESTRUCTION
 from stimulative.studies.destruction import DeletedRow as DeletedRow
 from stimulative.studies.destruction import DestroyedRun as DestroyedRun
@@ -21,11 +33,11 @@ from stimulative.studies.destruction import Destruction as Destruction
 from stimulative.studies.destruction import DrawsRow as DrawsRow
 from stimulative.studies.destruction import SingleRow as SingleRow
 from stimulative.studies.destruction import SwappedRow as SwappedRow
-from stimulative.studies.destruction import check_numbers as check_numbers
-from stimulative.studies.destruction import destroy as destroy
-from stimulative.studies.destruction import draw_images as draw_images
+from stimulative.studies.jobs import AfterRun as AfterRun
+from stimulative.studies.jobs import Job as Job
+from stimulative.studies.jobs import Outcome as Outcome
+from stimulative.studies.jobs import Workers as Workers
 from stimulative.studies.launching import FAILURE as FAILURE
-from stimulative.studies.launching import Workers as Workers
 from stimulative.studies.loafing import LOAFING as LOAFING
 from stimulative.studies.loafing import Loafing as Loafing
 from stimulative.studies.loafing import LoafingPair as LoafingPair
@@ -37,9 +49,13 @@ from stimulative.studies.matrix import Matrix as Matrix
 from stimulative.studies.matrix import MatrixCell as MatrixCell
 from stimulative.studies.matrix import MatrixPlan as MatrixPlan
 from stimulative.studies.matrix import fill_matrix as fill_matrix
+from stimulative.studies.planning import Plan as Plan
+from stimulative.studies.planning import carry_out as carry_out
 from stimulative.studies.study import Failed as Failed
 from stimulative.studies.study import OverSeeds as OverSeeds
 from stimulative.studies.study import Study as Study
+from stimulative.studies.study import StudyOfRuns as StudyOfRuns
+from stimulative.studies.study import over_seeds as over_seeds
 from stimulative.studies.sweep import SWEEP as SWEEP
 from stimulative.studies.sweep import Sweep as Sweep
 from stimulative.studies.sweep import SweepPlan as SweepPlan

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
 from stimulative import files
+from stimulative.config import Recipe, load_recipe
 from stimulative.records import Record, absent
 from stimulative.runs import SUMMARY, Summary
 from stimulative.studies import comparison_table
-from stimulative.studies.launching import Job, Workers, over_seeds, run_all, seeds_from
-from stimulative.studies.significance import difference
-from stimulative.studies.study import Failed, OverSeeds, Study
+from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
+from stimulative.studies.planning import carry_out, seeds_from, task_of
+from stimulative.studies.significance import LEVEL, difference
+from stimulative.studies.study import Failed, OverSeeds, StudyOfRuns, over_seeds
 from stimulative.studies.variants import Variant, recipes_of, variants
-from stimulative.training import Recipe, load_recipe
 
 COMPARISON, MARKDOWN, TABLE = "comparison.json", "comparison.md", "comparison.csv"
 _REFERENCE = "common"
-_MEASURES = {"main": "main_values", "all": "all_values"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,14 @@ class ComparisonRow(OverSeeds):
     memory_ratio: float | None = None
     runs_at_once: int = 1
 
+    def to_mapping(self) -> dict[str, Any]:
+        """The row, its method first."""
+        return {"method": self.method, **super().to_mapping()}
+
 
 @dataclass(frozen=True)
 class ComparedRun(Record):
-    """A finished run of a comparison; in the file its summary, and with it:
+    """A finished run of a comparison; in the file its summary, with the two names behind it.
 
     Args:
         summary: The summary.
@@ -108,7 +112,7 @@ class ComparedMethods(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Study):
+class Comparison(StudyOfRuns):
     """Methods side by side.
 
     Args:
@@ -138,6 +142,16 @@ class Comparison(Study):
     methods: tuple[str, ...] = ()
     reference: str | None = None
     differences: tuple[ComparedMethods, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no run has finished."""
+        return not self.rows
+
+    def write_tables(self, directory: Path) -> None:
+        """Write the table as Markdown and as CSV."""
+        files.write_text(directory / MARKDOWN, comparison_table.markdown(self))
+        files.write_text(directory / TABLE, comparison_table.csv_text(self))
 
 
 class ComparisonPlan:
@@ -169,6 +183,28 @@ class ComparisonPlan:
         """The name of the directory of a run."""
         return f"{variant.directory}-seed{seed}"
 
+    def result(self, outcome: Outcome, out: Path) -> Comparison:
+        """Put the methods side by side."""
+        done = {name: self.runs[name] for name in outcome.summaries}
+        named = [str(variant) for variant in self.recipes]
+        summaries = {(str(variant), seed): outcome.summaries[name] for name, (variant, seed) in done.items()}
+        rows = sorted(table(summaries), key=lambda row: named.index(row.method))
+        others = sorted(path.parent.name for path in out.glob(f"*/{SUMMARY}") if path.parent.name not in self.jobs)
+        return Comparison(
+            task=task_of(outcome, self.recipe),
+            rows=tuple(rows),
+            runs=tuple(ComparedRun(outcome.summaries[name], name, str(variant)) for name, (variant, _) in done.items()),
+            failed=outcome.failures,
+            left_out=tuple(others),
+            model=self.recipe.model.name,
+            data=self.recipe.data.name,
+            epochs=self.recipe.schedule.epochs,
+            seeds=tuple(self.seeds),
+            methods=tuple(named),
+            reference=reference_of(rows),
+            differences=differences(rows, self.seeds),
+        )
+
 
 def compare(
     recipe: Recipe | str | Path | ComparisonPlan,
@@ -177,8 +213,8 @@ def compare(
     methods: str | Sequence[str] = ("common", "stimulative"),
     seeds: int = 3,
     workers: Workers | None = None,
-    after_run: Callable[[str, dict[str, Any]], Any] | None = None,
-) -> dict[str, Any]:
+    after_run: AfterRun | None = None,
+) -> Comparison:
     """Train and evaluate each method with each seed, and put them side by side.
 
     Each run has a fresh process, so that its time and memory are its own; the methods take turns, so that a machine
@@ -197,9 +233,8 @@ def compare(
         after_run: Called with the name and the summary of each run when it is done.
 
     Returns:
-        ``{"rows", "runs", "failed", "left_out", "model", "data", "epochs", "seeds", "methods", "reference",
-        "differences"}``: a row a method that has a finished run, a difference for each two of them and for main net
-        and all subnets.
+        A row for each method that has a finished run, and a difference for each two of them and for main net and all
+        subnets.
 
     Raises:
         UsageError: If a method or a setting of it is unknown, two are the same, the number of seeds is below 1, or
@@ -207,31 +242,8 @@ def compare(
     """
     if not isinstance(recipe, ComparisonPlan):
         recipe = ComparisonPlan(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), methods, seeds=seeds)
-    plan, out = recipe, Path(out)
-    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
-    done = {name: plan.runs[name] for name in outcome.summaries}
-    named = [str(variant) for variant in plan.recipes]
-    summaries = {(str(variant), seed): outcome.summaries[name] for name, (variant, seed) in done.items()}
-    rows = sorted(table(summaries), key=lambda row: named.index(row["method"]))
-    others = sorted(path.parent.name for path in out.glob(f"*/{SUMMARY}") if path.parent.name not in plan.jobs)
-    comparison = {
-        "rows": rows,
-        "runs": [
-            {**outcome.summaries[name], "run": name, "variant": str(variant)} for name, (variant, _) in done.items()
-        ],
-        "failed": outcome.failures,
-        "left_out": others,
-        "model": plan.recipe.model.name,
-        "data": plan.recipe.data.name,
-        "epochs": plan.recipe.schedule.epochs,
-        "seeds": list(plan.seeds),
-        "methods": named,
-        "reference": reference_of(rows),
-        "differences": differences(rows, plan.seeds),
-    }
-    files.write_json(out / COMPARISON, comparison)
-    files.write_text(out / MARKDOWN, comparison_table.markdown(comparison))
-    files.write_text(out / TABLE, comparison_table.csv_text(comparison))
+    comparison = carry_out(recipe, out, workers=workers, after_run=after_run)
+    comparison.write_tables(Path(out))
     return comparison
 
 
@@ -241,50 +253,71 @@ def plan_runs(recipe: Recipe, methods: str | Sequence[str], seeds: int) -> dict[
     return {(str(variant), seed): plan.jobs[name].recipe for name, (variant, seed) in plan.runs.items()}
 
 
-def table(summaries: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a method: means over seeds, and time and memory as ratios to common training."""
-    by_method: dict[str, dict[int, dict[str, Any]]] = {}
+def table(summaries: Mapping[tuple[str, int], Summary]) -> list[ComparisonRow]:
+    """One row a method: means over seeds, and time and memory as ratios to common training.
+
+    Args:
+        summaries: Those of evaluated runs, by method and seed.
+    """
+    by_method: dict[str, dict[int, Summary]] = {}
     for (method, seed), summary in summaries.items():
         by_method.setdefault(method, {})[seed] = summary
+    reference = _Effort.of(by_method[_REFERENCE].values()) if _REFERENCE in by_method else None
+    rows = []
+    for method, of_method in by_method.items():
+        effort = _Effort.of(of_method.values())
+        rows.append(
+            ComparisonRow(
+                method=method,
+                **vars(over_seeds(list(of_method.values()))),
+                n=len(of_method),
+                seeds_used=tuple(of_method),
+                main_values=tuple(summary.main.top1 for summary in of_method.values()),
+                all_values=tuple(summary.subnets.mean or 0.0 for summary in of_method.values()),
+                train_seconds=effort.seconds,
+                peak_memory_mib=effort.mib,
+                time_ratio=effort.time_ratio(reference),
+                memory_ratio=effort.memory_ratio(reference),
+                runs_at_once=effort.at_once,
+            )
+        )
+    return rows
 
-    def mean(method: str, key: str) -> float:
-        return statistics.fmean(summary[key] for summary in by_method[method].values())
 
-    def at_once(method: str) -> int:
-        return max(summary.get("runs_at_once", 1) for summary in by_method[method].values())
+@dataclass(frozen=True)
+class _Effort:
+    """What a method's training took, means over seeds."""
 
-    def ratio(method: str, key: str) -> float | None:
-        if _REFERENCE not in by_method or not mean(_REFERENCE, key):
+    seconds: float
+    mib: float
+    at_once: int
+
+    @classmethod
+    def of(cls, summaries: Iterable[Summary]) -> _Effort:
+        summaries = list(summaries)
+        return _Effort(
+            statistics.fmean(summary.train_seconds or 0.0 for summary in summaries),
+            statistics.fmean(summary.peak_memory_mib or 0.0 for summary in summaries),
+            max(summary.runs_at_once or 1 for summary in summaries),
+        )
+
+    def time_ratio(self, reference: _Effort | None) -> float | None:
+        """None also of runs that shared a machine."""
+        if reference is None or not reference.seconds or max(self.at_once, reference.at_once) > 1:
             return None
-        if key == "train_seconds" and max(at_once(method), at_once(_REFERENCE)) > 1:
-            return None  # of runs that shared a machine
-        return mean(method, key) / mean(_REFERENCE, key)
+        return self.seconds / reference.seconds
 
-    return [
-        {
-            "method": method,
-            **over_seeds(list(of_method.values())),
-            "n": len(of_method),
-            "seeds_used": list(of_method),
-            "main_values": [summary["main"]["top1"] for summary in of_method.values()],
-            "all_values": [summary["subnets"]["mean"] for summary in of_method.values()],
-            "train_seconds": mean(method, "train_seconds"),
-            "peak_memory_mib": mean(method, "peak_memory_mib"),
-            "time_ratio": ratio(method, "train_seconds"),
-            "memory_ratio": ratio(method, "peak_memory_mib"),
-            "runs_at_once": at_once(method),
-        }
-        for method, of_method in by_method.items()
-    ]
+    def memory_ratio(self, reference: _Effort | None) -> float | None:
+        return None if reference is None or not reference.mib else self.mib / reference.mib
 
 
-def reference_of(rows: Sequence[dict[str, Any]]) -> str | None:
+def reference_of(rows: Sequence[ComparisonRow]) -> str | None:
     """What the others are compared with: common training, or else the first; None without any."""
-    methods = [row["method"] for row in rows]
+    methods = [row.method for row in rows]
     return _REFERENCE if _REFERENCE in methods else next(iter(methods), None)
 
 
-def differences(rows: Sequence[dict[str, Any]], seeds: Sequence[int] = ()) -> list[dict[str, Any]]:
+def differences(rows: Sequence[ComparisonRow], seeds: Sequence[int] = ()) -> tuple[ComparedMethods, ...]:
     """What each method has more than each other one, paired by seed, in points.
 
     Args:
@@ -296,18 +329,33 @@ def differences(rows: Sequence[dict[str, Any]], seeds: Sequence[int] = ()) -> li
         from the reference first.
     """
     first = reference_of(rows)
-    ordered = sorted(rows, key=lambda row: row["method"] != first)
-    return [
-        {
-            "method": row["method"],
-            "reference": other["method"],
-            "measure": measure,
-            **difference(_by_seed(row, key), _by_seed(other, key), seeds).to_mapping(),
-        }
-        for other, row in combinations(ordered, 2)
-        for measure, key in _MEASURES.items()
-    ]
+    ordered = sorted(rows, key=lambda row: row.method != first)
+    return tuple(
+        _compared(row, other, measure, seeds) for other, row in combinations(ordered, 2) for measure in ("main", "all")
+    )
 
 
-def _by_seed(row: dict[str, Any], key: str) -> dict[int, float]:
-    return dict(zip(row["seeds_used"], row[key], strict=True))
+def _compared(row: ComparisonRow, other: ComparisonRow, measure: str, seeds: Sequence[int]) -> ComparedMethods:
+    found = difference(_by_seed(row, measure), _by_seed(other, measure), seeds)
+    low, high = found.interval or (None, None)
+    return ComparedMethods(
+        method=row.method,
+        reference=other.method,
+        measure=measure,
+        n=found.n,
+        seeds=tuple(found.values),
+        values=tuple(found.values.values()),
+        left_out=found.left_out,
+        mean=found.mean,
+        std=found.std,
+        low=low,
+        high=high,
+        level=LEVEL,
+        distinguishable=found.distinguishable,
+        sentence=found.sentence,
+    )
+
+
+def _by_seed(row: ComparisonRow, measure: str) -> dict[int, float]:
+    values = row.main_values if measure == "main" else row.all_values
+    return dict(zip(row.seeds_used, values, strict=True))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stimulative.studies.comparison import ComparedMethods, Comparison, ComparisonRow
 
 HEADINGS = ("method", "seeds", "time", "memory", "main net", "all subnets", "worst")
 """The columns, in the order of the paper's Table 1; all but the first are numbers."""
@@ -22,97 +25,80 @@ _PERPLEXITIES = (
 _DIFFERENCE = ("n", "mean", "std", "low", "high")
 
 
-def of_text(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether rows are of language models."""
-    return any("main_perplexity" in row for row in rows)
-
-
-def accuracy(rows: Sequence[dict[str, Any]]) -> str:
+def accuracy(comparison: Comparison) -> str:
     """What accuracy is called."""
-    return "next-token accuracy" if of_text(rows) else "top-1 accuracy"
+    return "next-token accuracy" if comparison.of_text else "top-1 accuracy"
 
 
-def headings(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The columns of a table of these rows."""
-    return HEADINGS + (OF_TEXT if of_text(rows) else ())
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """The columns of the table."""
+    return HEADINGS + (OF_TEXT if comparison.of_text else ())
 
 
-def cells(row: dict[str, Any], seeds: int) -> list[str]:
-    """A row as texts.
-
-    Args:
-        row: The row of a method.
-        seeds: How many seeds were asked for.
-    """
-    spread = f" ± {row['main_std']:.2f}" if row["n"] > 1 else ""
+def cells(row: ComparisonRow, comparison: Comparison) -> list[str]:
+    """The row of a method as texts."""
+    seeds = len(comparison.seeds)
+    spread = f" ± {row.main_std:.2f}" if row.n > 1 else ""
     return [
-        row["method"],
-        str(seeds) if row["n"] == seeds else f"{row['n']} of {seeds}",
-        f"{row['train_seconds']:.0f} s" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}×",
-        f"{row['peak_memory_mib']:.0f} MiB" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}×",
-        f"{row['main_mean']:.2f}{spread}",
-        f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
-        f"{row['all_min']:.2f}",
-        *(_perplexities(row) if of_text([row]) else ()),
+        row.method,
+        str(seeds) if row.n == seeds else f"{row.n} of {seeds}",
+        f"{row.train_seconds or 0:.0f} s" if row.time_ratio is None else f"{row.time_ratio:.2f}×",
+        f"{row.peak_memory_mib or 0:.0f} MiB" if row.memory_ratio is None else f"{row.memory_ratio:.2f}×",
+        f"{row.main_mean:.2f}{spread}",
+        f"{row.all_mean:.2f} ± {row.all_std:.2f}",
+        _number(row.all_min),
+        *(_perplexities(row) if comparison.of_text else ()),
     ]
 
 
-def _perplexities(row: dict[str, Any]) -> list[str]:
-    spread = f" ± {row['main_perplexity_std']:.2f}" if row["seeds"] > 1 else ""
+def _perplexities(row: ComparisonRow) -> list[str]:
+    spread = f" ± {_number(row.main_perplexity_std)}" if row.seeds > 1 else ""
     return [
-        f"{row['main_perplexity']:.2f}{spread}",
-        f"{row['all_perplexity']:.2f} ± {row['all_perplexity_std']:.2f}",
-        f"{row['all_perplexity_max']:.2f}",
+        f"{_number(row.main_perplexity)}{spread}",
+        f"{_number(row.all_perplexity)} ± {_number(row.all_perplexity_std)}",
+        _number(row.all_perplexity_max),
     ]
 
 
-def notes(comparison: dict[str, Any]) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """What is to be said below the table."""
-    rows = {row["method"]: row for row in comparison["rows"]}
+    rows = {row.method: row for row in comparison.rows}
     said = [
-        f"{accuracy(comparison['rows']).capitalize()} in %, means over seeds. Main net: ± standard deviation over "
+        f"{accuracy(comparison).capitalize()} in %, means over seeds. Main net: ± standard deviation over "
         "seeds. All subnets: ± that over subnets, mean over seeds. Worst: of all subnets, mean over seeds."
-        + (
-            " Perplexity: exp of the mean cross-entropy of a token; lower is better."
-            if of_text(comparison["rows"])
-            else ""
-        )
+        + (" Perplexity: exp of the mean cross-entropy of a token; lower is better." if comparison.of_text else "")
     ]
     of = rows.get("common")
-    if of is not None and of["time_ratio"] is not None:
+    if of is not None and of.time_ratio is not None:
         said.append(
             f"Time of training and peak memory: times those of common "
-            f"({of['train_seconds']:.1f} s, {of['peak_memory_mib']:.0f} MiB)."
+            f"({of.train_seconds or 0:.1f} s, {of.peak_memory_mib or 0:.0f} MiB)."
         )
-    shared = [f"{row['method']} ({row['runs_at_once']})" for row in comparison["rows"] if row["runs_at_once"] > 1]
+    shared = [f"{row.method} ({row.runs_at_once})" for row in comparison.rows if row.runs_at_once > 1]
     if shared:
         said.append(
             f"Without a ratio of times, since several runs shared the machine, which says little about the methods: "
             f"{', '.join(shared)}."
         )
-    if comparison["left_out"]:
+    if comparison.left_out:
         said.append(
-            f"In the directory, but not asked for this time: {', '.join(comparison['left_out'])}. Name their methods "
+            f"In the directory, but not asked for this time: {', '.join(comparison.left_out)}. Name their methods "
             "and seeds again to have them in the table; nothing is trained anew."
         )
-    missing = [method for method in comparison["methods"] if method not in rows]
+    missing = [method for method in comparison.methods if method not in rows]
     if missing:
         said.append(f"Without a row, since none of their runs has finished: {', '.join(missing)}.")
     return said
 
 
-def sentences(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
+def sentences(comparison: Comparison) -> list[tuple[str, str, str]]:
     """What each method has more than the reference: the method, what was measured, and a sentence."""
-    return [
-        (one["method"], MEASURES[one["measure"]], one["sentence"])
-        for one in comparison["differences"]
-        if _from_reference(one, comparison)
-    ]
+    return [(one.method, MEASURES[one.measure], one.sentence) for one in _from_reference(comparison)]
 
 
-def caution(comparison: dict[str, Any]) -> str:
+def caution(comparison: Comparison) -> str:
     """How to read several intervals at once; empty where there is at most one."""
-    known = sum(one["low"] is not None for one in comparison["differences"] if _from_reference(one, comparison))
+    known = sum(one.low is not None for one in _from_reference(comparison))
     if known < 2:
         return ""
     return (
@@ -121,50 +107,49 @@ def caution(comparison: dict[str, Any]) -> str:
     )
 
 
-def markdown(comparison: dict[str, Any]) -> str:
+def markdown(comparison: Comparison) -> str:
     """The table and the differences from the reference as Markdown."""
-    seeds = len(comparison["seeds"])
-    rows = [[_code(row["method"]), *cells(row, seeds)[1:]] for row in comparison["rows"]]
+    rows = [[_code(row.method), *cells(row, comparison)[1:]] for row in comparison.rows]
     parts = [
-        f"# {comparison['model']} on {comparison['data']}",
-        f"{_count(comparison['epochs'], 'epoch')}, {'seed' if seeds == 1 else 'seeds'} "
-        f"{', '.join(map(str, comparison['seeds']))}.",
-        _table(headings(comparison["rows"]), rows),
+        f"# {comparison.model} on {comparison.data}",
+        f"{_count(comparison.epochs or 0, 'epoch')}, {'seed' if len(comparison.seeds) == 1 else 'seeds'} "
+        f"{', '.join(map(str, comparison.seeds))}.",
+        _table(headings(comparison), rows),
         *notes(comparison),
     ]
     told = sentences(comparison)
     if told:
         lines = [f"- {_code(method)}, {measure}: {sentence}." for method, measure, sentence in told]
-        parts += [f"## Differences from {_code(comparison['reference'])}, seed by seed", "\n".join(lines)]
+        parts += [f"## Differences from {_code(str(comparison.reference))}, seed by seed", "\n".join(lines)]
         parts += [text for text in [caution(comparison)] if text]
-    if comparison["failed"]:
-        lines = [f"- {_code(failure['run'])}: {' '.join(failure['error'].split())}" for failure in comparison["failed"]]
+    if comparison.failed:
+        lines = [f"- {_code(failure.run)}: {' '.join(failure.error.split())}" for failure in comparison.failed]
         parts += ["## Runs that failed", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def csv_text(comparison: dict[str, Any]) -> str:
+def csv_text(comparison: Comparison) -> str:
     """A row a method, with its differences from the reference, as the text of a CSV file."""
-    of = {(one["method"], one["measure"]): one for one in comparison["differences"] if _from_reference(one, comparison)}
-    numbers = _ACCURACIES + (_PERPLEXITIES if of_text(comparison["rows"]) else ())
+    of = {(one.method, one.measure): one for one in _from_reference(comparison)}
+    numbers = _ACCURACIES + (_PERPLEXITIES if comparison.of_text else ())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["method", "n", "seeds", *_ROW, *numbers, "reference"]
         + [f"{measure}_difference_{key}" for measure in MEASURES for key in _DIFFERENCE]
     )
-    for row in comparison["rows"]:
-        ones = [of.get((row["method"], measure)) for measure in MEASURES]
+    for row in comparison.rows:
+        ones = [of.get((row.method, measure)) for measure in MEASURES]
         writer.writerow(
-            [row["method"], row["n"], " ".join(map(str, row["seeds_used"])), *(row[key] for key in _ROW + numbers)]
-            + [comparison["reference"] if any(ones) else None]
-            + [None if one is None else one[key] for one in ones for key in _DIFFERENCE]
+            [row.method, row.n, " ".join(map(str, row.seeds_used)), *(getattr(row, key) for key in _ROW + numbers)]
+            + [comparison.reference if any(ones) else None]
+            + [None if one is None else getattr(one, key) for one in ones for key in _DIFFERENCE]
         )
     return text.getvalue()
 
 
-def _from_reference(one: dict[str, Any], comparison: dict[str, Any]) -> bool:
-    return one["reference"] == comparison["reference"]
+def _from_reference(comparison: Comparison) -> list[ComparedMethods]:
+    return [one for one in comparison.differences if one.reference == comparison.reference]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -179,3 +164,7 @@ def _code(text: str) -> str:
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -6,28 +6,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from stimulative.config import Recipe
 from stimulative.errors import UsageError
-from stimulative.runs import RunDirectory
-from stimulative.training import Recipe
+from stimulative.runs import RunDirectory, Summary
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run.
+    """A finished run: its directory with a label, and what is in it read once.
 
     Args:
         label: What it is called: the name of its directory, with as many names of parents as tell it from the others.
-        directory: Where it is.
+        directory: Its directory.
         recipe: Its recipe.
         summary: Its summary.
     """
 
     label: str
-    directory: Path
+    directory: RunDirectory
     recipe: Recipe
-    summary: dict[str, Any]
+    summary: Summary
 
 
 def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
@@ -47,7 +46,7 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
     for label, directory in zip(_labels(directories), directories, strict=True):
         try:
             run = RunDirectory.open(directory)
-            found.append(FinishedRun(label, directory, run.recipe, run.summary.to_mapping()))
+            found.append(FinishedRun(label, run, run.recipe, run.summary))
             _ = run.weights
         except UsageError as error:
             problems.append(str(error))
@@ -58,7 +57,7 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
         named = ", ".join(f"{run.label} is of {run.recipe.data.name}" for run in data.values())
         raise UsageError(
             f"these runs are of different data sets, so their scores cannot be compared: {named}. "
-            "Ask about the runs of one data set at a time, each with another --out"
+            "Ask about the runs of one data set at a time, each with another out="
         )
     return found
 

@@ -11,20 +11,21 @@ a main net that is also a subnet of a deeper one.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from stimulative import files
 from stimulative.analysis import draw
+from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.records import Record, absent
 from stimulative.residual import Subnet, SubnetSpace
-from stimulative.studies.launching import Job, Outcome, Workers, check_methods, measured_scores, run_all, seeds_from
+from stimulative.runs import Score
+from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
+from stimulative.studies.launching import measured_scores
+from stimulative.studies.planning import carry_out, check_methods, seeds_from, task_of
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
-from stimulative.studies.study import Failed, Study
-from stimulative.training import Recipe
+from stimulative.studies.study import Failed, StudyOfRuns
 
 LOAFING = "loafing.json"
 ALONE = "common"
@@ -98,7 +99,7 @@ class LoafingPair(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loafing(Study):
+class Loafing(StudyOfRuns):
     """How much worse subnets do inside of their main nets than alone.
 
     Args:
@@ -120,6 +121,11 @@ class Loafing(Study):
     rows: tuple[LoafingRow, ...]
     subnets: tuple[LoafingPair, ...]
     failed: tuple[Failed, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no main net has finished together with a subnet of it alone."""
+        return not self.rows
 
 
 class LoafingPlan:
@@ -164,109 +170,94 @@ class LoafingPlan:
                 one = smaller(recipe, network, subnet).override({"method.name": ALONE, "seed": seed})
                 self.jobs.setdefault(run_name(ALONE, subnet, seed), Job(one, ()))
 
+    def result(self, outcome: Outcome, out: Path) -> Loafing:
+        """Compare each subnet inside of its main nets with itself alone."""
+        pairs = self._pairs(outcome, out)
+        return Loafing(
+            task=task_of(outcome, self.recipe),
+            model=self.recipe.model.name,
+            data=self.recipe.data.name,
+            epochs=self.recipe.schedule.epochs,
+            seeds=tuple(self.seeds),
+            rows=tuple(self._rows(outcome, pairs)),
+            subnets=tuple(pairs),
+            failed=outcome.failures,
+        )
+
+    def _pairs(self, outcome: Outcome, out: Path) -> list[LoafingPair]:
+        """Each subnet of each main net, inside and alone, where both runs have finished."""
+        pairs = []
+        for seed in self.seeds:
+            for method in self.methods:
+                for net, drawn in self.drawn.items():
+                    main = run_name(method, net, seed)
+                    inside = measured_scores(out / main) if main in outcome.summaries else {}
+                    for subnet in drawn:
+                        alone = outcome.summaries.get(run_name(ALONE, subnet, seed))
+                        if alone is not None and str(subnet) in inside:
+                            pairs.append(_pair(method, net, subnet, seed, inside[str(subnet)], alone.main))
+        return pairs
+
+    def _rows(self, outcome: Outcome, pairs: Sequence[LoafingPair]) -> list[LoafingRow]:
+        """A row for each method and main net: means and spreads over its subnets, of all seeds."""
+        rows = []
+        for method in self.methods:
+            for net in self.main:
+                of_net = [pair for pair in pairs if pair.method == method and pair.main == str(net)]
+                names = [run_name(method, net, seed) for seed in self.seeds]
+                main = [outcome.summaries[name].main.top1 for name in names if name in outcome.summaries]
+                if of_net and main:
+                    rows.append(_row(method, net, main, of_net))
+        return rows
+
 
 def measure_loafing(
-    plan: LoafingPlan,
-    out: str | Path,
-    *,
-    workers: Workers | None = None,
-    after_run: Callable[[str, dict[str, Any]], Any] | None = None,
-) -> dict[str, Any]:
-    """Train and measure what a plan needs, and write ``loafing.json``.
-
-    Runs in ``out`` that have finished are not repeated, interrupted ones go on, failed ones are tried again.
-
-    Args:
-        plan: The plan.
-        out: The directory of the study; each run has a directory inside.
-        workers: Where the runs are computed; one after the other on this machine by default.
-        after_run: Called with the name and the summary of each run when it is done.
-
-    Returns:
-        ``{"model", "data", "epochs", "seeds", "rows": [...], "subnets": [...], "failed": [...]}``: a row for each
-        method and main net, and the accuracy of each subnet inside and alone, in percent.
-
-    Raises:
-        UsageError: If ``out`` holds runs of another recipe.
-    """
-    out = Path(out)
-    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
-    pairs = _pairs(plan, out, outcome)
-    study = {
-        "model": plan.recipe.model.name,
-        "data": plan.recipe.data.name,
-        "epochs": plan.recipe.schedule.epochs,
-        "seeds": list(plan.seeds),
-        "rows": _rows(plan, outcome, pairs),
-        "subnets": pairs,
-        "failed": outcome.failures,
-    }
-    files.write_json(out / LOAFING, study)
-    return study
+    plan: LoafingPlan, out: str | Path, *, workers: Workers | None = None, after_run: AfterRun | None = None
+) -> Loafing:
+    """Train and measure what a plan needs, and write ``loafing.json``; see ``carry_out``."""
+    return carry_out(plan, out, workers=workers, after_run=after_run)
 
 
-def _pairs(plan: LoafingPlan, out: Path, outcome: Outcome) -> list[dict[str, Any]]:
-    """Each subnet of each main net, inside and alone, where both runs have finished."""
-    pairs = []
-    for seed in plan.seeds:
-        for method in plan.methods:
-            for net, drawn in plan.drawn.items():
-                main = run_name(method, net, seed)
-                inside = measured_scores(out / main) if main in outcome.summaries else {}
-                for subnet in drawn:
-                    alone = outcome.summaries.get(run_name(ALONE, subnet, seed))
-                    if alone is None or str(subnet) not in inside:
-                        continue
-                    score = inside[str(subnet)]
-                    pairs.append(
-                        {
-                            "method": method,
-                            "main": str(net),
-                            "main_blocks": net.blocks,
-                            "subnet": str(subnet),
-                            "blocks": subnet.blocks,
-                            "seed": seed,
-                            "in_group": score.top1,
-                            "alone": alone["main"]["top1"],
-                            "gap": alone["main"]["top1"] - score.top1,
-                            **_perplexities(score.perplexity, alone["main"].get("perplexity")),
-                        }
-                    )
-    return pairs
+def _pair(method: str, net: Subnet, subnet: Subnet, seed: int, inside: Score, alone: Score) -> LoafingPair:
+    of_text = inside.perplexity is not None and alone.perplexity is not None
+    return LoafingPair(
+        method=method,
+        main=str(net),
+        main_blocks=net.blocks,
+        subnet=str(subnet),
+        blocks=subnet.blocks,
+        seed=seed,
+        in_group=inside.top1,
+        alone=alone.top1,
+        gap=alone.top1 - inside.top1,
+        in_group_perplexity=inside.perplexity if of_text else None,
+        alone_perplexity=alone.perplexity if of_text else None,
+    )
 
 
-def _rows(plan: LoafingPlan, outcome: Outcome, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each method and main net: means and spreads over its subnets, of all seeds."""
-    rows = []
-    for method in plan.methods:
-        for net in plan.main:
-            of_net = [pair for pair in pairs if pair["method"] == method and pair["main"] == str(net)]
-            names = [run_name(method, net, seed) for seed in plan.seeds]
-            main = [outcome.summaries[name]["main"]["top1"] for name in names if name in outcome.summaries]
-            if not of_net or not main:
-                continue
-            row = {
-                "method": method,
-                "main": str(net),
-                "blocks": net.blocks,
-                "main_top1": statistics.fmean(main),
-                "subnets": len({pair["subnet"] for pair in of_net}),
-            }
-            for key in ("in_group", "alone", "gap"):
-                row[f"{key}_mean"] = statistics.fmean(pair[key] for pair in of_net)
-                row[f"{key}_std"] = statistics.pstdev(pair[key] for pair in of_net)
-            for key in ("in_group_perplexity", "alone_perplexity"):
-                if all(key in pair for pair in of_net):
-                    row[f"{key}_mean"] = statistics.fmean(pair[key] for pair in of_net)
-            rows.append(row)
-    return rows
+def _row(method: str, net: Subnet, main: Sequence[float], pairs: Sequence[LoafingPair]) -> LoafingRow:
+    in_group, alone, gap = ([getattr(pair, key) for pair in pairs] for key in ("in_group", "alone", "gap"))
+    return LoafingRow(
+        method=method,
+        main=str(net),
+        blocks=net.blocks,
+        main_top1=statistics.fmean(main),
+        subnets=len({pair.subnet for pair in pairs}),
+        in_group_mean=statistics.fmean(in_group),
+        in_group_std=statistics.pstdev(in_group),
+        alone_mean=statistics.fmean(alone),
+        alone_std=statistics.pstdev(alone),
+        gap_mean=statistics.fmean(gap),
+        gap_std=statistics.pstdev(gap),
+        in_group_perplexity_mean=_mean([pair.in_group_perplexity for pair in pairs]),
+        alone_perplexity_mean=_mean([pair.alone_perplexity for pair in pairs]),
+    )
 
 
-def _perplexities(in_group: float | None, alone: float | None) -> dict[str, float]:
-    """The perplexities of a subnet, of text; nothing for images."""
-    if in_group is None or alone is None:
-        return {}
-    return {"in_group_perplexity": in_group, "alone_perplexity": alone}
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
 
 
 def _draw(space: SubnetSpace, net: Subnet, count: int, seed: int) -> list[Subnet]:

@@ -7,18 +7,19 @@ one, with its statistics recalibrated. Works on any residual network, and on Den
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from stimulative import files
+from stimulative.config import Recipe
 from stimulative.records import Record, absent
 from stimulative.residual import Subnet
-from stimulative.studies.launching import Job, Workers, measured_scores, run_all, seeds_from, spread
+from stimulative.runs import Score
+from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
+from stimulative.studies.launching import measured_scores
+from stimulative.studies.planning import carry_out, check_methods, seeds_from, task_of
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
-from stimulative.studies.study import Failed, Study
-from stimulative.training import Recipe
+from stimulative.studies.study import Failed, StudyOfRuns, spread
 
 MATRIX = "matrix.json"
 
@@ -45,7 +46,7 @@ class MatrixCell(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix(Study):
+class Matrix(StudyOfRuns):
     """Every net inside of every larger one.
 
     Args:
@@ -70,6 +71,11 @@ class Matrix(Study):
     cells: tuple[MatrixCell, ...]
     failed: tuple[Failed, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no run has finished."""
+        return not self.cells
+
 
 class MatrixPlan:
     """Which runs a matrix needs.
@@ -85,6 +91,7 @@ class MatrixPlan:
     """
 
     def __init__(self, recipe: Recipe, nets: Sequence[str], *, method: str = "common", seeds: int = 1) -> None:
+        check_methods([method])
         recipe = recipe.override({"method.name": method})
         network = network_of(recipe)
         self.recipe = recipe
@@ -104,6 +111,42 @@ class MatrixPlan:
         """The name of the directory of a run."""
         return run_name(self.recipe.method.name, net, seed)
 
+    def result(self, outcome: Outcome, out: Path) -> Matrix:
+        """Fill the cells whose runs have finished."""
+        pairs = [(subnet, net) for subnet in self.nets for net in self.nets if subnet == net or fits(subnet, net)]
+        scores = {pair: self._scores(*pair, outcome, out) for pair in pairs}
+        return Matrix(
+            task=task_of(outcome, self.recipe),
+            model=self.recipe.model.name,
+            data=self.recipe.data.name,
+            method=self.recipe.method.name,
+            epochs=self.recipe.schedule.epochs,
+            seeds=tuple(self.seeds),
+            nets=tuple(str(net) for net in self.nets),
+            cells=tuple(_cell(subnet, net, found) for (subnet, net), found in scores.items() if found),
+            failed=outcome.failures,
+        )
+
+    def _scores(self, subnet: Subnet, net: Subnet, outcome: Outcome, out: Path) -> list[Score]:
+        """The scores of a subnet inside of a net, or of the net itself, of each seed that has finished."""
+        names = [name for name in (self.run_of(net, seed) for seed in self.seeds) if name in outcome.summaries]
+        if subnet == net:
+            return [outcome.summaries[name].main for name in names]
+        return [measured_scores(out / name)[str(subnet)] for name in names]
+
+
+def _cell(subnet: Subnet, net: Subnet, scores: Sequence[Score]) -> MatrixCell:
+    values = [score.top1 for score in scores]
+    perplexities = [score.perplexity for score in scores if score.perplexity is not None]
+    return MatrixCell(
+        subnet=str(subnet),
+        main=str(net),
+        seeds=len(values),
+        mean=statistics.fmean(values),
+        std=spread(values),
+        perplexity=statistics.fmean(perplexities) if perplexities else None,
+    )
+
 
 def fits(subnet: Subnet, net: Subnet) -> bool:
     """Whether a net is another one that is smaller in some stages and larger in none."""
@@ -111,64 +154,7 @@ def fits(subnet: Subnet, net: Subnet) -> bool:
 
 
 def fill_matrix(
-    plan: MatrixPlan,
-    out: str | Path,
-    *,
-    workers: Workers | None = None,
-    after_run: Callable[[str, dict[str, Any]], Any] | None = None,
-) -> dict[str, Any]:
-    """Train and measure what a plan needs, and write ``matrix.json``.
-
-    Runs in ``out`` that have finished are not repeated, interrupted ones go on, failed ones are tried again.
-
-    Args:
-        plan: The plan.
-        out: The directory of the matrix; each run has a directory inside.
-        workers: Where the runs are computed; one after the other on this machine by default.
-        after_run: Called with the name and the summary of each run when it is done.
-
-    Returns:
-        ``{"model", "data", "method", "epochs", "seeds", "nets": [...], "cells": [...], "failed": [...]}``: a cell for
-        each subnet in each main net that it fits into, top-1 accuracy in percent over seeds; where both are the same
-        net it was trained alone.
-
-    Raises:
-        UsageError: If ``out`` holds runs of another recipe.
-    """
-    out = Path(out)
-    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
-    cells = []
-    for subnet in plan.nets:
-        for net in plan.nets:
-            if subnet != net and not fits(subnet, net):
-                continue
-            names = [name for name in (plan.run_of(net, seed) for seed in plan.seeds) if name in outcome.summaries]
-            if subnet == net:
-                scores = [outcome.summaries[name]["main"] for name in names]
-            else:
-                scores = [measured_scores(out / name)[str(subnet)].to_mapping() for name in names]
-            values = [score["top1"] for score in scores]
-            perplexities = [score["perplexity"] for score in scores if "perplexity" in score]
-            if values:
-                cells.append(
-                    {
-                        "subnet": str(subnet),
-                        "main": str(net),
-                        "seeds": len(values),
-                        "mean": statistics.fmean(values),
-                        "std": spread(values),
-                        **({"perplexity": statistics.fmean(perplexities)} if perplexities else {}),
-                    }
-                )
-    result = {
-        "model": plan.recipe.model.name,
-        "data": plan.recipe.data.name,
-        "method": plan.recipe.method.name,
-        "epochs": plan.recipe.schedule.epochs,
-        "seeds": list(plan.seeds),
-        "nets": [str(net) for net in plan.nets],
-        "cells": cells,
-        "failed": outcome.failures,
-    }
-    files.write_json(out / MATRIX, result)
-    return result
+    plan: MatrixPlan, out: str | Path, *, workers: Workers | None = None, after_run: AfterRun | None = None
+) -> Matrix:
+    """Train and measure what a plan needs, and write ``matrix.json``; see ``carry_out``."""
+    return carry_out(plan, out, workers=workers, after_run=after_run)

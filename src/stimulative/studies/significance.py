@@ -16,9 +16,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 LEVEL = 0.95
+"""How often the interval holds."""
 _NO_SPREAD = 1e-9
 """Differences in points that are closer than this are the same, up to the rounding of numbers."""
 
@@ -82,23 +82,6 @@ class Difference:
                 f"{_signed(low)} to {_signed(high)}: {verdict} from 0 with these seeds"
             )
         return said + _without(self.left_out)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """All of this as it stands in a JSON file."""
-        low, high = self.interval or (None, None)
-        return {
-            "n": self.n,
-            "seeds": list(self.values),
-            "values": list(self.values.values()),
-            "left_out": list(self.left_out),
-            "mean": self.mean,
-            "std": self.std,
-            "low": low,
-            "high": high,
-            "level": LEVEL,
-            "distinguishable": self.distinguishable,
-            "sentence": self.sentence,
-        }
 
 
 def difference(of: Mapping[int, float], reference: Mapping[int, float], seeds: Iterable[int] = ()) -> Difference:

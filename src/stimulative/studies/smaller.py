@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.residual import ResidualNetwork, Subnet
-from stimulative.training import Recipe, prepare
+from stimulative.studies.variants import directory_name
+from stimulative.training import prepare
 
 
 def network_of(recipe: Recipe) -> ResidualNetwork:
@@ -46,7 +48,7 @@ def smaller(recipe: Recipe, network: ResidualNetwork, subnet: Subnet) -> Recipe:
 
 def run_name(method: str, net: Subnet, seed: int) -> str:
     """The name of the directory of a net's run."""
-    return f"{method}-{net}-seed{seed}"
+    return f"{directory_name(method)}-{net}-seed{seed}"
 
 
 def unique(nets: Sequence[Subnet], what: str) -> list[Subnet]:

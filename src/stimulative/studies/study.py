@@ -45,6 +45,11 @@ class Study(Record):
     format: int = FORMAT
     task: Task
 
+    @property
+    def of_text(self) -> bool:
+        """Whether the nets are language models."""
+        return self.task == "text"
+
     @classmethod
     def file(cls, directory: Path) -> Path:
         """The file of the study of a directory."""
@@ -78,6 +83,18 @@ class Study(Record):
     def write(self, directory: Path) -> None:
         """Write the file, whole or not at all."""
         files.write_json(self.file(directory), self.to_mapping())
+
+
+class StudyOfRuns(Study):
+    """A study that trains the runs that it needs; some may fail."""
+
+    failed: tuple[Failed, ...]
+    """The runs that failed; each study has this among its fields."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show, since too few runs have finished."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from stimulative import files
+from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.records import Record
-from stimulative.studies.launching import Job, Workers, over_seeds, run_all, seeds_from
-from stimulative.studies.study import Failed, OverSeeds, Study
-from stimulative.training import Recipe
+from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
+from stimulative.studies.planning import carry_out, seeds_from, task_of
+from stimulative.studies.study import Failed, OverSeeds, StudyOfRuns, over_seeds
 
 SWEEP = "sweep.json"
 
@@ -28,6 +28,10 @@ class SweepRow(OverSeeds):
     """
 
     value: Any
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The row, its value first."""
+        return {"value": self.value, **super().to_mapping()}
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class SweepRun(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Study):
+class Sweep(StudyOfRuns):
     """One setting at several values.
 
     Args:
@@ -69,6 +73,11 @@ class Sweep(Study):
     runs: tuple[SweepRun, ...] = ()
     failed: tuple[Failed, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no run has finished."""
+        return not self.rows
+
 
 class SweepPlan:
     """Which runs a sweep needs.
@@ -85,7 +94,7 @@ class SweepPlan:
 
     def __init__(self, recipe: Recipe, key: str, values: Sequence[str], *, seeds: int = 3) -> None:
         if key == "seed":
-            raise UsageError("the seed is not swept: give the number of seeds instead (--seeds N)")
+            raise UsageError("the seed is not swept: give the number of seeds instead, with seeds=")
         if not values:
             raise UsageError(f"no value of {key} is given")
         self.recipe = recipe
@@ -108,50 +117,33 @@ class SweepPlan:
         """The name of the directory of a run."""
         return f"{self.names[text]}-seed{seed}"
 
+    def result(self, outcome: Outcome, out: Path) -> Sweep:
+        """A row for each value that has a finished run."""
+        rows, runs = [], []
+        for text, value in self.values.items():
+            names = {seed: self.run_of(text, seed) for seed in self.seeds}
+            done = {seed: name for seed, name in names.items() if name in outcome.summaries}
+            if done:
+                means = over_seeds([outcome.summaries[name] for name in done.values()])
+                rows.append(SweepRow(value=value, **vars(means)))
+            runs += [SweepRun(name, value, seed) for seed, name in done.items()]
+        return Sweep(
+            task=task_of(outcome, self.recipe),
+            key=self.key,
+            model=self.recipe.model.name,
+            data=self.recipe.data.name,
+            epochs=self.recipe.schedule.epochs,
+            rows=tuple(rows),
+            runs=tuple(runs),
+            failed=outcome.failures,
+        )
+
 
 def sweep_setting(
-    plan: SweepPlan,
-    out: str | Path,
-    *,
-    workers: Workers | None = None,
-    after_run: Callable[[str, dict[str, Any]], Any] | None = None,
-) -> dict[str, Any]:
-    """Train and evaluate what a plan needs, and write ``sweep.json``.
-
-    Runs in ``out`` that have finished are not repeated, interrupted ones go on, failed ones are tried again.
-
-    Args:
-        plan: The plan.
-        out: The directory of the sweep; each run has a directory inside.
-        workers: Where the runs are computed; one after the other on this machine by default.
-        after_run: Called with the name and the summary of each run when it is done.
-
-    Returns:
-        ``{"key", "model", "data", "epochs", "rows": [...], "runs": [...], "failed": [...]}``: a row for each value,
-        accuracies in percent over seeds.
-
-    Raises:
-        UsageError: If ``out`` holds runs of another recipe.
-    """
-    out = Path(out)
-    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
-    rows, runs = [], []
-    for text, value in plan.values.items():
-        done = {seed: plan.run_of(text, seed) for seed in plan.seeds if plan.run_of(text, seed) in outcome.summaries}
-        if done:
-            rows.append({"value": value, **over_seeds([outcome.summaries[name] for name in done.values()])})
-        runs += [{"run": name, "value": value, "seed": seed} for seed, name in done.items()]
-    result = {
-        "key": plan.key,
-        "model": plan.recipe.model.name,
-        "data": plan.recipe.data.name,
-        "epochs": plan.recipe.schedule.epochs,
-        "rows": rows,
-        "runs": runs,
-        "failed": outcome.failures,
-    }
-    files.write_json(out / SWEEP, result)
-    return result
+    plan: SweepPlan, out: str | Path, *, workers: Workers | None = None, after_run: AfterRun | None = None
+) -> Sweep:
+    """Train and evaluate what a plan needs, and write ``sweep.json``; see ``carry_out``."""
+    return carry_out(plan, out, workers=workers, after_run=after_run)
 
 
 def _value(recipe: Recipe, key: str) -> Any:

@@ -1,4 +1,7 @@
-"""Methods with settings of their own, each in one word: ``stimulative:every=2:subnets_per_step=2``."""
+"""Methods with settings of their own, each in one word: ``stimulative:every=2:subnets_per_step=2``.
+
+A method of the user's own is ``package.module:Class``, and ``package.module:Class:key=value`` with settings.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stimulative.config import Recipe, load_recipe
 from stimulative.errors import UsageError
+from stimulative.extension import is_own
 from stimulative.methods import METHODS
-from stimulative.studies.launching import check_methods
-from stimulative.training import Recipe, load_recipe
+from stimulative.studies.planning import check_methods
 
 ALL = "all"
 _LONGEST = 100
@@ -34,10 +38,8 @@ class Variant:
 
     @property
     def directory(self) -> str:
-        """A name for files: the text, where it is plain; the same for the same variant, whatever else is compared."""
-        text = str(self).replace(":", "-")
-        safe = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", text)[:_LONGEST]
-        return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        """A name for files; the same for the same variant, whatever else is compared."""
+        return directory_name(str(self))
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """A recipe with this way of training.
@@ -55,13 +57,20 @@ class Variant:
             raise UsageError(f"{str(self)!r} of {error}") from error
 
 
+def directory_name(variant: str) -> str:
+    """A name for files: a method, with settings or without, as it is where that is plain."""
+    text = variant.replace(":", "-")
+    safe = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", text)[:_LONGEST]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def variants(methods: str | Sequence[str]) -> list[Variant]:
     """Read methods.
 
     Args:
         methods: Methods, each ``NAME`` or ``NAME:key=value[:key=value]`` with values as in YAML, or ``all`` for every
-            method with its defaults; a text of several has commas between them. Commas and colons inside of brackets
-            and quotes belong to a value.
+            method of this library with its defaults; NAME is also ``package.module:Class``, for one of your own. A text
+            of several has commas between them. Commas and colons inside of brackets and quotes belong to a value.
 
     Raises:
         UsageError: If there is none, one is unknown, cannot be read or is there twice.
@@ -93,6 +102,8 @@ def recipes_of(recipe: Recipe, found: Sequence[Variant]) -> dict[Variant, Recipe
 
 def _variant(text: str) -> Variant:
     method, *parts = _split(text, ":")
+    if parts and method not in METHODS and is_own(f"{method}:{parts[0]}"):
+        method = f"{method}:{parts.pop(0)}"
     settings: dict[str, str] = {}
     for part in parts:
         key, equals, value = (piece.strip() for piece in part.partition("="))

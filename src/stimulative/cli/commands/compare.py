@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.data_option import add_data, data_settings
-from stimulative.cli.study_options import add_study, run_study, tell_failures, workers_of
+from stimulative.cli.study_options import Telling, add_study, print_table, run_study
+
+if TYPE_CHECKING:
+    from stimulative.studies import Comparison
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -46,50 +48,37 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Compare."""
     from stimulative.config import load_recipe
     from stimulative.report import draw_comparison
-    from stimulative.studies import COMPARISON, MARKDOWN, ComparisonPlan, compare
+    from stimulative.studies import MARKDOWN, ComparisonPlan, compare
 
     recipe = load_recipe(options.recipe, [*data_settings(options.recipe, options.data, rest), *rest])
-    out, workers = Path(options.out), workers_of(options)
+    stop, note = recipe.schedule.max_steps, ""
+    if options.jobs > 1 and options.cluster is None:
+        note = f"{options.jobs} runs at once share this machine: their times say little about the methods"
     plan = ComparisonPlan(recipe, options.methods, seeds=options.seeds)
-    stop = recipe.schedule.max_steps
-    each = f"{recipe.schedule.epochs} epochs each" + ("" if stop is None else f", {stop} steps at most")
-    runs = "1 run" if len(plan.jobs) == 1 else f"{len(plan.jobs)} runs"
-    print(f"{runs} of {recipe.model.name} on {recipe.data.name}, {each}")
-    if workers.jobs > 1 and workers.cluster is None:
-        print(f"{workers.jobs} runs at once share this machine: their times say little about the methods")
-
-    comparison = run_study(out, lambda after_run: compare(plan, out, workers=workers, after_run=after_run))
-    if isinstance(comparison, int):
-        return comparison
-    if not comparison["rows"]:
-        return tell_failures(out, comparison["failed"])
-    _show(comparison)
-    picture, *_ = draw_comparison(out)
-    print(f"numbers: {out / COMPARISON}   table: {out / MARKDOWN}   picture: {picture}")
-    return tell_failures(out, comparison["failed"])
+    each = "" if stop is None else f", {stop} steps at most"
+    return run_study(options, plan, compare, Telling(_show, draw_comparison, each, note, {"table": MARKDOWN}))
 
 
-def _show(comparison: dict[str, Any]) -> None:
+def _show(comparison: Comparison) -> None:
     from rich.table import Table
 
-    from stimulative.cli.study_options import print_table
     from stimulative.studies import accuracy, caution, cells, headings, notes, sentences
 
-    of = f"{comparison['model']} on {comparison['data']}"
-    table = Table(title=f"{of}: {accuracy(comparison['rows'])} in %", title_justify="left")
-    first, *others = headings(comparison["rows"])
+    of = f"{comparison.model} on {comparison.data}"
+    table = Table(title=f"{of}: {accuracy(comparison)} in %", title_justify="left")
+    first, *others = headings(comparison)
     table.add_column(first, overflow="fold", min_width=max(map(len, [first, *others])))
     for column in others:
         table.add_column(column, justify="right", no_wrap=True)
-    for row in comparison["rows"]:
-        table.add_row(*cells(row, len(comparison["seeds"])))
+    for row in comparison.rows:
+        table.add_row(*cells(row, comparison))
     print_table(table)
     for note in notes(comparison):
         print(note)
     told = sentences(comparison)
     if not told:
         return
-    print(f"\ndifferences from {comparison['reference']}, seed by seed:")
+    print(f"\ndifferences from {comparison.reference}, seed by seed:")
     for method, measure, sentence in told:
         print(f"  {method}, {measure}: {sentence}")
     if caution(comparison):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.source import SOURCE_USAGE, add_source, runs_from
 from stimulative.cli.study_options import in_words
+
+if TYPE_CHECKING:
+    from stimulative.studies import DestroyedRun, Destruction, DrawsRow
 
 TAKES_SETTINGS = True
 _WAYS = {False: "as trained", True: "recalibrated"}
@@ -66,7 +70,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if options.json:
         print((out / DESTRUCTION).read_text(encoding="utf-8"), end="")
         return 0
-    for one in destruction["runs"]:
+    for one in destruction.runs:
         _show(one, destruction)
     print(
         "\ntop-1 in %, mean ± standard deviation over the nets drawn for each k (of text: mean perplexity).\n"
@@ -78,7 +82,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _with_bar(options: argparse.Namespace, runs: list[Path], out: Path) -> dict[str, Any]:
+def _with_bar(options: argparse.Namespace, runs: list[Path], out: Path) -> Destruction:
     """Destroy under a progress bar on standard error, with a line for each run that is done."""
     from rich.console import Console
     from rich.progress import Progress
@@ -101,48 +105,45 @@ def _with_bar(options: argparse.Namespace, runs: list[Path], out: Path) -> dict[
         )
 
 
-def _show(one: dict[str, Any], destruction: dict[str, Any]) -> None:
-    def of_run(table: str) -> list[dict[str, Any]]:
-        return [row for row in destruction[table] if row["run"] == one["run"]]
-
-    text = "main_perplexity" in one
+def _show(run: DestroyedRun, destruction: Destruction) -> None:
+    kind = "sequences" if destruction.of_text else "images"
     print(
-        f"\n{one['run']}: {one['model']}, {one['method'] or 'from a weights file'}, main net {one['main']:.2f}%"
-        f"{in_words({'perplexity': one['main_perplexity']} if text else {})} on "
-        f"{one['images']:,} test {'sequences' if text else 'images'} of {one['data']}"
+        f"\n{run.run}: {run.model}, {run.method or 'from a weights file'}, main net {run.main:.2f}%"
+        f"{in_words(run.main_perplexity)} on {run.images or 0:,} test {kind} of {run.data}"
     )
-    _table("k random blocks deleted", of_run("delete_rows"))
+    _table("k random blocks deleted", [row for row in destruction.delete_rows if row.run == run.run])
     for recalibrated, way in _WAYS.items():
-        single = [row for row in of_run("single") if row["recalibrated"] == recalibrated]
+        single = [row for row in destruction.single if row.run == run.run and row.recalibrated == recalibrated]
         if single:
-            worst = min(single, key=lambda row: row["top1"])
-            print(f"worst single block, {way}: {worst['top1']:.2f}%{in_words(worst)} without {worst['name']}")
-    if of_run("swap_rows"):
-        _table("k random pairs of blocks swapped", of_run("swap_rows"))
-    for note in one["notes"]:
+            worst = min(single, key=lambda row: row.top1)
+            print(f"worst single block, {way}: {worst.top1:.2f}%{in_words(worst.perplexity)} without {worst.name}")
+    swapped = [row for row in destruction.swap_rows if row.run == run.run]
+    if swapped:
+        _table("k random pairs of blocks swapped", swapped)
+    for note in run.notes:
         print(f"note: {note}")
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
+def _table(title: str, rows: Sequence[DrawsRow]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    ways = {recalibrated: way for recalibrated, way in _WAYS.items() if rows[-1]["recalibrated"] >= recalibrated}
-    with_tau = "tau" in rows[0]
+    ways = {recalibrated: way for recalibrated, way in _WAYS.items() if rows[-1].recalibrated >= recalibrated}
+    with_tau = rows[0].tau is not None
     table = Table(title=title, title_justify="left")
     for column in ("k", *(["tau"] if with_tau else []), *ways.values(), "nets"):
         table.add_column(column, justify="right", no_wrap=True)
-    by_k = {(row["k"], row["recalibrated"]): row for row in rows}
-    for k in sorted({row["k"] for row in rows}):
+    by_k = {(row.k, row.recalibrated): row for row in rows}
+    for k in sorted({row.k for row in rows}):
         found = [by_k[k, recalibrated] for recalibrated in ways]
         table.add_row(
             str(k),
-            *([f"{found[0]['tau']:.2f}"] if with_tau else []),
-            *(f"{row['mean']:.2f} ± {row['std']:.2f}{_perplexity(row)}" for row in found),
-            f"all {found[0]['draws']}" if found[0]["exhaustive"] else str(found[0]["draws"]),
+            *([f"{found[0].tau or 0:.2f}"] if with_tau else []),
+            *(f"{row.mean:.2f} ± {row.std:.2f}{_perplexity(row)}" for row in found),
+            f"all {found[0].draws}" if found[0].exhaustive else str(found[0].draws),
         )
     Console().print(table)
 
 
-def _perplexity(row: dict[str, Any]) -> str:
-    return f" ({row['perplexity']:,.2f})" if "perplexity" in row else ""
+def _perplexity(row: DrawsRow) -> str:
+    return "" if row.perplexity is None else f" ({row.perplexity:,.2f})"

@@ -103,7 +103,8 @@ def _show(directory: Path, summary: dict[str, Any]) -> None:
     console.print(_blocks_table(summary["by_blocks"]))
     console.print(_stages_table(summary["by_stage"]))
     console.print(_frontier_table(directory, summary["frontier"]["flops"]))
-    print(f"main net, with its own statistics: {summary['main']['top1']:.2f}%{in_words(summary['main'])}")
+    main = summary["main"]
+    print(f"main net, with its own statistics: {main['top1']:.2f}%{in_words(main.get('perplexity'))}")
     kind = "" if part["space"] == "ordered" else f"{part['space']} "
     drawn = "" if part["seed"] is None else f", drawn with seed {part['seed']}"
     print(

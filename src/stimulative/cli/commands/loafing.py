@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stimulative.cli.study_options import add_study, print_table, refuse_method, run_study, tell_failures, workers_of
+from stimulative.cli.study_options import Telling, add_study, print_table, refuse_method, run_study
+
+if TYPE_CHECKING:
+    from stimulative.studies import Loafing
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -49,50 +51,38 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Study loafing."""
     from stimulative.config import load_recipe
     from stimulative.report import draw_loafing
-    from stimulative.studies import LOAFING, LoafingPlan, measure_loafing
+    from stimulative.studies import LoafingPlan, measure_loafing
 
     refuse_method(rest, "--methods")
     recipe = load_recipe(options.recipe, rest)
-    out, workers = Path(options.out), workers_of(options)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     plan = LoafingPlan(recipe, options.main, subnets=options.subnets, methods=methods, seeds=options.seeds)
-    print(
-        f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each"
-        f", main nets by {' and '.join(methods)} training"
-    )
-    study = run_study(out, lambda after_run: measure_loafing(plan, out, workers=workers, after_run=after_run))
-    if isinstance(study, int):
-        return study
-    if study["rows"]:
-        _show(study["rows"])
-        pictures = draw_loafing(out)
-        print(f"numbers: {out / LOAFING}   picture: {pictures[0]}")
-    return tell_failures(out, study["failed"])
+    each = f", main nets by {' and '.join(methods)} training"
+    return run_study(options, plan, measure_loafing, Telling(_show, draw_loafing, each))
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _show(study: Loafing) -> None:
     from rich.table import Table
 
-    text = all("in_group_perplexity_mean" in row and "alone_perplexity_mean" in row for row in rows)
-    title = "next-token accuracy in % (perplexity)" if text else "top-1 accuracy in %"
+    title = "next-token accuracy in % (perplexity)" if study.of_text else "top-1 accuracy in %"
     table = Table(title=title, title_justify="left")
     for column in ("method", "main net"):
         table.add_column(column, no_wrap=True)
     for column in ("itself", "n", "inside", "alone", "gap"):
-        table.add_column(column, justify="right", no_wrap=not text)
-    for row in rows:
+        table.add_column(column, justify="right", no_wrap=not study.of_text)
+    for row in study.rows:
         table.add_row(
-            row["method"],
-            row["main"],
-            f"{row['main_top1']:.2f}",
-            str(row["subnets"]),
-            *(_mean(row, key) for key in ("in_group", "alone")),
-            f"{row['gap_mean']:.2f} ± {row['gap_std']:.2f}",
+            row.method,
+            row.main,
+            f"{row.main_top1 or 0:.2f}",
+            str(row.subnets),
+            _mean(row.in_group_mean, row.in_group_perplexity_mean),
+            _mean(row.alone_mean, row.alone_perplexity_mean),
+            f"{row.gap_mean or 0:.2f} ± {row.gap_std or 0:.2f}",
         )
     print_table(table)
     print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")
 
 
-def _mean(row: dict[str, Any], key: str) -> str:
-    perplexity = row.get(f"{key}_perplexity_mean")
-    return f"{row[f'{key}_mean']:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")
+def _mean(top1: float, perplexity: float | None) -> str:
+    return f"{top1:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")

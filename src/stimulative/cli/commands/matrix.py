@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stimulative.cli.study_options import add_study, refuse_method, run_study, tell_failures, workers_of
+from stimulative.cli.study_options import Telling, add_study, refuse_method, run_study
+
+if TYPE_CHECKING:
+    from stimulative.studies import Matrix, MatrixCell
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -44,44 +46,31 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Fill the matrix."""
     from stimulative.config import load_recipe
     from stimulative.report import draw_matrix
-    from stimulative.studies import MATRIX, MatrixPlan, fill_matrix
+    from stimulative.studies import MatrixPlan, fill_matrix
 
     refuse_method(rest, "--method")
     recipe = load_recipe(options.recipe, rest)
-    out, workers = Path(options.out), workers_of(options)
     plan = MatrixPlan(recipe, options.nets, method=options.method, seeds=options.seeds)
-    print(
-        f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each"
-        f", by {options.method} training"
-    )
-    result = run_study(out, lambda after_run: fill_matrix(plan, out, workers=workers, after_run=after_run))
-    if isinstance(result, int):
-        return result
-    if result["cells"]:
-        _show(result)
-        pictures = draw_matrix(out)
-        print(f"numbers: {out / MATRIX}   picture: {pictures[0]}")
-    return tell_failures(out, result["failed"])
+    return run_study(options, plan, fill_matrix, Telling(_show, draw_matrix, f", by {options.method} training"))
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(matrix: Matrix) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    cells = {(cell["subnet"], cell["main"]): cell for cell in result["cells"]}
-    text = any("perplexity" in cell for cell in result["cells"])
-    title = "next-token accuracy in % (perplexity)" if text else "top-1 accuracy in %"
+    cells = {(cell.subnet, cell.main): cell for cell in matrix.cells}
+    title = "next-token accuracy in % (perplexity)" if matrix.of_text else "top-1 accuracy in %"
     table = Table(title=title, title_justify="left")
     table.add_column("subnet", no_wrap=True)
-    for net in result["nets"]:
+    for net in matrix.nets:
         table.add_column(net, justify="right", no_wrap=True)
-    for subnet in result["nets"]:
-        row = [cells.get((subnet, net)) for net in result["nets"]]
+    for subnet in matrix.nets:
+        row = [cells.get((subnet, net)) for net in matrix.nets]
         table.add_row(subnet, *("–" if cell is None else _shown(cell) for cell in row))
     Console().print(table)
     print("rows: subnets, inside the nets of the columns; on the diagonal each net trained alone")
 
 
-def _shown(cell: dict[str, Any]) -> str:
-    perplexity = f" ({cell['perplexity']:.2f})" if "perplexity" in cell else ""
-    return f"{cell['mean']:.2f}" + (f" ± {cell['std']:.2f}" if cell["seeds"] > 1 else "") + perplexity
+def _shown(cell: MatrixCell) -> str:
+    perplexity = "" if cell.perplexity is None else f" ({cell.perplexity:.2f})"
+    return f"{cell.mean:.2f}" + (f" ± {cell.std:.2f}" if cell.seeds > 1 else "") + perplexity

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stimulative.cli.study_options import add_study, run_study, tell_failures, workers_of
+from stimulative.cli.study_options import Telling, add_study, run_study
 from stimulative.errors import UsageError
+
+if TYPE_CHECKING:
+    from stimulative.studies import Sweep
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -38,45 +40,36 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Sweep."""
     from stimulative.config import load_recipe
     from stimulative.report import draw_sweep
-    from stimulative.studies import SWEEP, SweepPlan, sweep_setting
+    from stimulative.studies import SweepPlan, sweep_setting
 
     recipe = load_recipe(options.recipe, rest)
-    out, workers = Path(options.out), workers_of(options)
     # commas within brackets belong to a value, such as [0.9,0.99]
     values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", options.values)]
     if not all(values):
         raise UsageError(f"--values is a list such as 0.5,1,5, without empty places; got {options.values!r}")
     plan = SweepPlan(recipe, options.key, values, seeds=options.seeds)
-    print(f"{len(plan.jobs)} runs of {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs each")
-    result = run_study(out, lambda after_run: sweep_setting(plan, out, workers=workers, after_run=after_run))
-    if isinstance(result, int):
-        return result
-    if result["rows"]:
-        _show(result)
-        pictures = draw_sweep(out)
-        print(f"numbers: {out / SWEEP}   picture: {pictures[0]}")
-    return tell_failures(out, result["failed"])
+    return run_study(options, plan, sweep_setting, Telling(_show, draw_sweep))
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(sweep: Sweep) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    text = all("main_perplexity" in row for row in result["rows"])
-    title = f"{'next-token' if text else 'top-1'} accuracy in %, means over seeds"
+    title = f"{'next-token' if sweep.of_text else 'top-1'} accuracy in %, means over seeds"
     table = Table(title=title, title_justify="left")
-    table.add_column(result["key"], no_wrap=True)
-    perplexities = ("main perplexity", "all perplexity") if text else ()
+    table.add_column(sweep.key, no_wrap=True)
+    perplexities = ("main perplexity", "all perplexity") if sweep.of_text else ()
     for column in ("seeds", "main net", "all subnets", "worst", *perplexities):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in result["rows"]:
+    for row in sweep.rows:
+        of_text = (row.main_perplexity or 0, row.all_perplexity or 0) if sweep.of_text else ()
         table.add_row(
-            str(row["value"]),
-            str(row["seeds"]),
-            f"{row['main_mean']:.2f} ± {row['main_std']:.2f}",
-            f"{row['all_mean']:.2f} ± {row['all_std']:.2f}",
-            f"{row['all_min']:.2f}",
-            *(f"{row[f'{key}_perplexity']:.2f}" for key in (("main", "all") if text else ())),
+            str(row.value),
+            str(row.seeds),
+            f"{row.main_mean:.2f} ± {row.main_std:.2f}",
+            f"{row.all_mean:.2f} ± {row.all_std:.2f}",
+            f"{row.all_min or 0:.2f}",
+            *(f"{perplexity:.2f}" for perplexity in of_text),
         )
     Console().print(table)
     print("main net: ± standard deviation over seeds; all subnets: ± that over subnets, mean over seeds")

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from stimulative.analysis import CostModel, Latencies, measure_modules
+from stimulative.analysis import CostModel, Latencies, draw_images, measure_modules
 from stimulative.deploy.deployable import Finished
 from stimulative.deploy.extraction import carve_checked
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
 from stimulative.runs import Member
-from stimulative.studies import draw_images
 from stimulative.training import as_in, fit_temperatures, measure
 
 

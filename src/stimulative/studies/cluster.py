@@ -1,0 +1,68 @@
+"""Runs as jobs of a cluster, through submitit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stimulative import files
+from stimulative.errors import UsageError
+from stimulative.runs import Summary
+from stimulative.studies.jobs import Job, Workers
+from stimulative.studies.working import Failure, Work
+
+
+def on_cluster(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Iterator[tuple[str, Summary | Failure]]:
+    """Compute runs; jobs of an earlier call that still wait or run are waited for, not sent again.
+
+    Args:
+        jobs: The runs by name, in the order in which they are sent.
+        out: The directory that they are in; notes of what was sent are in ``cluster`` there.
+        workers: The cluster, and how many runs it has at once.
+
+    Yields:
+        The name of each run that has ended, and what came of it.
+
+    Raises:
+        UsageError: If the cluster cannot be used.
+    """
+    executor = _executor(out / "cluster", workers)
+    waiting = list(jobs.items())[::-1]
+    sent: dict[str, Any] = {}
+    while waiting or sent:
+        while waiting and len(sent) < workers.jobs:
+            name, job = waiting.pop()
+            note = out / "cluster" / f"{name}.json"
+            known = _known_job(executor, note)
+            if known is None:
+                known = executor.submit(Work(job.recipe.to_yaml(), str(out / name), job.subnets).do)
+                files.write_json(note, {"job": known.job_id})
+            sent[name] = known
+        for name in [name for name, job in sent.items() if job.done()]:
+            job = sent.pop(name)
+            error = job.exception()
+            yield name, job.result() if error is None else Failure(f"{error}".strip().splitlines()[0], f"{error}")
+        time.sleep(0.2 if workers.cluster == "local" else 5)
+
+
+def _executor(folder: Path, workers: Workers) -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise UsageError("cluster= needs submitit: pip install 'stimulative[cluster]'") from error
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=workers.cluster)
+        executor.update_parameters(name="stimulative", **workers.options)
+    except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
+        raise UsageError(f"the cluster {workers.cluster!r} cannot be used: {error}") from error
+    return executor
+
+
+def _known_job(executor: Any, note: Path) -> Any:
+    """A job of an earlier call that waits or runs."""
+    if not note.exists():
+        return None
+    job = executor._executor.job_class(folder=note.parent, job_id=files.read_json(note)["job"])
+    return job if job.state in ("PENDING", "RUNNING", "CONFIGURING", "REQUEUED", "SUSPENDED") else None

@@ -1,0 +1,298 @@
+"""What breaks a trained network: blocks deleted and swapped, as in the lesion studies of Veit et al. (see ``damage``).
+
+Every destroyed net is measured on the test split twice. Without recalibration each block normalises with the
+statistics that it has in the main net, as Veit et al. do; with it, with statistics estimated anew for the net that is
+left. A network that keeps no running statistics is measured once.
+
+``destruction.json`` holds the score of each net and their means; ``single.csv``, ``deletions.csv`` and ``swaps.csv``
+hold the scores. What was measured of a run is kept in ``parts/`` under a fingerprint of the run and the settings, so
+that it is not measured twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stimulative import files
+from stimulative.analysis import Steps, draw_images, open_run
+from stimulative.data import Batch, Loader
+from stimulative.errors import UsageError
+from stimulative.records import understanding
+from stimulative.residual import ResidualNetwork, Subnet, layers_with_statistics
+from stimulative.runs import Score, Task
+from stimulative.studies.damage import Damage, Draws, damage, tau
+from stimulative.studies.destruction import (
+    DeletedRow,
+    DestroyedRun,
+    Destruction,
+    DrawsRow,
+    Part,
+    SingleRow,
+    SwappedRow,
+)
+from stimulative.studies.finished import FinishedRun, finished_runs
+from stimulative.training import Prepared, in_precision_of, measure
+from stimulative.weights import sha256
+
+_PARTS = "parts"
+_FORMAT = 1  # of what is kept of a run; another number has it measured anew
+_STATISTICS_BYTES = 2**30
+
+Scores = Mapping[bool, Mapping[Subnet, Score]]
+"""Scores of nets without and with recalibration; only without, where there is nothing to recalibrate."""
+
+
+def destroy(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    draws: int = 10,
+    seed: int = 0,
+    images: int | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[str, int, int], Any] | None = None,
+    after_run: Callable[[str, bool], Any] | None = None,
+) -> Destruction:
+    """Delete and swap blocks of trained networks, and measure on the test split what is left.
+
+    Writes ``destruction.json`` and three CSV files. Runs of the same structure get the same draws, and all runs the
+    same test images.
+
+    Args:
+        runs: Directories of finished runs on one data set.
+        out: Where to write. What was measured of a run there, with the same settings, is not measured again.
+        draws: For each number of blocks or pairs, how many nets to draw; all there are, where there are no more.
+        seed: The seed of the draws, and of the choice of test images.
+        images: How many test images to draw; all by default.
+        device: Where to compute; by default as each recipe says.
+        progress: Called with the label of a run, the batches done and the batches in all.
+        after_run: Called with the label of a run when it is done, and whether it had been measured before.
+
+    Returns:
+        What ``destruction.json`` holds; accuracies are in percent; ``std`` is that of the draws, as of a population.
+
+    Raises:
+        UsageError: If a directory is not that of a finished run, the data sets differ, or a number is below 1.
+    """
+    check_numbers(draws, images)
+    found = finished_runs(runs)
+    out = Path(out)
+    files.make_directory(out / _PARTS)
+    parts: list[Part] = []
+    destruction = _together(parts, found[0].summary.task, draws, seed)
+    for run in found:
+        directory = run.directory.path
+        kept = out / _PARTS / f"{directory.resolve().name}-{_fingerprint(run, draws, seed, images)}.json"
+        measured_before = kept.exists()
+        if not measured_before:
+            files.write_json(kept, _measured(run, draws, seed, images, device, progress).to_mapping())
+        content = files.read_json(kept)
+        with understanding(kept):
+            parts.append(Part.from_mapping(content).called(run.label, directory))
+        # after each run, so that what is done is there if the next one fails
+        destruction = _together(parts, run.summary.task, draws, seed)
+        destruction.write_tables(out)
+        destruction.write(out)
+        if after_run is not None:
+            after_run(run.label, measured_before)
+    return destruction
+
+
+def check_numbers(draws: int, images: int | None) -> None:
+    """Check how much is asked for.
+
+    Raises:
+        UsageError: If it is less than one.
+    """
+    for name, number in (("draws", draws), ("test images", images)):
+        if number is not None and number < 1:
+            raise UsageError(f"the number of {name} is 1 or more, got {number}")
+
+
+def _fingerprint(run: FinishedRun, draws: int, seed: int, images: int | None) -> str:
+    everything = (_FORMAT, draws, seed, images, sha256(run.directory.weights), run.recipe.to_yaml())
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:12]
+
+
+def _measured(
+    run: FinishedRun,
+    draws: int,
+    seed: int,
+    images: int | None,
+    device: torch.device | str | None,
+    progress: Callable[[str, int, int], Any] | None,
+) -> Part:
+    """Destroy the net of a run."""
+    opened = open_run(run.directory.path, device=device)
+    network, test = opened.network, opened.data.test
+    todo = damage(network.stages, draws, seed)
+    batches = test if images is None else draw_images(test, images, seed)
+    report = None if progress is None else lambda done, total: progress(run.label, done, total)
+    scores, calibration_images = _scores(opened, todo.subnets, batches, report, run.summary.main.temperature)
+    main = scores[False][todo.main]
+    described = DestroyedRun(
+        run=run.label,
+        model=run.summary.model,
+        data=run.summary.data,
+        method=run.summary.method,
+        main=main.top1,
+        main_perplexity=main.perplexity,
+        images=min(images or test.images, test.images),
+        test_images=test.images,
+        calibration_images=calibration_images,
+        notes=tuple(_notes(network, todo, scores)),
+    )
+    return _part(described, network, todo, scores)
+
+
+def _scores(
+    opened: Prepared,
+    subnets: Sequence[Subnet],
+    batches: Loader | list[Batch],
+    progress: Callable[[int, int], Any] | None,
+    temperature: float | None,
+) -> tuple[Scores, int]:
+    """The scores of subnets, and the number of images that they were recalibrated on.
+
+    Where the main net's logits were brought to the scale of probabilities by a temperature, so are all: what is
+    destroyed is the net as it is deployed.
+    """
+    network, calibration = opened.network, opened.data.calibration
+    images = opened.recipe.evaluation.calibration_images
+    groups = _groups(network, subnets)
+    to_calibrate = min(len(calibration), math.ceil(images * len(calibration) / calibration.images))
+    total = len(batches) + len(groups) * (len(batches) + to_calibrate)
+    steps = Steps(progress, total)
+    temperatures = None if temperature is None else [temperature] * len(subnets)
+    whole = measure(network, batches, subnets, temperatures=temperatures, after_batch=steps.step)
+    scores = {False: dict(zip(subnets, whole, strict=True))}
+    used = 0
+    for group in groups:
+        found = network.recalibrate(_counted(in_precision_of(network, calibration), steps.step), group, images=images)
+        measured = measure(
+            network,
+            batches,
+            group,
+            statistics=found,
+            temperatures=None if temperatures is None else temperatures[: len(group)],
+            after_batch=steps.step,
+        )
+        scores.setdefault(True, {}).update(zip(group, measured, strict=True))
+        used = found.images
+    return scores, used
+
+
+def _groups(network: ResidualNetwork, subnets: Sequence[Subnet]) -> list[Sequence[Subnet]]:
+    """Subnets to recalibrate at once: so many that their statistics fit into memory; none without any statistics."""
+    numbers = sum(layer.running_mean.numel() for layer in layers_with_statistics(network.model).values())
+    if not numbers:
+        return []
+    each = 2 * numbers * (8 + 4)  # mean and variance, summed in double precision and kept in single
+    size = max(1, _STATISTICS_BYTES // each)
+    return [subnets[start : start + size] for start in range(0, len(subnets), size)]
+
+
+def _counted(batches: Iterable[Batch], step: Callable[[], Any]) -> Iterator[Batch]:
+    for batch in batches:
+        step()
+        yield batch
+
+
+def _notes(network: ResidualNetwork, todo: Damage, scores: Scores) -> list[str]:
+    notes = []
+    if True not in scores:
+        notes.append("no layer keeps running statistics: there is nothing to recalibrate, each net is measured once")
+    if any(stage.in_own_order for stage in network.stages):
+        notes.append("blocks whose outputs are concatenated, or wider than their inputs, cannot be swapped")
+    if not todo.swaps:
+        notes.append("nothing swapped: no stage has two blocks that can take each other's place")
+    return notes
+
+
+def _part(run: DestroyedRun, network: ResidualNetwork, todo: Damage, scores: Scores) -> Part:
+    """The tables of a run."""
+    swapped = [subnet for draws in todo.swaps for subnet in draws.subnets]
+    taus = {subnet: tau(network.stages, subnet) for subnet in (todo.main, *swapped) if todo.swaps}
+    main = Draws(0, [todo.main], True)
+    single, deletions, swaps, delete_rows, swap_rows = [], [], [], [], []
+    for recalibrated, of in scores.items():
+        for (stage, block), subnet in todo.singles.items():
+            name = network.stages[stage].block_names[block]
+            place = {"run": run.run, "recalibrated": recalibrated, "stage": stage, "block": block, "name": name}
+            single.append(SingleRow(**place, subnet=str(subnet), **vars(of[subnet])))
+        for draws in todo.deletions:
+            for draw, subnet in enumerate(draws.subnets):
+                which = {"run": run.run, "recalibrated": recalibrated, "k": draws.k, "draw": draw}
+                deletions.append(DeletedRow(**which, subnet=str(subnet), **vars(of[subnet])))
+        for draws in todo.swaps:
+            for draw, subnet in enumerate(draws.subnets):
+                which = {"run": run.run, "recalibrated": recalibrated, "k": draws.k, "draw": draw}
+                swaps.append(SwappedRow(**which, subnet=str(subnet), tau=taus[subnet], **vars(of[subnet])))
+        delete_rows += [_row(run.run, draws, recalibrated, of) for draws in (main, *todo.deletions)]
+        swap_rows += [_row(run.run, draws, recalibrated, of, taus) for draws in (main, *todo.swaps) if todo.swaps]
+    return Part(
+        run=run,
+        single=tuple(single),
+        deletions=tuple(deletions),
+        swaps=tuple(swaps),
+        delete_rows=tuple(delete_rows),
+        swap_rows=tuple(swap_rows),
+    )
+
+
+def _row(
+    run: str,
+    draws: Draws,
+    recalibrated: bool,
+    scores: Mapping[Subnet, Score],
+    taus: Mapping[Subnet, float] | None = None,
+) -> DrawsRow:
+    """The nets of one k together; with the mean of their ranks, where they were swapped."""
+    of = [scores[subnet] for subnet in draws.subnets]
+    top1 = [score.top1 for score in of]
+    perplexities = [score.perplexity for score in of if score.perplexity is not None]
+    return DrawsRow(
+        run=run,
+        recalibrated=recalibrated,
+        k=draws.k,
+        draws=len(top1),
+        exhaustive=draws.exhaustive,
+        mean=statistics.fmean(top1),
+        std=statistics.pstdev(top1),
+        min=min(top1),
+        max=max(top1),
+        perplexity=statistics.fmean(perplexities) if perplexities else None,
+        tau=None if taus is None else statistics.fmean(taus[subnet] for subnet in draws.subnets),
+    )
+
+
+def _together(parts: Sequence[Part], task: Task, draws: int, seed: int) -> Destruction:
+    """The parts of several runs as one; of all together it is said what they were measured on where that is one."""
+    runs = [part.run for part in parts]
+    return Destruction(
+        task=task,
+        images=_common([run.images for run in runs]),
+        test_images=_common([run.test_images for run in runs]),
+        calibration_images=_common([run.calibration_images for run in runs]),
+        draws=draws,
+        seed=seed,
+        runs=tuple(runs),
+        single=tuple(row for part in parts for row in part.single),
+        deletions=tuple(row for part in parts for row in part.deletions),
+        swaps=tuple(row for part in parts for row in part.swaps),
+        delete_rows=tuple(row for part in parts for row in part.delete_rows),
+        swap_rows=tuple(row for part in parts for row in part.swap_rows),
+    )
+
+
+def _common(numbers: Sequence[int | None]) -> int | None:
+    """The number of all runs, those of 0 left out, which have no statistics; None where there are several."""
+    known = {number for number in numbers if number}
+    return known.pop() if len(known) == 1 else (None if known else 0)

@@ -1,0 +1,95 @@
+"""Runs as processes on this machine, some at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from stimulative.runs import Summary
+from stimulative.studies.jobs import Job, Workers
+from stimulative.studies.working import Failure, Work
+
+_PRELOADED = ["stimulative.studies.working", "stimulative.analysis", "stimulative.training", "lightning.fabric", "timm"]
+
+
+def on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Iterator[tuple[str, Summary | Failure]]:
+    """Compute runs, each in a fresh process; those that still run are ended when this one is.
+
+    Args:
+        jobs: The runs by name, in the order in which they start.
+        out: The directory that they are in.
+        workers: How many run at once.
+
+    Yields:
+        The name of each run that has ended, and what came of it.
+    """
+    import multiprocessing
+    from multiprocessing.connection import Connection, wait
+
+    # a fork server imports the libraries once, and each run starts from there in a few milliseconds
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if sys.platform != "win32":
+        context.set_forkserver_preload(_PRELOADED)
+        _start_fork_server()
+    several = workers.jobs > 1
+    threads = max(1, (os.cpu_count() or 1) // workers.jobs) if several else None
+    waiting = list(jobs.items())[::-1]
+    running: dict[Connection, tuple[str, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers.jobs:
+                name, job = waiting.pop()
+                work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, threads, several, workers.jobs)
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_send, args=(sender, os.getcwd(), work), name=name)
+                process.start()
+                sender.close()
+                running[receiver] = name, process
+            for receiver in wait(list(running)):
+                assert isinstance(receiver, Connection)
+                result = _received(receiver)
+                name, process = running.pop(receiver)
+                process.join()
+                receiver.close()
+                yield name, result
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+
+
+def _received(receiver: Any) -> Summary | Failure:
+    try:
+        return receiver.recv()
+    except EOFError:
+        message = "its process was killed, perhaps for want of memory"
+        return Failure(message, message)
+
+
+def _start_fork_server() -> None:
+    """Start the fork server deaf to Ctrl-C, which is for its parent; it would be interrupted in its imports."""
+    import threading
+    from multiprocessing import forkserver
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # where signals cannot be set, they do not arrive either
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _send(sender: Any, here: str, work: Work) -> None:
+    # Ctrl-C reaches all processes of a terminal at once; this one ends when its parent says so, and without a word
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        sender.send(work.do())
