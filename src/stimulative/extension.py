@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,14 @@ def imported(name: str, kind: str, thing: str, what: str) -> Callable[..., Any]:
             hint = f"; looked in the installed packages and in {os.getcwd()}"
         raise UsageError(
             f"cannot import {module!r} for {kind} {name!r}: {type(error).__name__}: {error}{hint}"
+        ) from error
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the code of the module raises
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"cannot import {module!r} for {kind} {name!r}: {type(error).__name__}: {error} "
+            f"({frame.filename}:{frame.lineno})"
         ) from error
     try:
         found = functools.reduce(getattr, attribute.split("."), loaded)

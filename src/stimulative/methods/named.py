@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 
 from stimulative.errors import UsageError
-from stimulative.extension import is_own
+from stimulative.extension import imported, is_own
 from stimulative.methods.base import Method
 from stimulative.methods.common import CommonTraining
 from stimulative.methods.group_knowledge import GroupKnowledge
-from stimulative.methods.importing import import_own
 from stimulative.methods.layer_supervision import LayerSupervision
 from stimulative.methods.self_distillation import SelfDistillation
 from stimulative.methods.stage_supervision import StageSupervision
@@ -46,7 +45,7 @@ def method_named(name: str) -> type[Method]:
         raise UsageError(
             f"unknown method {name!r}, known: {', '.join(METHODS)}, package.module:Class{did_you_mean(name, METHODS)}"
         )
-    found = import_own(name, "method", "Class", "a subclass of stimulative.methods.Method")
+    found = imported(name, "method", "Class", "a subclass of stimulative.methods.Method")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UsageError(f"{name!r} is no method: it must be a subclass of stimulative.methods.Method; got {found!r}")
     try:

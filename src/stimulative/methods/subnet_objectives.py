@@ -30,8 +30,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.extension import is_own
-from stimulative.methods.importing import import_own
+from stimulative.extension import imported, is_own
 from stimulative.naming import did_you_mean
 from stimulative.objectives import counted, directional_divergence, kl_divergence
 
@@ -113,7 +112,7 @@ def resolve_objective(objective: str | Mapping[str, Any] | SubnetObjective) -> O
     if not is_own(name):
         raise UsageError(f"objective: got {name!r}, but it is {_FORMS}{did_you_mean(name, OBJECTIVES)}")
     try:
-        function = import_own(name, "objective", "function", _WHAT)
+        function = imported(name, "objective", "function", _WHAT)
     except UsageError as error:
         raise UsageError(f"objective: {error}") from error
     return _of_function(function, name, settings)
