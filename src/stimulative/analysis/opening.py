@@ -32,8 +32,7 @@ def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Pr
         file=stored,
         name=recipe.model.name,
         data=data.name,
-        classes=data.classes,
-        channels=data.channels,
+        **data.sizes,
     )
     return prepared
 

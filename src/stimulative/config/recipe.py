@@ -227,10 +227,10 @@ class _Reading:
         return parts
 
 
-def _task(values: Mapping[str, Any]) -> Literal["images", "text"]:
-    """What the model is for, as the name of the data says."""
+def _task(values: Mapping[str, Any]) -> Literal["images", "text"] | None:
+    """What the model is for, as the name of the data says; None where only the opened data will tell."""
     name = values.get("data.name")
-    return "text" if isinstance(name, str) and DataSettings(name=name).is_text else "images"
+    return DataSettings(name=name).task if isinstance(name, str) else "images"
 
 
 def _fitting(annotation: Any, given: Given) -> Any:
