@@ -118,7 +118,7 @@ class DataSettings:
     interpolation: Interpolation = "bilinear"
     validation: float = 0.1
     workers: int = 4
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str | None:
@@ -198,7 +198,7 @@ def kind_named(name: str) -> type[KindSettings] | None:
     return _IN_FOLDERS.get(start + colon) or (OwnSettings if is_own(name) else None)
 
 
-def foreign_to(name: str) -> dict[str, Any]:
+def foreign_to(name: str) -> Mapping[str, object]:
     """The settings that are not for the data of a name, with their defaults; none if there are no such data."""
     kind = kind_named(name)
     if kind is None:

@@ -106,7 +106,7 @@ class _Function:
         Raises:
             UsageError: If it cannot be, or takes no settings.
         """
-        make = imported(name, "data set", "name", "a function that takes the settings of data and returns a Data")
+        make = imported(name, "data set", "function", "a function that takes the settings of data and returns a Data")
         try:
             parameters = list(inspect.signature(make).parameters.values())
         except (TypeError, ValueError):  # compiled ones cannot be asked
