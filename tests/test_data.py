@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from stimulative.data import Data, DataSettings, Loader, from_loaders, load
+from stimulative.data import Data, DataSettings, ImageData, Loader, TextData, from_loaders, load
 from stimulative.data.augmentation import auto_augment_problem, lighting_noise, policy
 from stimulative.data.batches import LazyLoader, generator_for
 from stimulative.data.fake import FakeImages
@@ -115,6 +115,37 @@ def test_all_problems_are_reported_together():
     assert len(message.splitlines()) == 3
     for key in ("data.name", "data.batch_size", "data.validation"):
         assert key in message
+
+
+def test_each_kind_has_the_settings_that_it_reads_and_no_others():
+    names = ("digits", "cifar10", "folder:x", "fake", "pydoc")
+    keys = {name: set(DataSettings(name).kind.keys()) for name in names}
+    assert set.union(*keys.values()) | {"arguments"} == {field.name for field in dataclasses.fields(DataSettings)}
+    assert set.intersection(*keys.values()) == {"name", "batch_size", "evaluation_batch_size"}
+    assert keys["cifar10"] - keys["digits"] == {"path"}
+    assert (keys["folder:x"] - keys["fake"], keys["fake"] - keys["folder:x"]) == ({"validation"}, {"images"})
+    assert keys["pydoc"] - keys["digits"] == {"length", "tokenizer"}
+    assert DataSettings("fake", length=-1).kind.problems() == {}  # that is no business of made-up images
+    with pytest.raises(UsageError, match="unknown data set 'mnist'"):
+        _ = DataSettings("mnist").kind
+
+
+def test_what_a_recipe_may_have_for_other_data_does_not_count_but_has_to_be_possible():
+    assert DataSettings("digits", crop_ratio=0.5, interpolation="bicubic", workers=0).problems() == []
+    assert DataSettings("fake", crop_padding=40, validation=0.3).problems() == []
+    assert DataSettings("pydoc", workers=0).problems() == []
+    (problem,) = DataSettings("digits", crop_ratio=2).problems()
+    assert problem == "data.crop_ratio: expected a share above 0 and up to 1, got 2"
+
+
+def test_models_are_told_of_images_what_they_need_and_of_texts_less():
+    images, texts = load(DataSettings(), seed=0), load(DataSettings("pydoc", length=16), seed=0)
+    assert (images.sizes, texts.sizes) == ({"classes": 10, "channels": 1}, {"classes": 257})
+    assert (isinstance(images, ImageData), isinstance(texts, TextData)) == (True, True)
+    assert all(isinstance(data, Data) for data in (images, texts))
+    for missing in ("channels", "image_size", "mean"):
+        assert not hasattr(texts, missing)
+    assert not hasattr(images, "length")
 
 
 # Digits, and what all small-image sets share

@@ -210,7 +210,7 @@ def test_processes_mix_by_the_same_shares():
 
 def test_off_by_default_and_then_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch):
     assert (DataSettings().mixup, DataSettings().cutmix) == (0.0, 0.0)
-    monkeypatch.setattr("stimulative.data.opening.MixedLoader", None)  # not to be called
+    monkeypatch.setattr("stimulative.data.mixing.MixedLoader", None)  # not to be called
     for x, y in opened().train:
         assert y.dtype == torch.int64 and y.dim() == 1 and len(x) == len(y)
 

@@ -30,10 +30,10 @@ from stimulative.report import (
 from stimulative.report.comparison import comparison_figures
 from stimulative.report.contents import read_source
 from stimulative.report.family_pictures import family_figures
-from stimulative.report.groups import groups_of
 from stimulative.report.matrix import colour, ink_on, luminance
 from stimulative.report.page import cell
 from stimulative.report.reported_run import read_run
+from stimulative.report.run_groups import groups_of
 from stimulative.report.scatter import scatter_figure
 from stimulative.report.sections import groups_in
 from stimulative.report.style import COLOURS, Palette

@@ -24,7 +24,7 @@ from stimulative import files
 from stimulative.analysis.steps import Steps
 from stimulative.analysis.trained import fill, prepare_to_measure
 from stimulative.config import Recipe, load_recipe
-from stimulative.data import FOLDER, Data
+from stimulative.data import FOLDER, Data, ImageData
 from stimulative.errors import UsageError
 from stimulative.runs import Environment, FamilySummary, MainScore, Origin, RunDirectory, Summary, device_name, versions
 from stimulative.training import Prepared, measure, parameters_of
@@ -148,6 +148,8 @@ def _holds_already(out: Path, recipe: Recipe, origin: Origin) -> bool:
 
 def _warn_of_other_images(model: nn.Module, data: Data) -> None:
     """Warn if a model says, as timm's do, that it was trained on images normalised otherwise."""
+    if not isinstance(data, ImageData):
+        return
     said: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     mean, std = tuple(said.get("mean") or ()), tuple(said.get("std") or ())
     # models for small images are built from timm's for large ones, and say nothing true about theirs

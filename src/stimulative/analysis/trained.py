@@ -47,8 +47,7 @@ def fill(prepared: Prepared, weights: Weights, file: str | Path) -> None:
         file=file,
         name=prepared.recipe.model.name,
         data=data.name,
-        classes=data.classes,
-        channels=None if data.is_text else data.channels,
+        **data.sizes,
     )
 
 

@@ -52,7 +52,11 @@ def add_source(
         help="cifar/NAME, timm/NAME, torchvision/NAME, transformers/MODEL_TYPE or package.module:factory",
     )
     group.add_argument("--weights", metavar="FILE", help="the file of weights")
-    group.add_argument("--data", metavar="NAME", help="digits, cifar10, cifar100, folder:PATH, pydoc or text:PATH")
+    group.add_argument(
+        "--data",
+        metavar="NAME",
+        help="digits, cifar10, cifar100, folder:PATH, pydoc, text:PATH or package.module:name",
+    )
     if out:
         group.add_argument(
             "--out", metavar="DIR", help="run directory to make of the weights (default: runs/FILE's name)"

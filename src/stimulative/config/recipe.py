@@ -28,8 +28,9 @@ from stimulative.config.sources import Given, Overrides, read_file, read_mapping
 from stimulative.data import DataSettings
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS, Method
-from stimulative.models import ModelSettings, Task
+from stimulative.models import ModelSettings
 from stimulative.naming import did_you_mean
+from stimulative.tasks import Task
 
 _Values = dict[str, Any]
 """Values of settings by dotted key, each of its setting's type."""
@@ -62,6 +63,8 @@ class Recipe:
     def to_mapping(self) -> dict[str, Any]:
         """The recipe as plain mappings, lists, texts and numbers, every setting filled in."""
         mapping = dataclasses.asdict(self)
+        if not self.data.arguments:
+            del mapping["data"]["arguments"]  # which only data sets of the user's own have
         mapping["method"] = {"name": self.method.name, **self.method.settings}
         return plain(mapping)
 
@@ -246,10 +249,10 @@ class _Reading:
         return Recipe(**parts, seed=seed) if parts.keys() == SECTIONS.keys() else None
 
 
-def _task(values: _Values) -> Task:
-    """What the model is for, as the name of the data says."""
+def _task(values: _Values) -> Task | None:
+    """What the model is for, as the name of the data says; None where only the opened data will tell."""
     name = values.get("data.name")
-    return "text" if isinstance(name, str) and DataSettings(name=name).is_text else "images"
+    return DataSettings(name=name).task if isinstance(name, str) else "images"
 
 
 def _fitting(annotation: Any, given: Given) -> Any:

@@ -1,6 +1,7 @@
 """Data sets and the loaders that feed them to the training loop.
 
-`load` opens a data set by its settings, `from_loaders` takes loaders you already have. Both give a `Data`.
+`load` opens a data set by its settings, `from_loaders` takes loaders you already have. Both give a `Data`: `ImageData`
+or `TextData`. Each kind of data has settings of its own, of which `DataSettings` has all, flat, as a recipe does.
 The loaders of `load` replay: the batches of an epoch, augmentation included, depend only on the seed and the
 epoch. Those of `from_loaders` do so as far as what they were given allows.
 """
@@ -9,18 +10,19 @@ from stimulative.data.augmentation import resized_side as resized_side
 from stimulative.data.batches import Batch as Batch
 from stimulative.data.batches import Loader as Loader
 from stimulative.data.batches import generator_for as generator_for
-from stimulative.data.data_settings import FAKE as FAKE
-from stimulative.data.data_settings import FOLDER as FOLDER
-from stimulative.data.data_settings import NATIVE_CLASSES as NATIVE_CLASSES
-from stimulative.data.data_settings import NATIVE_SIZE as NATIVE_SIZE
 from stimulative.data.data_settings import DataSettings as DataSettings
-from stimulative.data.data_settings import defaults_of_images as defaults_of_images
-from stimulative.data.data_settings import defaults_of_text as defaults_of_text
+from stimulative.data.data_settings import foreign_to as foreign_to
 from stimulative.data.dataset import Data as Data
+from stimulative.data.dataset import ImageData as ImageData
+from stimulative.data.dataset import TextData as TextData
 from stimulative.data.dataset import noise_images as noise_images
 from stimulative.data.dataset import noise_sequences as noise_sequences
+from stimulative.data.fake import FAKE as FAKE
 from stimulative.data.fake import FAKE_SIZE as FAKE_SIZE
+from stimulative.data.folder import FOLDER as FOLDER
 from stimulative.data.folder import FOLDER_SIZE as FOLDER_SIZE
 from stimulative.data.folder import ImageFolders as ImageFolders
 from stimulative.data.opening import load as load
 from stimulative.data.own_loaders import from_loaders as from_loaders
+from stimulative.data.small_images import NATIVE_CLASSES as NATIVE_CLASSES
+from stimulative.data.small_images import NATIVE_SIZE as NATIVE_SIZE

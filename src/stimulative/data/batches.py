@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Batch = tuple[Any, Tensor]
 """What a model takes, and its targets."""
@@ -104,6 +105,13 @@ class LazyLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device."""
+    x, y = batch
+    on_device = pytree.tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), x)
+    return on_device, y.to(device, non_blocking=True)
 
 
 def derived_seed(seed: int, purpose: str) -> int:

@@ -14,12 +14,25 @@ import torch
 
 from stimulative.data import parquet
 from stimulative.data.pixels import Pixels
+from stimulative.data.small_images import NATIVE_CLASSES, NATIVE_SIZE, Reader, SmallSettings
 from stimulative.errors import UsageError
 
-CLASSES = {"cifar10": 10, "cifar100": 100}
-
 _LABEL_COLUMNS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
-_SIDE = 32
+
+
+@dataclass(frozen=True)
+class CifarSettings(SmallSettings):
+    """Settings of CIFAR.
+
+    Args:
+        path: torchvision's root or a folder of Parquet files; None for the usual root.
+    """
+
+    path: str | None
+
+    def reader(self) -> Reader:
+        """Find it at its path, or where downloads go."""
+        return Cifar.find(self.name, self.path).read
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,8 @@ class Cifar:
             return parquet.read(
                 self.parquet_files[split],
                 name=self.name,
-                classes=CLASSES[self.name],
-                side=_SIDE,
+                classes=NATIVE_CLASSES[self.name],
+                side=NATIVE_SIZE[self.name],
                 label_columns=_LABEL_COLUMNS[self.name],
             )
         source = _open(self.name, self.root, train=split == "train")

@@ -1,32 +1,43 @@
-"""The settings of a data set, and what can be wrong with them."""
+"""The settings of a data set as a recipe has them, flat, and which of them belong to which kind of data."""
 
-import difflib
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
-from stimulative.data.augmentation import auto_augment_problem
+from stimulative.data.cifar import CifarSettings
+from stimulative.data.digits import DigitsSettings
+from stimulative.data.fake import FAKE, FakeSettings
+from stimulative.data.folder import FOLDER, FolderSettings
+from stimulative.data.kind import KindSettings
+from stimulative.data.own_data import OwnSettings
+from stimulative.data.resized_images import ResizedSettings
+from stimulative.data.texts import PYDOC, TEXT, TextSettings
 from stimulative.data.tokens import BYTES
+from stimulative.data.value_checks import CHECKS, Interpolation, value_problems
+from stimulative.errors import UsageError
+from stimulative.extension import is_own
+from stimulative.naming import did_you_mean
+from stimulative.tasks import Task
 
-NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
-"""Side in pixels of the small-image sets."""
+_NAMED: Mapping[str, type[KindSettings]] = {
+    "digits": DigitsSettings,
+    "cifar10": CifarSettings,
+    "cifar100": CifarSettings,
+    FAKE: FakeSettings,
+    PYDOC: TextSettings,
+}
+_IN_FOLDERS: Mapping[str, type[KindSettings]] = {FOLDER: FolderSettings, TEXT: TextSettings}
+_KINDS = {*_NAMED.values(), *_IN_FOLDERS.values()}
 
-NATIVE_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
-"""Number of classes of the small-image sets."""
+KNOWN = ("digits", "cifar10", "cifar100", FOLDER + "PATH", FAKE, PYDOC, TEXT + "PATH")
 
-FOLDER = "folder:"
-FAKE = "fake"
-TEXT = "text:"
-PYDOC = "pydoc"
-KNOWN = (*NATIVE_SIZE, FOLDER + "PATH", FAKE, PYDOC, TEXT + "PATH")
-
-DEFAULT_LENGTH = 128
-"""Tokens of a sequence."""
-
-RESIZED_ONLY = ("evaluation_image_size", "color_jitter", "lighting", "auto_augment")
-"""Settings that the small-image sets do not have: their images stay as they are on the device."""
-
-_OF_BOTH = ("name", "batch_size", "evaluation_batch_size", "validation", "workers")
-_OF_TEXT = ("length", "tokenizer")
+_TOLD_FIRST = ("name", "path", "classes", "images", "image_size")
+_OF_ONE = {
+    "path": "only cifar10 and cifar100 are read from a path, got {}",
+    "images": "only fake makes as many images as it is told, got {}",
+    "arguments": "only a data set of your own (package.module:name) takes arguments, got {}; leave it out",
+}
+_OF_RESIZED = "only images of folder:PATH and fake are prepared so, got {}; leave it out"
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,8 @@ class DataSettings:
             one folder of images per class in `PATH/train` and `PATH/val`, or `fake`: images made up on the fly, to
             try a recipe without its data, which are prepared like those of `folder:PATH`. For language models `pydoc`
             (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a document
-            a file, in `PATH/train` and `PATH/val`.
+            a file, in `PATH/train` and `PATH/val`. Or `package.module:name`: a function of your own that gets these
+            settings and returns a `Data`, most simply what `from_loaders` gives.
         path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
             `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
             (`train-*.parquet`, `test-*.parquet`).
@@ -79,6 +91,8 @@ class DataSettings:
             its share. `fake` does not read it. Of text, whole documents with that share of the characters.
         workers: Processes that read and decode images, for `folder:PATH` and `fake`; no more than this
             machine has processors. The small sets live on the device.
+        arguments: For `package.module:name`: further keyword arguments of the function. It also gets `seed`, `device`,
+            `rank` and `world_size`, if it takes them, and of the other settings here it reads what it likes.
     """
 
     name: str = "digits"
@@ -101,9 +115,10 @@ class DataSettings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop_ratio: float = 0.875
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     validation: float = 0.1
     workers: int = 4
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str | None:
@@ -116,14 +131,37 @@ class DataSettings:
         return self.name.removeprefix(TEXT) if self.name.startswith(TEXT) else None
 
     @property
+    def task(self) -> Task | None:
+        """What they are for, as far as the name tells: None for a data set of one's own, which tells when opened."""
+        kind = kind_named(self.name)
+        return "images" if kind is None else kind.task
+
+    @property
     def is_text(self) -> bool:
-        """Whether these are texts for a language model, and not images."""
-        return self.name == PYDOC or self.text_folder is not None
+        """Whether these are texts for a language model by their name, and not images."""
+        return self.task == "text"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the user's own code makes them."""
+        return kind_named(self.name) is OwnSettings
 
     @property
     def resized(self) -> bool:
         """Whether images are cropped, resized and augmented one by one, as those of `folder:PATH` and `fake` are."""
-        return self.name == FAKE or self.folder is not None
+        return issubclass(kind_named(self.name) or KindSettings, ResizedSettings)
+
+    @property
+    def kind(self) -> KindSettings:
+        """What they say to the data that the name stands for.
+
+        Raises:
+            UsageError: If there are no such data.
+        """
+        kind = kind_named(self.name)
+        if kind is None:
+            raise UsageError(_unknown(self.name))
+        return kind.of(self)
 
     def problems(self) -> list[str]:
         """Everything that cannot be used as given, found without touching a file.
@@ -131,167 +169,59 @@ class DataSettings:
         Returns:
             One sentence per problem, each starting with the key it is about. Empty if all is well.
         """
-        found = [
-            self._name_problem(),
-            self._path_problem(),
-            self._classes_problem(),
-            self._images_problem(),
-            self._image_size_problem(),
-            *self._small_set_problems(),
-            *self._other_kind_problems(),
-            None if self.length is None else _whole_number_problem("length", self.length, least=1),
-        ]
-        found += [
-            _whole_number_problem("batch_size", self.batch_size, least=1),
-            _whole_number_problem("evaluation_batch_size", self.evaluation_batch_size, least=1),
-            self._crop_padding_problem(),
-            self._normalisation_problem(),
-            self._resizing_problem(),
-            self._evaluation_image_size_problem(),
-            *self._augmentation_problems(),
-            _whole_number_problem("workers", self.workers, least=0),
-        ]
-        if not isinstance(self.flip, bool):
-            found.append(f"data.flip: expected true or false, got {self.flip!r}")
-        if not _is_number(self.validation) or not 0 < self.validation < 1:
-            found.append(
-                "data.validation: expected a share above 0 and below 1 (the best checkpoint is chosen on "
-                f"this part of the training images), got {self.validation!r}"
-            )
-        return [problem for problem in found if problem]
-
-    def _name_problem(self) -> str | None:
-        if self.name in NATIVE_SIZE or self.name in (FAKE, PYDOC) or self.folder or self.text_folder:
-            return None
-        if self.text_folder == "":
-            return "data.name: 'text:' needs the path of a folder with train/ and val/, as in text:PATH"
-        if self.folder == "":
-            return "data.name: 'folder:' needs the path of a folder with train/ and val/, as in folder:PATH"
-        near = difflib.get_close_matches(str(self.name).lower(), KNOWN, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"data.name: unknown data set {self.name!r}; known: {', '.join(KNOWN)}{hint}"
-
-    def _path_problem(self) -> str | None:
-        if self.path is None or self.name in ("cifar10", "cifar100") or self.is_text:
-            return None
-        if self.name == "text":
-            return f"data.path: a folder of texts is given in the name, as data.name: text:{self.path}"
-        if self.name == "folder":
-            return f"data.path: a folder of images is given in the name, as data.name: folder:{self.path}"
-        return f"data.path: only cifar10 and cifar100 are read from a path, got {self.path!r} for {self.name!r}"
-
-    def _classes_problem(self) -> str | None:
-        if self.classes is None or self.is_text:
-            return None
-        native = NATIVE_CLASSES.get(self.name)
-        if native is not None and self.classes != native:
-            return f"data.classes: {self.name} has {native} classes, got {self.classes!r}; leave it out"
-        return _whole_number_problem("classes", self.classes, least=2)
-
-    def _images_problem(self) -> str | None:
-        if self.images is None or self.is_text:
-            return None
-        if self.name != FAKE:
-            return f"data.images: only fake makes as many images as it is told, got {self.images!r} for {self.name!r}"
-        return _whole_number_problem("images", self.images, least=1)
-
-    def _small_set_problems(self) -> list[str]:
-        """Settings that only sets with resized images have, given for another one."""
-        if self.resized or self.name not in NATIVE_SIZE:
-            return []
-        defaults = {field.name: field.default for field in fields(self)}
-        return [
-            f"data.{key}: only images of folder:PATH and fake are prepared so, got {getattr(self, key)!r} for "
-            f"{self.name!r}; leave it out"
-            for key in RESIZED_ONLY
-            if getattr(self, key) != defaults[key]
-        ]
-
-    def _other_kind_problems(self) -> list[str]:
-        """Settings of images given for text, and the reverse."""
-        kind = "images" if self.is_text else "texts (pydoc, text:PATH)"
-        return [
-            f"data.{key}: a setting of {kind}, got {getattr(self, key)!r} for {self.name!r}; leave it out"
-            for key, default in (defaults_of_images() if self.is_text else defaults_of_text()).items()
-            if getattr(self, key) != default
-        ]
-
-    def _image_size_problem(self) -> str | None:
-        if self.image_size is None or self.is_text:
-            return None
-        native = NATIVE_SIZE.get(self.name)
-        if native is not None and self.image_size != native:
-            return (
-                f"data.image_size: images of {self.name} are {native} pixels wide and are not resized, "
-                f"got {self.image_size!r}; leave it out"
-            )
-        return _whole_number_problem("image_size", self.image_size, least=1)
-
-    def _normalisation_problem(self) -> str | None:
-        if (self.mean is None) != (self.std is None):
-            return "data.mean: mean and std go together; give both, or neither"
-        if self.mean is None or self.std is None or self.is_text:
-            return None
-        if self.resized and (len(self.mean), len(self.std)) != (3, 3):
-            return (
-                f"data.mean: folder:PATH and fake have 3 channels, got mean {list(self.mean)} and std {list(self.std)}"
-            )
-        if len(self.mean) != len(self.std):
-            return f"data.mean: mean and std have a number for each channel, got {list(self.mean)} and {list(self.std)}"
-        if not all(0 <= mean <= 1 for mean in self.mean):
-            return f"data.mean: pixels are counted from 0 to 1, got {list(self.mean)}"
-        if not all(0 < std <= 1 for std in self.std):
-            return f"data.std: pixels are counted from 0 to 1 and divided by it, got {list(self.std)}"
-        return None
-
-    def _resizing_problem(self) -> str | None:
-        if not _is_number(self.crop_ratio) or not 0 < self.crop_ratio <= 1:
-            return f"data.crop_ratio: expected a share above 0 and up to 1, got {self.crop_ratio!r}"
-        known = get_args(type(self).__annotations__["interpolation"])
-        if self.interpolation not in known:
-            return f"data.interpolation: expected one of {', '.join(known)}, got {self.interpolation!r}"
-        return None
-
-    def _evaluation_image_size_problem(self) -> str | None:
-        if self.evaluation_image_size is None or not self.resized:
-            return None
-        return _whole_number_problem("evaluation_image_size", self.evaluation_image_size, least=1)
-
-    def _augmentation_problems(self) -> list[str]:
-        found = [
-            f"data.{key}: expected a number of at least 0, got {value!r}"
-            for key in ("color_jitter", "lighting", "mixup", "cutmix")
-            if not _is_number(value := getattr(self, key)) or not 0 <= value < float("inf")
-        ]
-        problem = None if self.auto_augment is None else auto_augment_problem(self.auto_augment)
-        return [*found, f"data.auto_augment: {problem}"] if problem else found
-
-    def _crop_padding_problem(self) -> str | None:
-        native = NATIVE_SIZE.get(self.name)
-        problem = _whole_number_problem("crop_padding", self.crop_padding, least=0)
-        if problem is None and native is not None and self.crop_padding >= native:
-            return (
-                f"data.crop_padding: must be less than the {native} pixels of an image of {self.name}, or a "
-                f"crop may miss the image, got {self.crop_padding}"
-            )
-        return problem
+        kind = kind_named(self.name)
+        strange: dict[str, str] = {}
+        if kind is None:
+            found = {**value_problems(self, CHECKS), "name": _unknown(self.name)}
+            if self.path is not None and f"{self.name}:" in _IN_FOLDERS:
+                what = {FOLDER: "images", TEXT: "texts"}[f"{self.name}:"]
+                found["path"] = (
+                    f"data.path: a folder of {what} is given in the name, as data.name: {self.name}:{self.path}"
+                )
+        else:
+            given = {key: getattr(self, key) for key in foreign_to(self.name)}
+            strange = {
+                key: _foreign_problem(key, f"{given[key]!r} for {self.name!r}", kind)
+                for key, default in foreign_to(self.name).items()
+                if given[key] != default
+            }
+            found = {**value_problems(self, kind.accepted), **self.kind.problems(), **strange}
+        order = dict.fromkeys((*_TOLD_FIRST, *strange, *CHECKS, *found))
+        return [found[key] for key in order if key in found]
 
 
-def defaults_of_text() -> dict[str, Any]:
-    """The settings that only texts have, with their defaults."""
-    return {field.name: field.default for field in fields(DataSettings) if field.name in _OF_TEXT}
+def kind_named(name: str) -> type[KindSettings] | None:
+    """What kind of data a name stands for; None if there are no such data."""
+    if name in _NAMED:
+        return _NAMED[name]
+    start, colon, _ = name.partition(":")
+    return _IN_FOLDERS.get(start + colon) or (OwnSettings if is_own(name) else None)
 
 
-def defaults_of_images() -> dict[str, Any]:
-    """The settings that only images have, with their defaults."""
-    return {field.name: field.default for field in fields(DataSettings) if field.name not in (*_OF_BOTH, *_OF_TEXT)}
+def foreign_to(name: str) -> Mapping[str, object]:
+    """The settings that are not for the data of a name, with their defaults; none if there are no such data."""
+    kind = kind_named(name)
+    if kind is None:
+        return {}
+    own = {*kind.keys(), *kind.accepted}
+    return {one.name: _default(one) for one in fields(DataSettings) if one.name not in own}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _default(one: Any) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
 
 
-def _whole_number_problem(key: str, value: object, *, least: int) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return None
-    return f"data.{key}: expected a whole number of at least {least}, got {value!r}"
+def _foreign_problem(key: str, got: str, kind: type[KindSettings]) -> str:
+    """Why a setting is refused that is for other data than these."""
+    tasks = {other.task for other in _KINDS if key in other.keys()}  # noqa: SIM118, it is no mapping
+    if key != "arguments" and kind.task not in tasks:
+        whose = "texts (pydoc, text:PATH)" if kind.task == "images" else "images"
+        return f"data.{key}: a setting of {whose}, got {got}; leave it out"
+    return f"data.{key}: {_OF_ONE.get(key, _OF_RESIZED).format(got)}"
+
+
+def _unknown(name: str) -> str:
+    hint = did_you_mean(name.lower(), KNOWN)
+    if ":" in name and not hint:
+        hint = "; a data set of your own is written 'package.module:name'"
+    return f"data.name: unknown data set {name!r}; known: {', '.join(KNOWN)}{hint}"

@@ -1,15 +1,15 @@
-"""A data set, opened."""
+"""A data set, opened: of images or of text."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Required, TypedDict
 
 import torch
 from torch import Tensor
 
 from stimulative.data.batches import Loader
-
-Task = Literal["images", "text"]
+from stimulative.tasks import Task
 
 
 class Chance(NamedTuple):
@@ -24,50 +24,43 @@ class Chance(NamedTuple):
     top1: float
 
 
+class InputSizes(TypedDict, total=False):
+    """What the factory of a model is told of what goes in: of images their channels."""
+
+    channels: int
+
+
+class Sizes(InputSizes):
+    """What the factory of a model is told of data, as keyword arguments of `models.build`."""
+
+    classes: Required[int]
+
+
 @dataclass(frozen=True)
-class Data:
+class DataSet(ABC):
     """A data set, opened: its loaders and what a model and a report need to know of it.
 
     Args:
         name: The name it was opened by.
         classes: Number of classes; of text, of tokens.
         class_names: Their names, in the order of the labels.
-        channels: Channels of an image; 0 for text.
-        image_size: Side of the square training image in pixels; 0 for text.
-        evaluation_image_size: Side of the square validation and test images in pixels; 0 for text.
-        mean: Mean of each channel on the scale 0..1, subtracted from the images. Empty if unknown, which
-            it is for loaders of one's own.
-        std: Standard deviation of each channel on the scale 0..1, which the images are divided by. Empty if
-            unknown.
         train: Training images, shuffled and augmented. The last batch is dropped if it is incomplete, unless
             it is the only one.
         validation: Training images held out, not augmented; to choose checkpoints on.
         test: The test split; read when first used.
         calibration: Training images that are not held out, shuffled and augmented as for training, the same
             in every pass; to recalibrate BatchNorm on.
-        task: `images`, whose batches are images and classes; or `text`, whose batches are sequences of tokens (the
-            keyword arguments of a language model: `input_ids` and `attention_mask`, int64 (batch, length)) and the
-            token that follows each (int64 (batch, length), -100 where none counts). Wherever images are counted,
-            those of text are sequences.
-        length: Tokens of a sequence; 0 for images.
-        token_chance: What predicting each token by its frequency in training gives; None for images.
     """
+
+    task: ClassVar[Task]
 
     name: str
     classes: int
     class_names: tuple[str, ...]
-    channels: int
-    image_size: int
-    evaluation_image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     train: Loader
     validation: Loader
     test: Loader
     calibration: Loader
-    task: Task = "images"
-    length: int = 0
-    token_chance: Chance | None = None
 
     @property
     def is_text(self) -> bool:
@@ -77,8 +70,19 @@ class Data:
     @property
     def chance(self) -> Chance:
         """What a net does that has learned nothing yet, or nothing but the frequencies of tokens."""
-        return self.token_chance or Chance(math.log(self.classes), 100 / self.classes)
+        return Chance(math.log(self.classes), 100 / self.classes)
 
+    @property
+    @abstractmethod
+    def input_sizes(self) -> InputSizes:
+        """What the factory of a model is told of what goes in."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the factory of a model is told of these data, as keyword arguments of `models.build`."""
+        return {"classes": self.classes, **self.input_sizes}
+
+    @abstractmethod
     def example(self, samples: int = 2, *, evaluation: bool = False) -> Any:
         """A fixed batch of noise that a model for this data runs on; to unravel, to count and to time with.
 
@@ -86,16 +90,91 @@ class Data:
             samples: How many.
             evaluation: Images of the size of validation and test images, instead of training images.
         """
-        if self.is_text:
-            return noise_sequences(self.length, self.classes, samples)
-        return noise_images(self.channels, self.evaluation_image_size if evaluation else self.image_size, samples)
+
+    @abstractmethod
+    def described(self, *, evaluation: bool = False) -> str:
+        """Such a batch in words."""
+
+
+@dataclass(frozen=True)
+class ImageData(DataSet):
+    """Images and their classes.
+
+    Args:
+        channels: Channels of an image.
+        image_size: Side of the square training image in pixels.
+        evaluation_image_size: Side of the square validation and test images in pixels.
+        mean: Mean of each channel on the scale 0..1, subtracted from the images. Empty if unknown, which
+            it is for loaders of one's own.
+        std: Standard deviation of each channel on the scale 0..1, which the images are divided by. Empty if
+            unknown.
+    """
+
+    task = "images"
+
+    channels: int
+    image_size: int
+    evaluation_image_size: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def input_sizes(self) -> InputSizes:
+        """The channels."""
+        return {"channels": self.channels}
+
+    def example(self, samples: int = 2, *, evaluation: bool = False) -> Tensor:
+        """A fixed batch of noise, float32 (samples, channels, side, side)."""
+        return noise_images(self.channels, self._side(evaluation), samples)
 
     def described(self, *, evaluation: bool = False) -> str:
         """Such a batch in words."""
-        if self.is_text:
-            return f"sequences of {self.length} tokens"
-        size = self.evaluation_image_size if evaluation else self.image_size
-        return f"images of {self.channels} channels and {size}x{size} pixels"
+        side = self._side(evaluation)
+        return f"images of {self.channels} channels and {side}x{side} pixels"
+
+    def _side(self, evaluation: bool) -> int:
+        return self.evaluation_image_size if evaluation else self.image_size
+
+
+@dataclass(frozen=True)
+class TextData(DataSet):
+    """Sequences of tokens, and the token that follows each. Wherever images are counted, these are sequences.
+
+    A batch is the keyword arguments of a language model (`input_ids` and `attention_mask`, int64 (batch, length)) and
+    the token that follows each (int64 (batch, length), -100 where none counts).
+
+    Args:
+        length: Tokens of a sequence.
+        token_chance: What predicting each token by its frequency in training gives; None if unknown, which it is for
+            loaders of one's own.
+    """
+
+    task = "text"
+
+    length: int
+    token_chance: Chance | None = None
+
+    @property
+    def chance(self) -> Chance:
+        """What a net does that has learned nothing but the frequencies of tokens."""
+        return self.token_chance or super().chance
+
+    @property
+    def input_sizes(self) -> InputSizes:
+        """Nothing: a language model takes sequences of any length."""
+        return {}
+
+    def example(self, samples: int = 2, *, evaluation: bool = False) -> dict[str, Tensor]:
+        """A fixed batch of random tokens: `input_ids` and `attention_mask`, int64 (samples, length)."""
+        return noise_sequences(self.length, self.classes, samples)
+
+    def described(self, *, evaluation: bool = False) -> str:
+        """Such a batch in words."""
+        return f"sequences of {self.length} tokens"
+
+
+Data = ImageData | TextData
+"""A data set, opened."""
 
 
 def noise_images(channels: int, size: int, samples: int = 2) -> Tensor:

@@ -1,13 +1,25 @@
 """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, shipped with the library."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from stimulative.data.pixels import Pixels
+from stimulative.data.small_images import Reader, SmallSettings
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
 _TEST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class DigitsSettings(SmallSettings):
+    """Settings of the digits."""
+
+    def reader(self) -> Reader:
+        """They come with scikit-learn."""
+        return lambda split: (read(split), CLASS_NAMES)
 
 
 def read(split: str) -> Pixels:

@@ -11,14 +11,46 @@ from typing import Any
 import numpy as np
 import torch
 
+from stimulative.data.augmentation import resized_side
 from stimulative.data.batches import generator_for
+from stimulative.data.resized_images import ResizedSettings, Source
 
+FAKE = "fake"
 FAKE_SIZE = 32
 DEFAULT_CLASSES = 10
 
 _IMAGES = {"training": 2000, "validation": 500, "test": 1000}
 _PATCHES = 4
 _NOISE = 48
+
+
+@dataclass(frozen=True)
+class FakeSettings(ResizedSettings):
+    """Settings of made-up images.
+
+    Args:
+        images: Training images; None for the usual number.
+    """
+
+    accepted = (*ResizedSettings.accepted, "validation")
+
+    images: int | None
+
+    def source(self, seed: int) -> Source:
+        """Images to make; they are the same for every seed."""
+        classes = self.classes or DEFAULT_CLASSES
+        training, validation, test = counts(self.images, classes)
+        size = self.image_size or FAKE_SIZE
+        # as large as the larger of what training crops from and what evaluation resizes to, so nothing is blown up
+        side = max(size, resized_side(self.evaluation_image_size or size, self.crop_ratio))
+        return Source(
+            class_names=tuple(str(number) for number in range(classes)),
+            size=size,
+            train=FakeImages("training", training + validation, classes, side),
+            training=np.arange(training),
+            validation=np.arange(training, training + validation),
+            test=FakeImages("test", test, classes, side),
+        )
 
 
 def counts(images: int | None, classes: int) -> tuple[int, int, int]:

@@ -6,11 +6,45 @@ from typing import Any
 
 import numpy as np
 
+from stimulative.data.resized_images import ResizedSettings, Source
+from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
 
+FOLDER = "folder:"
 FOLDER_SIZE = 224
 
 _TRAIN, _TEST = "train", "val"
+
+
+@dataclass(frozen=True)
+class FolderSettings(ResizedSettings):
+    """Settings of a folder of images.
+
+    Args:
+        validation: Share of the training images held out.
+    """
+
+    validation: float
+
+    def problems(self) -> dict[str, str]:
+        """What cannot be used as given, by key."""
+        found = super().problems()
+        if self.name == FOLDER:
+            found["name"] = "data.name: 'folder:' needs the path of a folder with train/ and val/, as in folder:PATH"
+        return found
+
+    def source(self, seed: int) -> Source:
+        """List the files."""
+        path = self.name.removeprefix(FOLDER)
+        found = ImageFolders.find(path)
+        classes = len(found.class_names)
+        if self.classes not in (None, classes):
+            raise UsageError(
+                f"data.classes: {path} has {classes} classes, got {self.classes}; leave it out, or choose other images"
+            )
+        training, validation = hold_out(found.train.labels, self.validation, seed=seed, class_names=found.class_names)
+        size = self.image_size or FOLDER_SIZE
+        return Source(found.class_names, size, found.train, training, validation, found.test)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
-from stimulative.data.batches import Batch, derived_seed
-from stimulative.data.dataset import Data
+from stimulative.data.batches import Batch, derived_seed, moved
+from stimulative.data.dataset import ImageData, TextData
 from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED
 
@@ -64,10 +63,7 @@ class OwnLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for x, y in self.unmoved():
-            yield (
-                pytree.tree_map_only(Tensor, lambda part: part.to(self._device, non_blocking=True), x),
-                y.to(device=self._device, dtype=torch.int64, non_blocking=True),
-            )
+            yield moved((x, y.to(torch.int64)), self._device)
 
     def unmoved(self) -> Generator[Batch, None, None]:
         """The batches of a pass where the iterable left them."""
@@ -119,7 +115,7 @@ def from_loaders(
     classes: int,
     calibration: Iterable[Any] | None = None,
     device: torch.device | str = "cpu",
-) -> Data:
+) -> ImageData | TextData:
     """Make a `Data` of loaders of one's own.
 
     One training batch is read to check it and to learn the size of the images. Give a shuffling DataLoader a
@@ -144,37 +140,27 @@ def from_loaders(
         UsageError: If a loader can be read only once, or its batches are not `(x, y)` with labels in range.
     """
     place = torch.device(device)
-    loaders = {
-        name: OwnLoader(batches, name=name, device=place)
-        for name, batches in {
-            "train": train,
-            "validation": validation,
-            "test": test,
-            "calibration": train if calibration is None else calibration,
-        }.items()
-    }
-    x = _checked_first_batch(loaders["train"], classes)
+    first = OwnLoader(train, name="train", device=place)
+    loaders = (
+        first,
+        OwnLoader(validation, name="validation", device=place),
+        OwnLoader(test, name="test", device=place),
+        OwnLoader(train if calibration is None else calibration, name="calibration", device=place),
+    )
+    x = _checked_first_batch(first, classes)
+    names = _class_names(train, classes)
+    if isinstance(x, dict):
+        return TextData("own", classes, names, *loaders, length=x["input_ids"].shape[-1])
+    channels, size = x.shape[1] if x.ndim > 1 else 1, x.shape[-1]
+    return ImageData("own", classes, names, *loaders, channels=channels, image_size=size, evaluation_image_size=size)
+
+
+def _class_names(train: object, classes: int) -> tuple[str, ...]:
+    """What the data set of a DataLoader calls its classes, or their numbers."""
     names = getattr(getattr(train, "dataset", None), "classes", None)
     if not isinstance(names, list | tuple) or len(names) != classes:
         names = range(classes)
-    text = isinstance(x, dict)
-    size = 0 if text else x.shape[-1]
-    return Data(
-        name="own",
-        classes=classes,
-        class_names=tuple(str(name) for name in names),
-        channels=0 if text else x.shape[1] if x.ndim > 1 else 1,
-        image_size=size,
-        evaluation_image_size=size,
-        mean=(),
-        std=(),
-        train=loaders["train"],
-        validation=loaders["validation"],
-        test=loaders["test"],
-        calibration=loaders["calibration"],
-        task="text" if text else "images",
-        length=x["input_ids"].shape[-1] if text else 0,
-    )
+    return tuple(str(name) for name in names)
 
 
 def _checked_first_batch(loader: OwnLoader, classes: int) -> Any:

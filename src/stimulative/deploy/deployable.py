@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stimulative.analysis import CostModel, open_run
+from stimulative.data import ImageData
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike
 from stimulative.runs import Member, RunDirectory, Summary, versions
 from stimulative.training import Prepared, as_in, fit_temperatures, measure
@@ -82,15 +83,15 @@ class Finished:
 
         data, recipe = self.run.data, self.run.recipe
         takes = (
-            {"vocabulary": data.classes, "length": data.length}
-            if data.is_text
-            else {
+            {
                 "classes": list(data.class_names),
                 "channels": data.channels,
                 "image_size": data.evaluation_image_size,
                 "mean": list(data.mean),
                 "std": list(data.std),
             }
+            if isinstance(data, ImageData)
+            else {"vocabulary": data.classes, "length": data.length}
         )
         return {
             "stimulative": __version__,

@@ -4,6 +4,5 @@ from stimulative.models.catalog import build as build
 from stimulative.models.catalog import build_pretrained as build_pretrained
 from stimulative.models.catalog import find as find
 from stimulative.models.catalog import names as names
-from stimulative.models.huggingface import Task as Task
 from stimulative.models.model_settings import PRETRAINED as PRETRAINED
 from stimulative.models.model_settings import ModelSettings as ModelSettings

@@ -15,10 +15,11 @@ from stimulative.models.cifar_stem import (
     small_stem_resnet,
 )
 from stimulative.models.factory import Factory
-from stimulative.models.huggingface import Task, find_transformers
+from stimulative.models.huggingface import find_transformers
 from stimulative.models.libraries import NO_WEIGHTS, find_timm, find_torchvision
 from stimulative.models.own_factory import find_own
 from stimulative.naming import did_you_mean
+from stimulative.tasks import Task
 
 _STEM_IS_FIXED = dict.fromkeys(("stem_type", "stem_width", "replace_stem_pool"), "the cifar/ stem is fixed")
 _UNTRAINED = {"pretrained": NO_WEIGHTS}

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.models.factory import Factory
 from stimulative.naming import did_you_mean
+from stimulative.tasks import Task
 
-Task = Literal["images", "text"]
 """What a model is for: classifying images, or predicting the next token of a text."""
 
 _KINDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stimulative.extension import imported, seeing_here
 from stimulative.models.factory import Factory, accepted_keywords
-from stimulative.models.huggingface import Task
+from stimulative.tasks import Task
 
 
 def find_own(name: str, task: Task = "images") -> Factory:

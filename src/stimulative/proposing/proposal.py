@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.config import SECTIONS, Recipe, dump_line, load_recipe, plain, read_overrides
+from stimulative.data import TextData
 from stimulative.errors import UsageError
 from stimulative.models import PRETRAINED
 from stimulative.proposing.lr_range import RangeTest
@@ -58,7 +59,7 @@ class Proposal:
         """What was found, a line each."""
         data, network = self.run.data, self.run.network
         training, validation = data.calibration.images, data.validation.images
-        if data.is_text:
+        if isinstance(data, TextData):
             what = f"{training:,} training and {validation:,} validation sequences of {data.length} tokens, "
             what += f"{data.classes:,} different ones"
         else:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from stimulative.config import Recipe
-from stimulative.data import FAKE, FAKE_SIZE, FOLDER_SIZE, NATIVE_SIZE, ImageFolders
+from stimulative.data import FAKE, FAKE_SIZE, FOLDER_SIZE, NATIVE_SIZE, ImageData, ImageFolders, TextData
 from stimulative.models import PRETRAINED
 from stimulative.residual import layers_with_statistics
 from stimulative.training import Prepared
@@ -42,7 +42,7 @@ def fit_images(recipe: Recipe, given: Collection[str] = ()) -> Iterator[Proposed
         given: The keys of the latter.
     """
     data, model = recipe.data, recipe.model
-    if data.is_text:
+    if data.is_text or data.is_own:  # what size images of one's own have, only opening tells
         return
     side, why = data.image_size or NATIVE_SIZE.get(data.name, FAKE_SIZE), ""
     if data.folder is not None:
@@ -105,7 +105,7 @@ def settings_for(run: Prepared, given: Collection[str] = ()) -> Iterator[Propose
 def batch_size_for(run: Prepared) -> int:
     """A power of two with at least twenty batches an epoch, from 8 to what memory is likely to hold."""
     data = run.data
-    most = 32 if data.is_text else 128 if data.image_size <= SMALL else 64
+    most = 32 if isinstance(data, TextData) else 128 if data.image_size <= SMALL else 64
     twentieth = max(1, data.calibration.images // 20)
     return max(8, min(most, 2 ** (twentieth.bit_length() - 1)))
 
@@ -118,7 +118,7 @@ def _about_network(run: Prepared) -> str:
     plural = "s" if len(network.stages) > 1 else ""
     hint = ""
     if (
-        not run.data.is_text
+        isinstance(run.data, ImageData)
         and run.data.image_size <= SMALL
         and _published(run.recipe.model.name).get("first_conv") == "conv1"
     ):
@@ -132,7 +132,7 @@ def _about_network(run: Prepared) -> str:
 def _about_data(run: Prepared) -> Iterator[Proposed]:
     data = run.data
     count = data.calibration.images
-    if data.is_text:
+    if isinstance(data, TextData):
         found = f"{count:,} training sequences of {data.length} tokens, {data.classes:,} different ones."
     else:
         found = (
@@ -153,13 +153,15 @@ def _about_data(run: Prepared) -> Iterator[Proposed]:
         yield Proposed(
             "data.evaluation_batch_size", 16, "Fewer sequences where nothing is trained: logits of large vocabularies."
         )
-    elif not data.is_text and data.image_size > SMALL:
+    elif isinstance(data, ImageData) and data.image_size > SMALL:
         yield Proposed("data.evaluation_batch_size", 128, "Images per batch where nothing is trained.")
-    if data.name in NATIVE_SIZE:
+    if isinstance(data, ImageData) and data.name in NATIVE_SIZE:
         padding = max(1, data.image_size // 8)
         yield Proposed(
             "data.crop_padding", padding, "Pixels of border for the random crop: an eighth of the side (He et al.)."
         )
+    if run.recipe.data.is_own:  # its function decides on these
+        return
     if not data.is_text:
         why = (
             "No mirror images: a mirrored digit is none."
@@ -207,7 +209,7 @@ def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[P
             "sgd",
             "SGD with Nesterov momentum, as convolutional nets with BatchNorm are trained (authors' code).",
         )
-        of = 128 if data.image_size <= SMALL else 256
+        of = 256 if isinstance(data, ImageData) and data.image_size > SMALL else 128
         source = "He et al. on CIFAR" if of == 128 else "Goyal et al. 2017 on ImageNet"
         rate, how = 0.1 * batch / of, f"0.1 for a batch of {of} ({source}), scaled with the batch"
         decay, why_decay = (

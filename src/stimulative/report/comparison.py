@@ -16,8 +16,8 @@ import numpy as np
 
 from stimulative.errors import UsageError
 from stimulative.report.figure import Figure, Row, data, save, tooltip
-from stimulative.report.groups import Measured, grouped
 from stimulative.report.reported_run import read_run
+from stimulative.report.run_groups import Measured, grouped
 from stimulative.report.style import HEIGHT, Palette
 from stimulative.report.words import Words, failures_in_words, span, subject_of, words_of
 from stimulative.studies import ComparedRun, Comparison, ComparisonRow

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.groups import Group, Measured, grouped
+from stimulative.report.run_groups import Group, Measured, grouped
 from stimulative.report.style import HEIGHT
 from stimulative.runs import Spread
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from stimulative.report.depth import depth_figure, perplexity_figure
 from stimulative.report.figure import Figure, save_all
-from stimulative.report.groups import Group, groups_of
 from stimulative.report.histogram import histogram_figure
 from stimulative.report.reported_run import read_run
+from stimulative.report.run_groups import Group, groups_of
 from stimulative.report.scatter import POINTS, scatter_figure
 from stimulative.report.stages import stages_figure
 

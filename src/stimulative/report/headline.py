@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stimulative.report.groups import Group
 from stimulative.report.reported_run import ReportedRun
+from stimulative.report.run_groups import Group
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stimulative.report.contents import Source
-from stimulative.report.groups import Group
 from stimulative.report.kinds import ReportedStudy
 from stimulative.report.reported_run import ReportedRun
+from stimulative.report.run_groups import Group
 from stimulative.runs import Conditions, FamilySummary, Origin
 from stimulative.studies import Failed
 

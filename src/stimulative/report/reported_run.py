@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stimulative.config import yamlfile
+from stimulative.config import parse_yaml
 from stimulative.errors import UsageError
 from stimulative.records import understanding
 from stimulative.runs import RECIPE, SUBNETS, SUMMARY, Environment, Epoch, Family, RunDirectory, Summary
@@ -38,7 +38,7 @@ class ReportedRun:
     def settings(self) -> Mapping[str, object]:
         """The settings of the recipe by dotted key, also of a recipe that is not one of this version."""
         with understanding(self.directory / RECIPE):
-            return dict(_flat(yamlfile.parse(self.recipe)[0]))
+            return dict(_flat(parse_yaml(self.recipe)[0]))
 
 
 def read_run(directory: Path) -> ReportedRun:

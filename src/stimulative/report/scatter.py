@@ -7,7 +7,7 @@ import statistics
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, thinned, tooltip
-from stimulative.report.groups import Group, grouped
+from stimulative.report.run_groups import Group, grouped
 from stimulative.report.style import HEIGHT
 from stimulative.runs import CostName, frontier
 

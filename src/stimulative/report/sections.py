@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from stimulative.report.contents import Source
 from stimulative.report.family_pictures import family_figures
 from stimulative.report.figure import Figure
-from stimulative.report.groups import Group, groups_of
+from stimulative.report.run_groups import Group, groups_of
 from stimulative.report.trajectories import trajectory_figures
 
 _POINTS = 1500

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.groups import Group, grouped
+from stimulative.report.run_groups import Group, grouped
 from stimulative.report.style import HEIGHT, names_axis
 from stimulative.runs import Spread
 

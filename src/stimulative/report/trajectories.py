@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.groups import Group
+from stimulative.report.run_groups import Group
 from stimulative.report.style import HEIGHT
 
 _LOGGED = "epoch", "loss", "main_ce", "train_top1", "validation_top1"

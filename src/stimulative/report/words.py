@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stimulative.runs import Task
 from stimulative.studies import Failed
+from stimulative.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -33,4 +33,3 @@ from stimulative.runs.summary import Conditions as Conditions
 from stimulative.runs.summary import FamilySummary as FamilySummary
 from stimulative.runs.summary import Origin as Origin
 from stimulative.runs.summary import Summary as Summary
-from stimulative.runs.summary import Task as Task

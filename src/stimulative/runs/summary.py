@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from stimulative.errors import UsageError
 from stimulative.records import Record, RecordError, absent
 from stimulative.runs.score import MainScore
 from stimulative.runs.spread import DepthSpread, SizeSpread, Spread
-
-Task = Literal["images", "text"]
+from stimulative.tasks import Task
 
 FORMAT = 1
 """The number of the present format; a file without a number is of version 0.1.0, and has neither that nor the task."""

@@ -26,18 +26,19 @@ from stimulative.data import Batch, Loader
 from stimulative.errors import UsageError
 from stimulative.records import understanding
 from stimulative.residual import ResidualNetwork, Subnet, layers_with_statistics
-from stimulative.runs import Score, Task
+from stimulative.runs import Score
 from stimulative.studies.damage import Damage, Draws, damage, tau
 from stimulative.studies.destruction import (
     DeletedRow,
+    DestroyedNet,
     DestroyedRun,
     Destruction,
     DrawsRow,
-    Part,
     SingleRow,
     SwappedRow,
 )
 from stimulative.studies.finished import FinishedRun, finished_runs
+from stimulative.tasks import Task
 from stimulative.training import Prepared, in_precision_of, measure
 from stimulative.weights import sha256
 
@@ -85,7 +86,7 @@ def destroy(
     found = finished_runs(runs)
     out = Path(out)
     files.make_directory(out / _PARTS)
-    parts: list[Part] = []
+    parts: list[DestroyedNet] = []
     destruction = _together(parts, found[0].summary.task, draws, seed)
     for run in found:
         directory = run.directory.path
@@ -95,7 +96,7 @@ def destroy(
             files.write_json(kept, _measured(run, draws, seed, images, device, progress).to_mapping())
         content = files.read_json(kept)
         with understanding(kept):
-            parts.append(Part.from_mapping(content).called(run.label, directory))
+            parts.append(DestroyedNet.from_mapping(content).called(run.label, directory))
         # after each run, so that what is done is there if the next one fails
         destruction = _together(parts, run.summary.task, draws, seed)
         destruction.write_tables(out)
@@ -128,7 +129,7 @@ def _measured(
     images: int | None,
     device: torch.device | str | None,
     progress: Callable[[str, int, int], Any] | None,
-) -> Part:
+) -> DestroyedNet:
     """Destroy the net of a run."""
     opened = open_run(run.directory.path, device=device)
     network, test = opened.network, opened.data.test
@@ -216,7 +217,7 @@ def _notes(network: ResidualNetwork, todo: Damage, scores: Scores) -> list[str]:
     return notes
 
 
-def _part(run: DestroyedRun, network: ResidualNetwork, todo: Damage, scores: Scores) -> Part:
+def _part(run: DestroyedRun, network: ResidualNetwork, todo: Damage, scores: Scores) -> DestroyedNet:
     """The tables of a run."""
     swapped = [subnet for draws in todo.swaps for subnet in draws.subnets]
     taus = {subnet: tau(network.stages, subnet) for subnet in (todo.main, *swapped) if todo.swaps}
@@ -237,7 +238,7 @@ def _part(run: DestroyedRun, network: ResidualNetwork, todo: Damage, scores: Sco
                 swaps.append(SwappedRow(**which, subnet=str(subnet), tau=taus[subnet], **vars(of[subnet])))
         delete_rows += [_row(run.run, draws, recalibrated, of) for draws in (main, *todo.deletions)]
         swap_rows += [_row(run.run, draws, recalibrated, of, taus) for draws in (main, *todo.swaps) if todo.swaps]
-    return Part(
+    return DestroyedNet(
         run=run,
         single=tuple(single),
         deletions=tuple(deletions),
@@ -273,7 +274,7 @@ def _row(
     )
 
 
-def _together(parts: Sequence[Part], task: Task, draws: int, seed: int) -> Destruction:
+def _together(parts: Sequence[DestroyedNet], task: Task, draws: int, seed: int) -> Destruction:
     """The parts of several runs as one; of all together it is said what they were measured on where that is one."""
     runs = [part.run for part in parts]
     return Destruction(

@@ -149,7 +149,7 @@ class Destruction(Study):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part(Record):
+class DestroyedNet(Record):
     """What was measured of one run; its file does not say what the run is called, which hangs on the others.
 
     Args:
@@ -168,10 +168,10 @@ class Part(Record):
     delete_rows: tuple[DrawsRow, ...]
     swap_rows: tuple[DrawsRow, ...]
 
-    def called(self, label: str, directory: Path) -> Part:
+    def called(self, label: str, directory: Path) -> DestroyedNet:
         """The same, of a run that is called so, in that directory."""
         tables = {table: tuple(replace(row, run=label) for row in getattr(self, table)) for table in _TABLES}
-        return Part(run=replace(self.run, run=label, directory=str(directory)), **tables)
+        return DestroyedNet(run=replace(self.run, run=label, directory=str(directory)), **tables)
 
     def to_mapping(self) -> dict[str, Any]:
         """As it stands in the file: what is said of the run, and the tables."""

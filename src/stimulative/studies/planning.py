@@ -9,10 +9,10 @@ from typing import Protocol, TypeVar
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.methods import method_named
-from stimulative.runs import Task
 from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import run_all
 from stimulative.studies.study import StudyOfRuns
+from stimulative.tasks import Task
 
 Result = TypeVar("Result", bound=StudyOfRuns)
 Results = TypeVar("Results", bound=StudyOfRuns, covariant=True)

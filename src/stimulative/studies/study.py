@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 from stimulative import files
 from stimulative.errors import UsageError
 from stimulative.records import Record, absent, understanding
-from stimulative.runs import Summary, Task
+from stimulative.runs import Summary
+from stimulative.tasks import Task
 
 FORMAT = 1
 """The number of the present format of the files of studies; files of version 0.1.0 have none."""

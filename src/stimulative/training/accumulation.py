@@ -12,7 +12,7 @@ from stimulative.data import Batch
 from stimulative.training.measuring import samples_in
 
 
-class Part(NamedTuple):
+class StepPart(NamedTuple):
     """A batch of an optimiser step.
 
     Args:
@@ -28,7 +28,7 @@ class Part(NamedTuple):
     last: bool
 
 
-def parts(batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool) -> Iterator[Part]:
+def parts(batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool) -> Iterator[StepPart]:
     """Divide the batches of an epoch into optimiser steps.
 
     Args:
@@ -48,4 +48,4 @@ def parts(batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: b
         else:
             group, shares = itertools.islice(source, size), [1 / size] * size
         for place, ((x, y), share) in enumerate(zip(group, shares, strict=False), start=1):
-            yield Part(x, y, share, place == size)
+            yield StepPart(x, y, share, place == size)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from stimulative.methods import Terms
 from stimulative.runs import Epoch
-from stimulative.training.accumulation import Part
+from stimulative.training.accumulation import StepPart
 
 if TYPE_CHECKING:
     from stimulative.training.trainer import Trainer
@@ -38,7 +38,7 @@ class Step:
     epoch: int
     number: int
     of: int
-    part: Part
+    part: StepPart
     terms: Terms
 
 

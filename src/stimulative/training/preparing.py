@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from stimulative import data as data_room
 from stimulative import models
 from stimulative.config import Recipe
-from stimulative.data import Data, noise_images, noise_sequences
+from stimulative.data import Data, ImageData, noise_images, noise_sequences
 from stimulative.errors import UsageError
 from stimulative.methods import Method, method_named
 from stimulative.objectives import logits_of
@@ -187,8 +187,7 @@ def _check_start(recipe: Recipe, *, own_model: bool) -> None:
 def _built(recipe: Recipe, data: Data) -> nn.Module:
     return models.build(
         recipe.model.name,
-        classes=data.classes,
-        channels=max(1, data.channels),
+        **data.sizes,
         arguments=recipe.model.arguments,
         task=data.task,
     )
@@ -221,6 +220,8 @@ def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
         with evaluating(network), torch.no_grad():
             output = network(example)
     except _REFUSALS as error:
+        if not isinstance(data, ImageData):
+            raise UsageError(f"{name} does not run on {data.described()}: {error}. {_SIZES[data.task]}") from error
         size = data.evaluation_image_size
         raise UsageError(
             f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "

@@ -57,8 +57,7 @@ class Start:
                 file=self.file,
                 name=name,
                 data=data.name,
-                classes=data.classes,
-                channels=None if data.is_text else data.channels,
+                **data.sizes,
                 new_head=True,
                 headless=self.headless,
             )
@@ -115,9 +114,7 @@ def read_start(settings: ModelSettings, data: Data, *, own_model: bool = False) 
         raise UsageError(f"model.weights: {PRETRAINED} is not for a model of your own; give it with its weights loaded")
     before = random_states()
     try:
-        model = models.build_pretrained(
-            settings.name, channels=max(1, data.channels), arguments=settings.arguments, task=data.task
-        )
+        model = models.build_pretrained(settings.name, **data.input_sizes, arguments=settings.arguments, task=data.task)
     finally:
         restore_random_states(before)  # building has drawn first weights that nobody sees
     said = getattr(model, "pretrained_cfg", None) or {}

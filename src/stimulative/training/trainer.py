@@ -24,7 +24,7 @@ from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.residual import keep_frozen
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
-from stimulative.training.accumulation import Part, parts
+from stimulative.training.accumulation import StepPart, parts
 from stimulative.training.devices import launched
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
@@ -213,7 +213,7 @@ class Trainer:
         means = dict(zip(names, reduced.tolist(), strict=True))
         return means | {"train_top1": 100 * means["train_top1"]}, images * self.fabric.world_size
 
-    def _step(self, part: Part) -> Terms:
+    def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
         x = part.x
         if self.layout is torch.channels_last and isinstance(x, Tensor):

@@ -38,7 +38,10 @@ def add(commands: Any) -> None:
         "that of --from RUN)",
     )
     parser.add_argument(
-        "--data", metavar="NAME", required=True, help="digits, cifar10, cifar100, folder:PATH, fake, pydoc or text:PATH"
+        "--data",
+        metavar="NAME",
+        required=True,
+        help="digits, cifar10, cifar100, folder:PATH, fake, pydoc, text:PATH or package.module:name",
     )
     add_from(parser)
     parser.add_argument("--out", metavar="FILE", default="recipe.yaml", help="file to write (default: recipe.yaml)")

@@ -112,6 +112,7 @@ def _recipe_of_run(start: str | None) -> tuple[str, str]:
 
 
 def _plan(recipe: Any, out: Path) -> None:
+    from stimulative.data import TextData
     from stimulative.training import prepare
 
     prepared = prepare(recipe, weights=True)
@@ -121,7 +122,7 @@ def _plan(recipe: Any, out: Path) -> None:
     print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
     what, classes = (
         ("sequences", f"{data.length} tokens, {data.classes} different ones")
-        if data.is_text
+        if isinstance(data, TextData)
         else ("images", f"{data.classes} classes")
     )
     print(f"# data: {data.train.images:,} training, {data.validation.images:,} validation {what} of {classes}")

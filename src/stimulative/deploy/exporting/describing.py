@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stimulative.data import resized_side
+from stimulative.data import ImageData, TextData, resized_side
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
 from stimulative.training import Prepared
 
@@ -13,9 +13,9 @@ from stimulative.training import Prepared
 def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) -> dict[str, Any]:
     """What goes in, exactly."""
     data = run.data
-    sizes = [data.length] if data.is_text else [data.channels, data.evaluation_image_size, data.evaluation_image_size]
-    shape = [free.get(number, size) for number, size in enumerate([1, *sizes])]
-    if data.is_text:
+    side = [data.length] if isinstance(data, TextData) else [data.evaluation_image_size] * 2
+    shape = [free.get(number, size) for number, size in enumerate([1, *data.input_sizes.values(), *side])]
+    if isinstance(data, TextData):
         most = getattr(getattr(run.network.model, "config", None), "max_position_embeddings", None)
         return {
             "names": list(module.inputs),
@@ -32,10 +32,10 @@ def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) ->
         "names": list(module.inputs),
         "type": "float32",
         "shape": shape,
-        "values": _values(run, normalises=normalises),
+        "values": _values(data, normalises=normalises),
         "normalised_inside": normalises,
         "channels": "RGB" if data.channels == 3 else data.channels,
-        "preparation": _preparation(run),
+        "preparation": _preparation(data, run),
     }
 
 
@@ -52,7 +52,7 @@ def described_output(
         values = f"softmax(logits / {temperature:.6g}) gives probabilities"
     else:
         values = f"{scale.strip()}{scale and '; '}softmax gives probabilities"
-    sizes = {0: 1, 1: run.data.length} if run.data.is_text else {0: 1}
+    sizes = {0: 1, 1: run.data.length} if isinstance(run.data, TextData) else {0: 1}
     return {
         "names": [module.output],
         "type": "float32",
@@ -61,8 +61,7 @@ def described_output(
     }
 
 
-def _values(run: Prepared, *, normalises: bool) -> str:
-    data = run.data
+def _values(data: ImageData, *, normalises: bool) -> str:
     if normalises:
         return "pixels from 0 to 1 (bytes divided by 255)"
     if not data.mean:
@@ -71,8 +70,8 @@ def _values(run: Prepared, *, normalises: bool) -> str:
     return f"(pixels - mean) / std, pixels from 0 to 1 (bytes divided by 255), mean {mean}, std {std}"
 
 
-def _preparation(run: Prepared) -> str:
-    data, settings = run.data, run.recipe.data
+def _preparation(data: ImageData, run: Prepared) -> str:
+    settings = run.recipe.data
     size = data.evaluation_image_size
     if not settings.resized:
         return f"images of {size}x{size} pixels as they are"

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from stimulative.analysis import CostModel, Steps
+from stimulative.data import ImageData, TextData
 from stimulative.deploy.carving import Carving
 from stimulative.deploy.deployable import Finished, open_finished
 from stimulative.deploy.exporting import onnx, program
@@ -134,7 +135,7 @@ def _check_suffix(format: Format, out: str | Path | None) -> None:
 def _check_fit(finished: Finished, *, normalise: bool, temperature: bool, probabilities: bool) -> None:
     """Refuse what this run has no numbers for."""
     data = finished.run.data
-    if normalise and not data.mean:
+    if normalise and not (isinstance(data, ImageData) and data.mean):
         raise UsageError(
             f"--normalise is for images whose mean and deviation are known; this run has {data.described()}. "
             "Leave it out"
@@ -178,7 +179,7 @@ def _deployed(
     finished: Finished, carving: Carving, normalise: bool, temperature: float | None, probabilities: bool
 ) -> Deployed:
     data = finished.run.data
-    if data.is_text:
+    if isinstance(data, TextData):
         module: Deployed = DeployedText(carving.model, temperature=temperature, probabilities=probabilities)
     else:
         module = DeployedImages(
@@ -194,7 +195,7 @@ def _deployed(
 def _example(finished: Finished, module: Deployed) -> tuple[torch.Tensor, ...]:
     """A batch of two to trace with."""
     example = finished.run.data.example(2, evaluation=True)
-    if finished.run.data.is_text:
+    if isinstance(example, dict):
         return tuple(example[name] for name in module.inputs)
     return (as_in(finished.network, example),)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stimulative.deploy.carving import Carving
 from stimulative.deploy.exporting.deployed import Deployed, runner
-from stimulative.models import find
+from stimulative.models import build, find
 from stimulative.residual import Subnet, config_of, put_children
 from stimulative.training import Prepared
 
@@ -233,16 +233,16 @@ def _of_config(model: nn.Module) -> tuple[Call, nn.Module | None]:
 
 def _build(run: Prepared, arguments: Mapping[str, Any]) -> nn.Module:
     data = run.data
-    factory = find(run.recipe.model.name, data.task)
-    return factory.build(classes=data.classes, channels=max(1, data.channels), arguments=arguments)
+    return build(run.recipe.model.name, **data.sizes, arguments=arguments, task=data.task)
 
 
 def _call(run: Prepared, arguments: Mapping[str, Any]) -> Call:
     """The call that builds a model, in the words of the library that it is from."""
     name, data = run.recipe.model.name, run.data
     factory = find(name, data.task)
-    sizes = {factory.classes_keyword: data.classes, factory.channels_keyword: max(1, data.channels)}
-    kwargs = {**{key: value for key, value in sizes.items() if key is not None}, **arguments}
+    keywords = {"classes": factory.classes_keyword, "channels": factory.channels_keyword}
+    sizes = {keyword: size for of, size in data.sizes.items() if (keyword := keywords[of]) is not None}
+    kwargs = {**sizes, **arguments}
     room, _, rest = name.partition("/")
     if ":" in name:
         return Call(name.replace(":", "."), (), kwargs)
@@ -250,5 +250,5 @@ def _call(run: Prepared, arguments: Mapping[str, Any]) -> Call:
         return Call("timm.create_model", (rest,), kwargs)
     if room == "torchvision":
         return Call("torchvision.models.get_model", (rest,), kwargs)
-    ours = {"classes": data.classes, "channels": data.channels, "arguments": dict(arguments)}
+    ours = {**data.sizes, "arguments": dict(arguments)}
     return Call("stimulative.models.build", (name,), ours)

@@ -1,0 +1,151 @@
+"""Images that are cropped, resized and augmented one by one: what folders of images and made-up ones have in common."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stimulative.data import images
+from stimulative.data.augmentation import evaluation_transform, training_transform
+from stimulative.data.batches import LazyLoader
+from stimulative.data.dataset import ImageData
+from stimulative.data.image_settings import ImageSettings
+from stimulative.data.kind import Opening
+from stimulative.data.pixels import Normalisation
+from stimulative.data.value_checks import Interpolation
+
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images that are prepared one by one, and which of them are what.
+
+    Args:
+        class_names: The names of the classes.
+        size: Side in pixels of the square training image.
+        train: Images to train on and held out.
+        training: Positions of those to train on.
+        validation: Positions of those held out.
+        test: Images to test on.
+    """
+
+    class_names: tuple[str, ...]
+    size: int
+    train: images.Images
+    training: np.ndarray
+    validation: np.ndarray
+    test: images.Images
+
+
+@dataclass(frozen=True)
+class ResizedSettings(ImageSettings):
+    """Settings of images that are prepared one by one.
+
+    Args:
+        evaluation_image_size: Side where nothing is trained; None for that of training images.
+        color_jitter: Greatest change of brightness, contrast and saturation, as a share.
+        lighting: Deviation of the lighting noise.
+        auto_augment: A policy in timm's words, or `uniform`; None for none.
+        crop_ratio: Share of the shorter side that evaluation crops.
+        interpolation: How images are resized.
+        workers: Processes that read and decode images.
+    """
+
+    accepted = ("crop_padding",)
+
+    evaluation_image_size: int | None
+    color_jitter: float
+    lighting: float
+    auto_augment: str | None
+    crop_ratio: float
+    interpolation: Interpolation
+    workers: int
+
+    def problems(self) -> dict[str, str]:
+        """What cannot be used as given, by key."""
+        found = super().problems()
+        if self.mean is not None and self.std is not None and (len(self.mean), len(self.std)) != (_CHANNELS, _CHANNELS):
+            found["mean"] = (
+                f"data.mean: folder:PATH and fake have {_CHANNELS} channels, got mean {list(self.mean)} and std "
+                f"{list(self.std)}"
+            )
+            found.pop("std", None)
+        return found
+
+    @abstractmethod
+    def source(self, seed: int) -> Source:
+        """Find the images without reading them.
+
+        Args:
+            seed: Of the run.
+
+        Raises:
+            UsageError: If they cannot be had.
+        """
+
+    def unmixed(self, opening: Opening) -> ImageData:
+        """Find the images, and make loaders that read them."""
+        source, seed = self.source(opening.seed), opening.seed
+        opening.check_shares(len(source.training))
+        mean, std = self.mean or images.IMAGENET_MEAN, self.std or images.IMAGENET_STD
+        evaluation_size = self.evaluation_image_size or source.size
+        loader = partial(
+            images.ImageLoader,
+            workers=min(self.workers, _processors()),  # more would only wait for each other
+            device=opening.device,
+            normalisation=Normalisation(mean, std, opening.device),
+            std=std,
+        )
+        augmented = partial(loader, source.train, self._augment(source.size, mean), lighting=self.lighting)
+        show = evaluation_transform(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
+
+        def evaluation(shown: images.Images, index: np.ndarray) -> images.ImageLoader:
+            order = images.fixed_order(torch.from_numpy(index))
+            return loader(shown, show, order, count=len(index), batch_size=self.evaluation_batch_size)
+
+        return ImageData(
+            name=self.name,
+            classes=len(source.class_names),
+            class_names=source.class_names,
+            channels=_CHANNELS,
+            image_size=source.size,
+            evaluation_image_size=evaluation_size,
+            mean=mean,
+            std=std,
+            train=augmented(
+                images.training_order(source.training, seed=seed, rank=opening.rank, world_size=opening.world_size),
+                count=len(source.training) // opening.world_size,
+                batch_size=self.batch_size,
+                drop_incomplete=True,
+                keep_workers=True,
+            ),
+            validation=evaluation(source.train, source.validation),
+            test=LazyLoader(lambda: evaluation(source.test, np.arange(len(source.test.labels)))),
+            calibration=augmented(
+                images.fixed_order(*images.shuffled(source.training, seed, "calibration")),
+                count=len(source.training),
+                batch_size=self.evaluation_batch_size,
+            ),
+        )
+
+    def _augment(self, size: int, mean: tuple[float, ...]) -> Callable[[Any], Tensor]:
+        return training_transform(
+            size,
+            flip=self.flip,
+            interpolation=self.interpolation,
+            color_jitter=self.color_jitter,
+            auto_augment=self.auto_augment,
+            mean=mean,
+        )
+
+
+def _processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
