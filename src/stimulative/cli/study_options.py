@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stimulative.cli.tables import print_table as print_table
+
 
 def add_study(parser: argparse.ArgumentParser, *, seeds: int) -> None:
     """Add what every study of several runs takes: a recipe, a directory, seeds, and where the runs are computed.
@@ -88,16 +90,6 @@ def run_study(out: Path, study: Callable[[Callable[[str, dict[str, Any]], None]]
 def in_words(score: Mapping[str, Any]) -> str:
     """The perplexity of a score, of text, to stand behind its accuracy; nothing for images."""
     return f" (perplexity {score['perplexity']:.2f})" if "perplexity" in score else ""
-
-
-def print_table(table: Any) -> None:
-    """Print a table of rich; as wide as it is where nobody watches, since a file has no width to keep to."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
-    console.print(table)
 
 
 def tell_failures(out: Path, failed: Sequence[Mapping[str, str]]) -> int:

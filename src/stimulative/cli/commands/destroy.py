@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stimulative.cli.source import SOURCE_USAGE, add_source, runs_from
+from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
 from stimulative.cli.study_options import in_words
 
 TAKES_SETTINGS = True
