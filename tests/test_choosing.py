@@ -11,7 +11,7 @@ from torch import nn
 import stimulative
 from stimulative.analysis import CostModel, Latencies, measure_modules
 from stimulative.cli import main
-from stimulative.deploy import choose, extract
+from stimulative.deploy import Choice, choose, extract
 from stimulative.deploy.choosing import budget as budget_room
 from stimulative.deploy.choosing import choose as choosing
 from stimulative.deploy.choosing import trials as measuring
@@ -377,7 +377,8 @@ def test_the_most_accurate_within_a_budget_of_operations_is_chosen_by_validation
     assert choice.main.subnet == network.full and choice.main.latency is not None
     assert (choice.images, choice.validation_images, choice.tried.measured) == (90, 90, len(allowed))
     assert not choice.tried.searched and 0 < len(choice.runners_up) <= 4
-    assert json.loads((tmp_path / "choice.json").read_text()) == choice.to_mapping()
+    stored = json.loads((tmp_path / "choice.json").read_text())
+    assert stored == choice.to_mapping() == Choice.from_mapping(stored).to_mapping()
 
 
 def test_the_test_split_is_not_read(run, tmp_path, clock, monkeypatch):

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 
-class Scored(Protocol):
-    """What has a perplexity, if it is of text."""
-
-    @property
-    def perplexity(self) -> float | None:
-        """The perplexity; None for images."""
-        ...
-
-
-def in_words(score: Scored) -> str:
-    """The perplexity of a score, of text, to stand behind its accuracy; nothing for images."""
-    return "" if score.perplexity is None else f" (perplexity {score.perplexity:.2f})"
+def in_words(perplexity: float | None) -> str:
+    """A perplexity, to stand behind an accuracy of text; nothing for images."""
+    return "" if perplexity is None else f" (perplexity {perplexity:.2f})"
 
 
 def print_table(table: Any) -> None:

@@ -112,7 +112,7 @@ def _show(run: RunDirectory) -> None:
     console.print(_blocks_table(summary))
     console.print(_stages_table(summary))
     console.print(_frontier_table(summary, family))
-    print(f"main net, with its own statistics: {summary.main.top1:.2f}%{in_words(summary.main)}")
+    print(f"main net, with its own statistics: {summary.main.top1:.2f}%{in_words(summary.main.perplexity)}")
     kind = "" if part.space == "ordered" else f"{part.space} "
     drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(

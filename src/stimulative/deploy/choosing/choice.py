@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from stimulative.analysis import Latencies
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.records import Record, absent
 from stimulative.residual import Kept, Subnet
-from stimulative.runs import CostName, Member
+from stimulative.runs import Conditions, Cost, CostName, Latency, Member, Score
 
 CHOICE = "choice.json"
 
@@ -96,6 +96,13 @@ class ChoiceRow(Record):
             latency_iqr_ms=times[1],
         )
 
+    def member(self) -> Member:
+        """What was measured."""
+        score, cost = Score(self.top1, self.loss, self.perplexity), Cost(self.parameters, self.flops)
+        median, spread = self.latency_ms, self.latency_iqr_ms
+        latency = None if median is None or spread is None else Latency(median, spread)
+        return Member(Subnet.parse(self.subnet), score, cost, latency)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -150,3 +157,32 @@ class Choice:
             **self.about.to_mapping(),
             "measured": [ChoiceRow.of(member).to_mapping() for member in self.measured],
         }
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Choice:
+        """Read what ``to_mapping`` gives.
+
+        Raises:
+            KeyError: If something is missing.
+            RecordError: If something is missing further in, or is of another kind.
+        """
+
+        def members(rows: Sequence[Any]) -> tuple[Member, ...]:
+            return tuple(ChoiceRow.from_mapping(row).member() for row in rows)
+
+        measured = members(mapping["measured"])
+        times = [member.latency for member in measured if member.latency is not None]
+        return cls(
+            member=members([mapping["choice"]])[0],
+            runners_up=members(mapping["runners_up"]),
+            main=members([mapping["main_net"]])[0],
+            measured=measured,
+            limits=Limits.from_mapping(mapping["limits"]),
+            decided_by=mapping["decided_by"],
+            tried=Tried.from_mapping(mapping["tried"]),
+            latencies=Latencies(times, **vars(Conditions.from_mapping(mapping["latency"]))),
+            images=mapping["validation"]["images"],
+            validation_images=mapping["validation"]["of"],
+            calibration_images=mapping["calibration_images"],
+            about=ChosenFrom.from_mapping(mapping),
+        )
