@@ -13,7 +13,7 @@ from PIL import Image
 
 from stimulative import models
 from stimulative.cli import main
-from stimulative.cli.source import without_settings
+from stimulative.cli.parser import without_settings
 from stimulative.runs.metrics import read_metrics
 
 ADOPT = ["evaluate", "--model", "cifar/resnet20", "--data", "digits"]

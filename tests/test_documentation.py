@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stimulative.cli import _COMMANDS, main
+from stimulative.cli import COMMANDS, main
 from stimulative.methods import METHODS
 from stimulative.training import shipped
 
@@ -27,7 +27,7 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
 def test_the_readme_shows_every_recipe_and_command():
     text = (ROOT / "README.md").read_text()
     assert all(f"`{name}`" in text for name in shipped())
-    assert all(f"stimulative {command}" in text for command in _COMMANDS)
+    assert all(f"stimulative {command}" in text for command in COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

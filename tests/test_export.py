@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import stimulative
-from stimulative import files, models
+from stimulative import models
 from stimulative.cli import main
 from stimulative.deploy import export
 from stimulative.deploy.deployable import open_finished
@@ -25,7 +25,7 @@ from stimulative.deploy.exporting import onnx as onnx_files
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
 from stimulative.residual import evaluating
-from stimulative.runs import MODEL, RECIPE, SUMMARY
+from stimulative.runs import MODEL, RECIPE, FamilySummary, MainScore, RunDirectory, Summary
 from stimulative.training import load_recipe, train
 
 FORMATS = ("onnx", "torch", "safetensors")
@@ -156,10 +156,11 @@ def finished(directory: Path, name: str, arguments: dict, size: int | None, **mo
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
     directory.mkdir(exist_ok=True)
-    files.write_text(directory / RECIPE, recipe.to_yaml())
-    files.save_model(model, directory / MODEL)
-    summary = {"method": "common", "main": {"top1": 10.0, "loss": 2.3}, "subnets": {"evaluated": 0}}
-    files.write_json(directory / SUMMARY, summary)
+    made = RunDirectory(directory)
+    made.write_recipe(recipe)
+    made.write_model(model)
+    about = {"method": "common", "model": name, "data": recipe.data.name, "seed": recipe.seed}
+    made.write_summary(Summary(task=task, main=MainScore(10.0, 2.3), subnets=FamilySummary(), **about))
     return directory
 
 
@@ -435,7 +436,7 @@ class Eigenvalues(torch.nn.Module):
 def test_what_onnx_has_no_words_for_is_said(tmp_path):
     module = deployed.DeployedImages(Eigenvalues()).eval()
     traced = program.trace(module, (torch.randn(2, 1, 2, 2),))
-    with pytest.raises(UsageError, match=r"cannot translate Eigenvalues to ONNX: .*eigh.* Choose --format torch"):
+    with pytest.raises(UsageError, match=r"cannot translate Eigenvalues to ONNX: .*eigh.* Choose format='torch'"):
         onnx_files.write_onnx(traced, module, tmp_path / "net", {})
     assert list(tmp_path.iterdir()) == []
 

@@ -369,3 +369,9 @@ def test_a_model_that_no_name_builds_is_given(run, tmp_path):
     x = torch.randn(2, 1, 8, 8)
     by_name = stimulative.load(tmp_path / "family.safetensors")
     assert torch.equal(call(net, x), call(by_name, x)) and call(net, x).abs().max() > 0
+
+
+def test_the_room_is_imported_without_the_compiler():
+    code = "import sys, stimulative.deploy as room; print('torch._dynamo' in sys.modules, room.Elastic, room.load)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("False <class 'stimulative.deploy.elastic.Elastic'> <function load")

@@ -229,10 +229,10 @@ def test_any_text_and_number_comes_back_equal(text: str, number: float, key: str
     mixer = {"name": text, "inner": [text, {"deep": number}], key: number}
     recipe = load({"method": {"name": "loud", "mixer": mixer, "volume": number}})
     assert recipe.method.settings["mixer"] == mixer
-    assert load(yamlfile.parse(recipe.to_yaml())[0]) == recipe
+    assert load(yamlfile.parse_yaml(recipe.to_yaml())[0]) == recipe
     flat = load({"method": {"name": "loud", "mixer": text}})
     assert flat.method.settings["mixer"] == text
-    assert load(yamlfile.parse(flat.to_yaml())[0]) == flat
+    assert load(yamlfile.parse_yaml(flat.to_yaml())[0]) == flat
 
 
 # Overrides
@@ -368,7 +368,7 @@ def test_a_method_of_ones_own_has_the_settings_of_its_class(own: None) -> None:
     recipe = load({"method": {"name": "mine:Sharp", "depth": 3}, "seed": 2}, ["--method.tone=high"])
     assert (recipe.method.name, recipe.seed) == ("mine:Sharp", 2)
     assert recipe.method.settings == {"sharpness": 2.0, "tone": "high", "depth": 3}
-    assert load(yamlfile.parse(recipe.to_yaml())[0]) == recipe == load(recipe)
+    assert load(yamlfile.parse_yaml(recipe.to_yaml())[0]) == recipe == load(recipe)
     inherited = load_recipe({"method": {"name": "mine:Renamed", "balance": 3}})
     plain = load_recipe({"method": {"name": "stimulative", "balance": 3}})
     assert inherited.method.settings == plain.method.settings

@@ -80,4 +80,4 @@ def make_directory(path: Path) -> None:
             temporary.touch()
         (path / ".writable").unlink()
     except OSError as error:
-        raise UsageError(f"cannot write to {path}: {error.strerror}; choose another directory with --out") from error
+        raise UsageError(f"cannot write to {path}: {error.strerror}; choose another directory with out=") from error

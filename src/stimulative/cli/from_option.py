@@ -13,25 +13,25 @@ def add_from(parser: argparse.ArgumentParser) -> None:
     """Add ``--from`` to a command that takes a recipe and has ``TAKES_SETTINGS = True``."""
     parser.add_argument(
         "--from",
-        dest="start",
+        dest="weights",
         metavar="RUN|FILE|pretrained",
         help="start from trained weights: of a run, of a file (.pth, .pt, .ckpt, .safetensors), or those that timm or "
         "torchvision publishes; as --model.weights does",
     )
 
 
-def from_settings(start: str | None, rest: Sequence[str]) -> list[str]:
+def from_settings(weights: str | None, rest: Sequence[str]) -> list[str]:
     """The settings that ``--from`` stands for.
 
     Args:
-        start: What was given.
+        weights: What was given.
         rest: The settings of the command line.
 
     Raises:
         UsageError: If they name weights, too.
     """
-    if start is None:
+    if weights is None:
         return []
     if any(word.partition("=")[0] == "--model.weights" for word in rest):
         raise UsageError("got both --from and --model.weights, which say the same; give one of them")
-    return ["--model.weights", json.dumps(start)]
+    return ["--model.weights", json.dumps(weights)]

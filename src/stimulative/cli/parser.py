@@ -1,8 +1,9 @@
-"""argparse with examples and, where a command takes a recipe, all its settings in the help."""
+"""argparse with examples and, where a command takes a recipe, its settings ``--section.key VALUE``."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from stimulative.errors import UsageError
@@ -22,6 +23,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, epilog=examples, **kwargs)
         self.settings = settings
 
+    @property
+    def arguments(self) -> tuple[argparse.Action, ...]:
+        """What it takes; argparse has no public name for that."""
+        return tuple(self._actions)
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -30,6 +36,23 @@ class Parser(argparse.ArgumentParser):
         """The help, with the settings of a recipe where the command takes them."""
         text = super().format_help()
         return f"{text}\n{_settings()}" if self.settings else text
+
+
+def without_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line without ``--section.key VALUE``, and those words.
+
+    argparse does not know these options, and would take their values for positional arguments such as RUN.
+    """
+    others, settings = [], []
+    for position, word in enumerate(words):
+        value = position and not word.startswith("--") and _is_setting(words[position - 1])
+        value = value and "=" not in words[position - 1]
+        (settings if value or _is_setting(word) else others).append(word)
+    return others, settings
+
+
+def _is_setting(word: str) -> bool:
+    return word.startswith("--") and "." in word.partition("=")[0]
 
 
 def _settings() -> str:

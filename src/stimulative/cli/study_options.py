@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stimulative.cli.tables import in_words
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,18 +140,3 @@ def _tell_failures(study: StudyOfRuns, out: Path) -> int:
             file=sys.stderr,
         )
     return 1 if study.failed else 0
-
-
-def in_words(perplexity: float | None) -> str:
-    """A perplexity, of text, to stand behind an accuracy; nothing for images."""
-    return "" if perplexity is None else f" (perplexity {perplexity:.2f})"
-
-
-def print_table(table: Any) -> None:
-    """Print a table of rich; as wide as it is where nobody watches, since a file has no width to keep to."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
-    console.print(table)

@@ -11,4 +11,4 @@ from stimulative.config.sources import read_file as read_file
 from stimulative.config.sources import read_overrides as read_overrides
 from stimulative.config.sources import shipped as shipped
 from stimulative.config.yamlfile import dump_line as dump_line
-from stimulative.config.yamlfile import parse as parse_yaml
+from stimulative.config.yamlfile import parse_yaml as parse_yaml

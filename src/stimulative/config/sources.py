@@ -49,7 +49,7 @@ def read_file(recipe: str | Path, problems: list[str]) -> dict[str, Given] | Non
     """The values of a shipped recipe or a file by dotted key; None when it cannot be read, which is a problem."""
     try:
         name, text = _find(recipe)
-        content, lines = yamlfile.parse(text)
+        content, lines = yamlfile.parse_yaml(text)
     except yamlfile.YamlError as error:
         problems.append(f"not valid YAML; {error}")
         return None
@@ -146,7 +146,7 @@ def _command_line(words: list[str], problems: list[str]) -> Pairs:
 
 def _value(text: str) -> Any:
     try:
-        return yamlfile.parse(text)[0]
+        return yamlfile.parse_yaml(text)[0]
     except yamlfile.YamlError:
         return text
 

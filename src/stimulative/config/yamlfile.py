@@ -43,7 +43,7 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
-def parse(text: str) -> tuple[Any, dict[str, int]]:
+def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
     """Reads YAML text.
 
     Returns:

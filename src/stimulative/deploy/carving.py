@@ -199,7 +199,7 @@ def _lasting(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *(buffer for buffer in model.buffers() if id(buffer) not in statistics)]
 
 
-class Part(nn.Module):
+class KeptChannels(nn.Module):
     """The part of a parameter that belongs to the channels that a subnet keeps; a parametrisation of PyTorch.
 
     Args:
@@ -222,7 +222,9 @@ def _narrow(modules: dict[str, nn.Module], slices: Iterable[Slice], *, shared: b
     for piece in slices:
         module = modules[piece.name]
         if shared:
-            parts = {key: Part(piece, module, key) for key, value in module._parameters.items() if value is not None}
+            parts = {
+                key: KeptChannels(piece, module, key) for key, value in module._parameters.items() if value is not None
+            }
             for key, part in parts.items():
                 parametrize.register_parametrization(module, key, part, unsafe=True)
         narrow_for_good(module, piece)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stimulative.analysis import CostModel, open_run
-from stimulative.data import ImageData
+from stimulative.data import TextData
+from stimulative.deploy.about import About, NamedModel
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike
 from stimulative.runs import Member, RunDirectory, Summary, versions
 from stimulative.training import Prepared, as_in, fit_temperatures, measure
@@ -77,31 +78,29 @@ class Finished:
                 found[subnet] = Member(subnet, score, costs.of(subnet), None, temperature)
         return [found[subnet] for subnet in subnets]
 
-    def about(self) -> dict[str, Any]:
-        """What a file that is deployed says of where it comes from, and of what its model takes and gives."""
+    def about(self) -> About:
+        """Where the network comes from, and what it takes and gives."""
         from stimulative import __version__
 
         data, recipe = self.run.data, self.run.recipe
-        takes = (
-            {
-                "classes": list(data.class_names),
-                "channels": data.channels,
-                "image_size": data.evaluation_image_size,
-                "mean": list(data.mean),
-                "std": list(data.std),
-            }
-            if isinstance(data, ImageData)
-            else {"vocabulary": data.classes, "length": data.length}
+        about = About(
+            stimulative=__version__,
+            versions=versions(),
+            model=NamedModel(recipe.model.name, recipe.to_mapping()["model"]["arguments"]),
+            task=data.task,
+            data=data.name,
+            recipe=recipe.to_mapping(),
         )
-        return {
-            "stimulative": __version__,
-            "versions": versions(),
-            "model": {"name": recipe.model.name, "arguments": recipe.to_mapping()["model"]["arguments"]},
-            "task": data.task,
-            "data": data.name,
-            **takes,
-            "recipe": recipe.to_mapping(),
-        }
+        if isinstance(data, TextData):
+            return replace(about, vocabulary=data.classes, length=data.length)
+        return replace(
+            about,
+            classes=data.class_names,
+            channels=data.channels,
+            image_size=data.evaluation_image_size,
+            mean=data.mean,
+            std=data.std,
+        )
 
 
 def open_finished(run: str | Path, *, device: torch.device | str = "cpu") -> Finished:

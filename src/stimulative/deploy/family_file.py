@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.deploy.extraction import carve_checked
+from stimulative.deploy.packed import StoredStage, StoredSubnet
 from stimulative.deploy.writing import KEY, check_new, writing
 from stimulative.errors import UsageError
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike, layers_with_statistics
@@ -64,40 +65,26 @@ def save_family(
     if not chosen:
         raise UsageError("a family has at least one subnet, got none")
     path, beside = check_files(file, force=force)
-    if calibration is None and layers_with_statistics(network.model):
-        raise UsageError(
-            "the model keeps normalisation statistics, and each subnet needs its own: give calibration= batches of "
-            "training images (a loader), or Statistics from network.recalibrate"
-        )
-    if isinstance(calibration, Statistics):
-        statistics = calibration
-    else:
-        statistics = network.recalibrate(calibration or (), chosen, images=images)
+    statistics = _statistics(network, chosen, calibration, images)
     carvings = []
     for subnet in chosen:
         carvings.append(carve_checked(network, subnet, statistics, shared=True))
         if after_each is not None:
             after_each()
-    tensors, numbers = _own_statistics(network, chosen, statistics)
-    tensors = {**_used(network.model, [carving.model for carving in carvings]), **tensors}
+    own, numbers = _own_statistics(network, chosen, statistics)
+    tensors = {**_used(network.model, [carving.model for carving in carvings]), **own}
+    stored = [
+        StoredSubnet(str(subnet), number, carving.deleting)
+        for subnet, number, carving in zip(chosen, numbers, carvings, strict=True)
+    ]
     said = {
         "format": FORMAT,
         **(about or {}),
-        "stages": [{"name": stage.name, "blocks": list(stage.block_names)} for stage in network.stages],
+        "stages": [StoredStage(stage.name, stage.block_names).to_mapping() for stage in network.stages],
         "calibration_images": statistics.images,
-        "subnets": [
-            {"subnet": str(subnet), **entry, "statistics": number, "deleting": carving.deleting}
-            for subnet, entry, number, carving in zip(
-                chosen, entries or [{} for _ in chosen], numbers, carvings, strict=True
-            )
-        ],
+        "subnets": _entries(stored, entries),
     }
-    from safetensors.torch import save_file
-
-    with writing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", KEY: json.dumps(said)})
-    with writing(beside) as temporary:
-        temporary.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    _write(path, beside, tensors, said)
     return said | {"file": str(path), "bytes": path.stat().st_size, "json": str(beside)}
 
 
@@ -112,6 +99,40 @@ def check_files(file: str | Path, *, force: bool) -> tuple[Path, Path]:
     beside = path.with_name(f"{path.name}.json")
     check_new(beside, force=force)
     return path, beside
+
+
+def _statistics(
+    network: ResidualNetwork,
+    subnets: Sequence[Subnet],
+    calibration: Statistics | Iterable[Any] | None,
+    images: int | None,
+) -> Statistics:
+    """The statistics of subnets, given or estimated now."""
+    if isinstance(calibration, Statistics):
+        return calibration
+    if calibration is None and layers_with_statistics(network.model):
+        raise UsageError(
+            "the model keeps normalisation statistics, and each subnet needs its own: give calibration= batches of "
+            "training images (a loader), or Statistics from network.recalibrate"
+        )
+    return network.recalibrate(calibration or (), subnets, images=images)
+
+
+def _entries(stored: Sequence[StoredSubnet], more: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
+    """What the JSON says of each subnet: its text, what its user says of it, and how it is made of the tensors."""
+    entries = [one.to_mapping() for one in stored]
+    if more is None:
+        return entries
+    return [{"subnet": own["subnet"], **said, **own} for own, said in zip(entries, more, strict=True)]
+
+
+def _write(path: Path, beside: Path, tensors: dict[str, Tensor], said: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", KEY: json.dumps(said)})
+    with writing(beside) as temporary:
+        temporary.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def _used(model: nn.Module, nets: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
-"""Loads a family file: one module whose depth is switched while it runs; ``family`` describes the file."""
+"""Loads a family file: one module whose depth is switched while it runs; ``family_file`` describes the file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,48 @@ from torch import Tensor, nn
 
 from stimulative import models
 from stimulative.data import noise_images, noise_sequences
+from stimulative.deploy.about import NamedModel
 from stimulative.deploy.carving import Carving, carve
 from stimulative.deploy.elastic import Elastic
 from stimulative.deploy.family_file import FORMAT
+from stimulative.deploy.packed import StoredFamily
 from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
+from stimulative.records import Record, understanding
 from stimulative.residual import Subnet, put_statistics, unravel
+from stimulative.tasks import Task
 from stimulative.training import as_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Whole(Record):
+    """The whole model, as far as it takes to build and to call it; ``About`` says what these are."""
+
+    model: NamedModel
+    task: Task
+    vocabulary: int = 0
+    length: int = 0
+    classes: tuple[Any, ...] = ()
+    channels: int = 0
+    image_size: int = 0
+
+    def built(self) -> nn.Module:
+        """It, with new parameters."""
+        text = self.task == "text"
+        with torch.random.fork_rng(devices=[]):
+            return models.build(
+                self.model.name,
+                classes=self.vocabulary if text else len(self.classes),
+                channels=1 if text else self.channels,
+                arguments=self.model.arguments,
+                task=self.task,
+            )
+
+    def example(self) -> Any:
+        """What it is called with."""
+        if self.task == "text":
+            return noise_sequences(self.length, self.vocabulary)
+        return noise_images(self.channels, self.image_size)
 
 
 def load(
@@ -50,24 +86,30 @@ def load(
             f"{path} was written of a model without a name: give the whole model and what it is called with, as "
             "load(FILE, model=..., example_input=...)"
         )
-    whole = _built(about) if model is None else model
-    example = _example(about) if example_input is None else example_input
+    whole = _whole(about, path).built() if model is None else model
+    example = _whole(about, path).example() if example_input is None else example_input
+    with understanding(path):
+        family = StoredFamily.from_mapping(about)
     missing = _fill(whole, tensors, path)
-    stages = [stage["blocks"] for stage in about["stages"]]
-    network = unravel(whole, as_in(whole, example), stages=stages)
+    network = unravel(whole, as_in(whole, example), stages=[stage.blocks for stage in family.stages])
     nets = {}
-    for entry in about["subnets"]:
-        subnet = Subnet.parse(entry["subnet"])
-        carving = carve(network, subnet, shared=True, deleting=entry["deleting"])
+    for stored in family.subnets:
+        subnet = Subnet.parse(stored.subnet)
+        carving = carve(network, subnet, shared=True, deleting=stored.deleting)
         _check_filled(path, subnet, carving, missing)
-        for layer, number in entry["statistics"].items():
+        for layer, number in stored.statistics.items():
             mean, var = (tensors[f"statistics.{number}.{layer}.{kind}"] for kind in ("running_mean", "running_var"))
             put_statistics(carving.modules[layer], mean.clone(), var.clone())
         nets[subnet] = carving.model.eval()
     return Elastic(nets, about).to(device)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _whole(about: Mapping[str, Any], path: Path) -> _Whole:
+    with understanding(path):
+        return _Whole.from_mapping(about)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The tensors and the JSON of a family file."""
     from safetensors import SafetensorError, safe_open
 
@@ -86,25 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is no family file of this version ({FORMAT!r}): its header says "
             f"{about.get('format') if isinstance(about, Mapping) else 'nothing'!r}. Write one: stimulative pack RUN"
         )
-    return tensors, dict(about)
-
-
-def _built(about: Mapping[str, Any]) -> nn.Module:
-    text = about["task"] == "text"
-    with torch.random.fork_rng(devices=[]):
-        return models.build(
-            about["model"]["name"],
-            classes=about["vocabulary"] if text else len(about["classes"]),
-            channels=1 if text else about["channels"],
-            arguments=about["model"]["arguments"],
-            task=about["task"],
-        )
-
-
-def _example(about: Mapping[str, Any]) -> Any:
-    if about["task"] == "text":
-        return noise_sequences(about["length"], about["vocabulary"])
-    return noise_images(about["channels"], about["image_size"])
+    return tensors, about
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> set[int]:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from stimulative.analysis import Steps
 from stimulative.deploy.deployable import Finished, open_finished
 from stimulative.deploy.family_file import check_files, save_family
+from stimulative.deploy.packed import Quality
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet, SubnetLike
-from stimulative.runs import Family, Member
+from stimulative.runs import Family
 
 FAMILY = "family.safetensors"
 
@@ -57,8 +58,8 @@ def pack(
         path,
         chosen,
         statistics,
-        about=finished.about(),
-        entries=[_described(member) for member in members],
+        about=finished.about().to_mapping(),
+        entries=[Quality.of(member).to_mapping() for member in members],
         force=force,
         after_each=steps.step,
     )
@@ -69,16 +70,10 @@ def _chosen(finished: Finished, subnets: Literal["frontier"] | Sequence[SubnetLi
         if not finished.family:
             raise UsageError(
                 f"the subnets of {finished.directory} have not been measured, so there is no frontier: stimulative "
-                f"evaluate {finished.directory}. Or name subnets: --subnets {finished.network.full},"
-                f"{finished.network.space.smallest}"
+                f"evaluate {finished.directory}. Or name subnets: subnets=['{finished.network.full}', "
+                f"'{finished.network.space.smallest}']"
             )
         return [member.subnet for member in Family(tuple(finished.family.values())).frontier()]
     if isinstance(subnets, str):
         raise UsageError(f"subnets: got {subnets!r}, allowed: 'frontier', or a list of subnets")
     return list(dict.fromkeys(finished.network.resolve(subnet) for subnet in subnets))
-
-
-def _described(member: Member) -> dict[str, Any]:
-    """What the JSON says of one subnet."""
-    found = {**member.score.to_mapping(), "parameters": member.cost.parameters, "flops": member.cost.flops}
-    return found | ({} if member.temperature is None else {"temperature": member.temperature})

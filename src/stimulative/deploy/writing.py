@@ -20,11 +20,11 @@ def check_new(path: Path, *, force: bool) -> None:
         UsageError: If it exists and is not to be replaced, or its folder cannot be written to.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder; give a file with --out")
+        raise UsageError(f"{path} is a folder; give a file with out=")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is a device or a pipe, not a file that could be replaced; give a file with --out")
+        raise UsageError(f"{path} is a device or a pipe, not a file that could be replaced; give a file with out=")
     if path.exists() and not force:
-        raise UsageError(f"{path} exists; replace it with --force, or choose another file with --out")
+        raise UsageError(f"{path} exists; replace it with force=True, or choose another file with out=")
     files.make_directory(path.parent)
 
 
@@ -47,4 +47,4 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def _cannot(path: Path, reason: str) -> UsageError:
-    return UsageError(f"cannot write {path}: {reason}. Nothing was left behind; choose another place with --out")
+    return UsageError(f"cannot write {path}: {reason}. Nothing was left behind; choose another place with out=")

@@ -67,7 +67,7 @@ def _head(path: Path) -> bytes:
     """The first bytes of a file."""
     if path.is_dir():
         if (path / RECIPE).exists():
-            raise UsageError(f"{path} is a run directory, not a file of weights; give it as RUN, without --weights")
+            raise UsageError(f"{path} is a run directory, not a file of weights; give it as RUN, without weights=")
         raise UsageError(f"{path} is a folder, not a file of weights; give the file")
     try:
         with path.open("rb") as file:

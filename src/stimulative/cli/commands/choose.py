@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stimulative.deploy import Choice
     from stimulative.runs import Member
 
+TAKES_SETTINGS = False
 _EXAMPLES = """examples:
   stimulative choose runs/c100 --max-latency-ms 3 --batch 1 --threads 1   # the most accurate that is fast enough
   stimulative choose runs/c100 --max-flops 50M --max-params 500k
@@ -116,7 +117,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(choice: Choice, out: Path, pictures: list[Path]) -> None:
     from rich.table import Table
 
-    from stimulative.cli.study_options import print_table
+    from stimulative.cli.tables import print_table
     from stimulative.deploy import CHOICE
 
     text = choice.member.score.perplexity is not None
@@ -164,7 +165,7 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
         f"median of {latencies.rounds} rounds ± half the interquartile range",
         "FLOPs: of one " + samples.removesuffix("s") + ", a multiply-add counted as two",
     ]
-    if choice.about["method"] is None:
+    if choice.about.method is None:
         lines.append(f"note: these weights were trained elsewhere, perhaps on the {samples} of this validation part")
     latency, limit = choice.member.latency, choice.limits.max_latency_ms
     if limit is not None and latency is not None and latency.median_ms + latency.iqr_ms / 2 > limit:

@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.data_option import add_data, data_settings
-from stimulative.cli.study_options import Telling, add_study, print_table, run_study
+from stimulative.cli.study_options import Telling, add_study, run_study
+from stimulative.cli.tables import print_table
 
 if TYPE_CHECKING:
     from stimulative.studies import Comparison

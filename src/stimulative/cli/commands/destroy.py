@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stimulative.cli.source import SOURCE_USAGE, add_source, runs_from
-from stimulative.cli.study_options import in_words
+from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
+from stimulative.cli.tables import in_words
 
 if TYPE_CHECKING:
     from stimulative.studies import DestroyedRun, Destruction, DrawsRow

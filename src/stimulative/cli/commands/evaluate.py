@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stimulative.cli.progress import progress_bar
-from stimulative.cli.source import SOURCE_USAGE, add_source, runs_from
-from stimulative.cli.study_options import in_words
+from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
+from stimulative.cli.tables import in_words
 from stimulative.errors import UsageError
+
+if TYPE_CHECKING:
+    from stimulative.runs import DepthSpread, Family, FamilySummary, RunDirectory, SizeSpread, Summary
 
 TAKES_SETTINGS = True
 _MOST_ROWS = 12
@@ -22,6 +24,9 @@ _EXAMPLES = """examples:
   stimulative evaluate --model cifar/resnet20 --weights best.pth --data cifar100 --data.path ~/cifar
   stimulative evaluate --model transformers/gpt2 --weights model.safetensors --data text:PATH --data.tokenizer PATH
   stimulative evaluate --model timm/resnet50 --weights resnet50.safetensors --data folder:imagenet --out runs/r50"""
+
+
+T = TypeVar("T")
 
 
 def add(commands: Any) -> None:
@@ -49,7 +54,7 @@ def add(commands: Any) -> None:
         "(evenly spread) or unordered (any; default: the recipe's)",
     )
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the draw (default: the recipe's)")
-    parser.add_argument("--no-latency", action="store_true", help="do not measure latencies")
+    parser.add_argument("--no-latency", dest="latency", action="store_false", help="do not measure latencies")
     parser.add_argument(
         "--latency-batch",
         type=int,
@@ -76,6 +81,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if options.latency_batch < 1:
         raise UsageError(f"--latency-batch is 1 or more, got {options.latency_batch}")
     from stimulative.analysis import evaluate
+    from stimulative.runs import RunDirectory
 
     (directory,) = runs_from(options, rest)
     with progress_bar("evaluating subnets") as show:
@@ -84,86 +90,85 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             subnets=subnets,
             space=options.space,
             seed=options.seed,
-            latency=not options.no_latency,
+            latency=options.latency,
             latency_batch=options.latency_batch,
             progress=show,
         )
     if options.json:
         print(json.dumps(summary, indent=2))
     else:
-        _show(directory, summary)
+        _show(RunDirectory(directory))
     return 0
 
 
-def _show(directory: Path, summary: dict[str, Any]) -> None:
+def _show(run: RunDirectory) -> None:
     from rich.console import Console
 
-    part, latency = summary["subnets"], summary["latency"]
+    from stimulative.runs import SUBNETS, SUMMARY
+
+    summary, family = run.summary, run.family
+    part, latency = summary.subnets, summary.latency
     console = Console(highlight=False)
-    console.print(_blocks_table(summary["by_blocks"]))
-    console.print(_stages_table(summary["by_stage"]))
-    console.print(_frontier_table(directory, summary["frontier"]["flops"]))
-    main = summary["main"]
-    print(f"main net, with its own statistics: {main['top1']:.2f}%{in_words(main.get('perplexity'))}")
-    kind = "" if part["space"] == "ordered" else f"{part['space']} "
-    drawn = "" if part["seed"] is None else f", drawn with seed {part['seed']}"
+    console.print(_blocks_table(summary))
+    console.print(_stages_table(summary))
+    console.print(_frontier_table(summary, family))
+    print(f"main net, with its own statistics: {summary.main.top1:.2f}%{in_words(summary.main.perplexity)}")
+    kind = "" if part.space == "ordered" else f"{part.space} "
+    drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(
-        f"{part['evaluated']:,} of {part['count']:,} {kind}subnets{drawn}: {part['mean']:.2f} ± {part['std']:.2f}% "
-        f"({part['min']:.2f} to {part['max']:.2f}), {_statistics(part)}"
+        f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {part.mean:.2f} ± {part.std:.2f}% "
+        f"({part.min:.2f} to {part.max:.2f}), {_statistics(part)}"
     )
-    if "perplexity" in part:
-        of = part["perplexity"]
-        print(f"their perplexities: {of['mean']:.2f} ± {of['std']:.2f} ({of['min']:.2f} to {of['max']:.2f})")
+    if part.perplexity is not None:
+        of = part.perplexity
+        print(f"their perplexities: {of.mean:.2f} ± {of.std:.2f} ({of.min:.2f} to {of.max:.2f})")
     if latency is not None:
         print(
-            f"latency of a batch of {latency['batch']} on {latency['device']}, in place: median of "
-            f"{latency['rounds']} rounds ± half the interquartile range"
+            f"latency of a batch of {latency.batch} on {latency.device}, in place: median of "
+            f"{latency.rounds} rounds ± half the interquartile range"
         )
-    print(f"every subnet: {directory / 'subnets.csv'}   every row of the tables: {directory / 'summary.json'}")
+    print(f"every subnet: {run.file(SUBNETS)}   every row of the tables: {run.file(SUMMARY)}")
 
 
-def _statistics(part: dict[str, Any]) -> str:
-    images = part["calibration_images"]
+def _statistics(part: FamilySummary) -> str:
+    images = part.calibration_images
     return f"statistics from {images:,} images" if images else "without statistics to recalibrate"
 
 
-def _blocks_table(rows: Sequence[dict[str, Any]]) -> Any:
-    table = _table(rows, "by number of blocks", ["blocks", "subnets"])
-    for row in _some(rows):
-        table.add_row(str(row["blocks"]), f"{row['subnets']:,}", *_spread(row))
+def _blocks_table(summary: Summary) -> Any:
+    table = _table(summary, "by number of blocks", ["blocks", "subnets"])
+    for row in _some(summary.by_blocks or ()):
+        table.add_row(str(row.blocks), f"{row.subnets:,}", *_spread(row))
     return table
 
 
-def _stages_table(rows: Sequence[dict[str, Any]]) -> Any:
-    table = _table(rows, "by depth of a stage", ["stage", "depth", "subnets"])
-    for stage in dict.fromkeys(row["stage"] for row in rows):
-        for row in _some([row for row in rows if row["stage"] == stage], most=6):
-            table.add_row(row["name"], str(row["depth"]), f"{row['subnets']:,}", *_spread(row))
+def _stages_table(summary: Summary) -> Any:
+    table = _table(summary, "by depth of a stage", ["stage", "depth", "subnets"])
+    rows = summary.by_stage or ()
+    for stage in dict.fromkeys(row.stage for row in rows):
+        for row in _some([row for row in rows if row.stage == stage], most=6):
+            table.add_row(row.name, str(row.depth), f"{row.subnets:,}", *_spread(row))
         table.add_section()
     return table
 
 
-def _frontier_table(directory: Path, names: Sequence[str]) -> Any:
+def _frontier_table(summary: Summary, family: Family) -> Any:
     from rich.table import Table
 
-    from stimulative.runs import RunDirectory
-
-    family = {str(member.subnet): member for member in RunDirectory(directory).family}
+    members = family.frontier()
     table = Table(
-        title=f"accuracy-FLOPs frontier: {len(names)} of {len(family):,} subnets",
+        title=f"accuracy-FLOPs frontier: {len(members)} of {len(family):,} subnets",
         title_justify="left",
     )
-    text = any(member.score.perplexity is not None for member in family.values())
     table.add_column("subnet", no_wrap=True)
-    for column in ("top-1", *(["perplexity"] if text else []), "M parameters", "MFLOPs", "ms"):
+    for column in ("top-1", *(["perplexity"] if summary.of_text else []), "M parameters", "MFLOPs", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name in _some(names):
-        member = family[name]
+    for member in _some(members):
         latency = member.latency
         table.add_row(
-            name,
+            str(member.subnet),
             f"{member.score.top1:.2f}",
-            *([f"{member.score.perplexity:.2f}"] if text else []),
+            *([f"{member.score.perplexity:.2f}"] if summary.of_text else []),
             f"{member.cost.parameters / 1e6:.3f}",
             f"{member.cost.flops / 1e6:,.2f}",
             "" if latency is None else f"{latency.median_ms:.2f} ± {latency.iqr_ms / 2:.2f}",
@@ -171,22 +176,22 @@ def _frontier_table(directory: Path, names: Sequence[str]) -> Any:
     return table
 
 
-def _table(rows: Sequence[dict[str, Any]], title: str, columns: Sequence[str]) -> Any:
+def _table(summary: Summary, title: str, columns: Sequence[str]) -> Any:
     from rich.table import Table
 
-    text = any("perplexity" in row for row in rows)
+    text = summary.of_text
     table = Table(title=f"{title}: {'next-token accuracy' if text else 'top-1'} in %", title_justify="left")
     for column in (*columns, "mean", "worst", "best", *(["perplexity"] if text else [])):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     return table
 
 
-def _spread(row: dict[str, Any]) -> tuple[str, ...]:
-    perplexity = [f"{row['perplexity']['mean']:.2f}"] if "perplexity" in row else []
-    return f"{row['mean']:.2f} ± {row['std']:.2f}", f"{row['min']:.2f}", f"{row['max']:.2f}", *perplexity
+def _spread(row: SizeSpread | DepthSpread) -> tuple[str, ...]:
+    perplexity = [] if row.perplexity is None else [f"{row.perplexity.mean:.2f}"]
+    return f"{row.mean:.2f} ± {row.std:.2f}", f"{row.min:.2f}", f"{row.max:.2f}", *perplexity
 
 
-def _some(rows: Sequence[Any], most: int = _MOST_ROWS) -> list[Any]:
+def _some(rows: Sequence[T], most: int = _MOST_ROWS) -> list[T]:
     """The rows, or so many of them that lie evenly, the first and the last among them."""
     if len(rows) <= most:
         return list(rows)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stimulative.cli.messages import CommandFailed
 from stimulative.cli.progress import progress_bar
 
+if TYPE_CHECKING:
+    from stimulative.deploy import Exported, Side
+
+TAKES_SETTINGS = False
 _EXAMPLES = """examples:
   stimulative export runs/c100 --subnet 2-1-3                                # -> runs/c100/export/2-1-3.onnx
   stimulative export runs/c100 --subnet 2-1-3 --normalise --temperature --probabilities --out digits.onnx
@@ -60,7 +63,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Export."""
-    from stimulative.deploy import ExportFailed, export
+    from stimulative.deploy import Exported, ExportFailed, export
 
     try:
         with progress_bar("exporting") as show:
@@ -76,58 +79,60 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
                 progress=show,
             )
     except ExportFailed as error:
-        print(f"stimulative: subnet {options.subnet} was not exported, no file was left: {error}", file=sys.stderr)
-        return 1
+        raise CommandFailed(f"subnet {options.subnet} was not exported, no file was left: {error}") from error
     if options.json:
         print(json.dumps(written, indent=2))
     else:
-        _show(written)
+        _show(Exported.from_mapping(written))
     return 0
 
 
-def _show(written: Mapping[str, Any]) -> None:
+def _show(exported: Exported) -> None:
     from rich.table import Table
 
-    from stimulative.cli.study_options import print_table
+    from stimulative.cli.tables import print_table
 
-    main, check = written["main_net"], written["check"]
-    text = "perplexity" in written["test"]
+    main, text = exported.main_net, exported.task == "text"
     table = Table()
     table.add_column("", no_wrap=True)
-    table.add_column(f"subnet {written['subnet']}", justify="right", no_wrap=True)
-    table.add_column(f"main net {main['subnet']}", justify="right", no_wrap=True)
-    rows = {
-        "next-token accuracy" if text else "top-1": [f"{net['test']['top1']:.2f}%" for net in (written, main)],
-        "parameters": [f"{net['parameters']:,}" for net in (written, main)],
-        "MFLOPs": [f"{net['flops'] / 1e6:,.2f}" for net in (written, main)],
-        "MB": [f"{written['bytes'] / 1e6:,.3f}", f"{written['main_net_bytes'] / 1e6:,.3f} of weights"],
-    }
-    for name, values in rows.items():
-        table.add_row(name, *values)
+    table.add_column(f"subnet {exported.subnet}", justify="right", no_wrap=True)
+    table.add_column(f"main net {main.subnet}", justify="right", no_wrap=True)
+    nets = (exported, main)
+    table.add_row("next-token accuracy" if text else "top-1", *(f"{net.test.top1:.2f}%" for net in nets))
+    table.add_row("parameters", *(f"{net.parameters:,}" for net in nets))
+    table.add_row("MFLOPs", *(f"{net.flops / 1e6:,.2f}" for net in nets))
+    table.add_row("MB", f"{exported.bytes / 1e6:,.3f}", f"{exported.main_net_bytes / 1e6:,.3f} of weights")
     print_table(table)
-    print(f"{written['file']}: {written['bytes'] / 1e6:,.3f} MB")
-    for word, side in (("takes", written["input"]), ("gives", written["output"])):
-        shape = ", ".join(map(str, side["shape"]))
-        print(f"{word} {', '.join(side['names'])}: {side['type']} ({shape}), {side['values']}")
-    if written["fixed"] is not None:
-        sizes = ", ".join(map(str, written["input"]["shape"]))
-        print(f"only inputs of ({sizes}), since the model does not let itself be traced for others: {written['fixed']}")
-    if "rebuild" in written:
-        _tell_rebuilding(written)
+    print(f"{exported.file}: {exported.bytes / 1e6:,.3f} MB")
+    for word, side in (("takes", exported.input), ("gives", exported.output)):
+        print(f"{word} {', '.join(side.names)}: {side.type} ({_shape(side)}), {side.values}")
+    if exported.fixed is not None:
+        print(
+            f"only inputs of ({_shape(exported.input)}), since the model does not let itself be traced for others: "
+            f"{exported.fixed}"
+        )
+    _tell_rebuilding(exported)
     what, of = ("sequences", "positions") if text else ("images", "images")
-    batches = sorted(set(check["batches"]))
+    near = exported.check.agreement
+    batches = sorted(set(near.batches))
     print(
-        f"checked in {check['in']}, on {check['samples']:,} test {what} in batches of "
-        f"{', '.join(map(str, batches))}: outputs differ by {check['difference']:.1e} at most, where the largest is "
-        f"{check['largest']:.3g}; the same most likely class for {check['same']:,} of {check['of']:,} {of}"
+        f"checked in {exported.check.reader}, on {near.samples:,} test {what} in batches of "
+        f"{', '.join(map(str, batches))}: outputs differ by {near.difference:.1e} at most, where the largest is "
+        f"{near.largest:.3g}; the same most likely class for {near.same:,} of {near.of:,} {of}"
     )
 
 
-def _tell_rebuilding(written: Mapping[str, Any]) -> None:
-    ways = written["rebuild"]
-    if ways["directly"] is not None:
-        print(f"built again by {ways['directly']['python']}")
-    elif ways["from_main_net"] is not None:
-        print(f"built again by {ways['from_main_net']['python']}, without the blocks that are gone: {written['json']}")
+def _shape(side: Side) -> str:
+    return ", ".join(map(str, side.shape))
+
+
+def _tell_rebuilding(exported: Exported) -> None:
+    ways = exported.rebuild
+    if ways is None:
+        return
+    if ways.directly is not None:
+        print(f"built again by {ways.directly.python}")
+    elif ways.from_main_net is not None:
+        print(f"built again by {ways.from_main_net.python}, without the blocks that are gone: {exported.json}")
     else:
         print("no way was found to build it again without this library: --format torch or onnx needs none")

@@ -66,12 +66,12 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             raise UsageError(f"--{key} is said with --{option} here")
     if options.lr_range_test and "optimizer.lr" in given:
         raise UsageError("got both --lr-range-test and --optimizer.lr; give one of them")
-    from_settings(options.start, rest)
+    from_settings(options.weights, rest)
 
     from stimulative import files
     from stimulative.proposing import lr_range_test, propose
 
-    proposal = propose(options.model, options.data, weights=options.start, settings=rest)
+    proposal = propose(options.model, options.data, weights=options.weights, settings=rest)
     print("\n".join(proposal.found()))
     if options.lr_range_test:
         with progress_bar("raising the learning rate") as show:
@@ -95,7 +95,7 @@ def _device() -> str:
 def _show(test: Any) -> None:
     from rich.table import Table
 
-    from stimulative.cli.study_options import print_table
+    from stimulative.cli.tables import print_table
 
     table = Table(title="learning-rate range test", title_justify="left")
     for column in ("lr", "loss", "smoothed"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from stimulative.cli.study_options import Telling, add_study, print_table, refuse_method, run_study
+from stimulative.cli.study_options import Telling, add_study, refuse_method, run_study
+from stimulative.cli.tables import print_table
 
 if TYPE_CHECKING:
     from stimulative.studies import Loafing

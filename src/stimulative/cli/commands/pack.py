@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.progress import progress_bar
 from stimulative.errors import UsageError
 
+if TYPE_CHECKING:
+    from stimulative.deploy import Packed
+    from stimulative.runs import RunDirectory
+
+TAKES_SETTINGS = False
 _EXAMPLES = """examples:
   stimulative pack runs/c100                                   # the accuracy-FLOPs frontier
   stimulative pack runs/c100 --subnets 3-3-3,2-2-2,1-1-1 --out family.safetensors
@@ -54,40 +58,40 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if not words or ("frontier" in words and len(words) > 1):
         raise UsageError(f"--subnets is 'frontier', or subnets, got {' '.join(options.subnets)!r}")
     subnets: Any = "frontier" if words == ["frontier"] else [Subnet.parse(word) for word in words]
-    from stimulative.deploy import pack
+    from stimulative.deploy import Packed, pack
+    from stimulative.runs import RunDirectory
 
     with progress_bar("packing subnets") as show:
         packed = pack(options.run, subnets, out=options.out, force=options.force, progress=show)
     if options.json:
         print(json.dumps(packed, indent=2))
     else:
-        _show(Path(options.run), packed)
+        _show(RunDirectory(Path(options.run)), Packed.from_mapping(packed))
     return 0
 
 
-def _show(directory: Path, packed: Mapping[str, Any]) -> None:
+def _show(run: RunDirectory, packed: Packed) -> None:
     from rich.table import Table
 
-    from stimulative.cli.study_options import print_table
-    from stimulative.runs import MODEL
+    from stimulative.cli.tables import print_table
 
-    text = any("perplexity" in entry for entry in packed["subnets"])
-    table = Table(title=f"{len(packed['subnets'])} subnets", title_justify="left")
+    text = packed.task == "text"
+    table = Table(title=f"{len(packed.subnets)} subnets", title_justify="left")
     table.add_column("subnet", no_wrap=True)
     for column in ("top-1", *(["perplexity"] if text else []), "M parameters", "MFLOPs"):
         table.add_column(column, justify="right", no_wrap=True)
-    for entry in packed["subnets"]:
+    for entry in packed.subnets:
         table.add_row(
-            entry["subnet"],
-            f"{entry['top1']:.2f}",
-            *([f"{entry['perplexity']:.2f}"] if text else []),
-            f"{entry['parameters'] / 1e6:.3f}",
-            f"{entry['flops'] / 1e6:,.2f}",
+            entry.subnet,
+            f"{entry.top1:.2f}",
+            *([f"{entry.perplexity:.2f}"] if text else []),
+            f"{entry.parameters / 1e6:.3f}",
+            f"{entry.flops / 1e6:,.2f}",
         )
     print_table(table)
-    whole = (directory / MODEL).stat().st_size
+    whole = run.weights.stat().st_size
     print(
-        f"{packed['file']}: {packed['bytes'] / 1e6:,.2f} MB, {packed['bytes'] / whole:.2f} of the main net alone "
-        f"({whole / 1e6:,.2f} MB); {packed['json']} says what is in it"
+        f"{packed.file}: {packed.bytes / 1e6:,.2f} MB, {packed.bytes / whole:.2f} of the main net alone "
+        f"({whole / 1e6:,.2f} MB); {packed.json} says what is in it"
     )
-    print(f"use it: net = stimulative.load({packed['file']!r}); net.use({packed['subnets'][0]['subnet']!r})")
+    print(f"use it: net = stimulative.load({packed.file!r}); net.use({packed.subnets[0].subnet!r})")

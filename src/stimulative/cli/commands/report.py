@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.cli.progress import progress_bar
-from stimulative.cli.source import SOURCE_USAGE, add_source, runs_from
+from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
 from stimulative.errors import UsageError
 
 TAKES_SETTINGS = True

@@ -10,7 +10,8 @@ from typing import Any
 
 from stimulative.cli.data_option import add_data, data_settings, directory_word
 from stimulative.cli.from_option import add_from, from_settings
-from stimulative.cli.study_options import in_words
+from stimulative.cli.messages import CommandFailed
+from stimulative.cli.tables import in_words
 from stimulative.errors import UsageError
 
 TAKES_SETTINGS = True
@@ -59,8 +60,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Train."""
     from stimulative.config import load_recipe
 
-    named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.start)
-    settings = data_settings(named, options.data, rest) + from_settings(options.start, rest)
+    named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.weights)
+    settings = data_settings(named, options.data, rest) + from_settings(options.weights, rest)
     if options.max_steps is not None:
         settings += ["--schedule.max_steps", options.max_steps]
     recipe = load_recipe(named, [*settings, *rest])
@@ -73,27 +74,28 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         _plan(recipe, out)
         return 0
 
+    from stimulative.runs import RECIPE, RunDirectory
     from stimulative.training import Diverged, train
 
     try:
-        summary = train(recipe, out, resume=options.resume)
+        train(recipe, out, resume=options.resume)
     except Diverged as error:
-        print(f"stimulative: stopped: {error}", file=sys.stderr)
-        return 1
+        raise CommandFailed(f"stopped: {error}") from error
     except KeyboardInterrupt:
-        if (out / "recipe.yaml").exists():
-            hint = f"go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume"
+        if RunDirectory(out).started:
+            hint = f"go on with: stimulative train {out / RECIPE} --out {out} --resume"
         else:
             hint = "nothing has been trained yet"
         print(f"\ninterrupted; {hint}", file=sys.stderr)
         return 130
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0  # of several processes that train together, one speaks
-    main = summary["main"]
+    summary = RunDirectory(out).summary
+    main = summary.main
     print(
-        f"{out}: main net {main['top1']:.2f}% {'next-token' if 'perplexity' in main else 'top-1'}, loss "
-        f"{main['loss']:.4f}{in_words(main.get('perplexity'))}, trained in "
-        f"{summary['train_seconds']:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
+        f"{out}: main net {main.top1:.2f}% {'next-token' if summary.of_text else 'top-1'}, loss "
+        f"{main.loss:.4f}{in_words(main.perplexity)}, trained in "
+        f"{summary.train_seconds:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
     )
     return 0
 
@@ -102,7 +104,9 @@ def _recipe_of_run(start: str | None) -> tuple[str, str]:
     """The recipe of the run that ``--from`` names, and what runs that start from it are called."""
     if start is None:
         raise UsageError("give a RECIPE, or a run to start from: --from RUN; see stimulative train --help")
-    stored = Path(start).expanduser() / "recipe.yaml"
+    from stimulative.runs import RECIPE
+
+    stored = Path(start).expanduser() / RECIPE
     if not stored.is_file():
         raise UsageError(
             f"--from {start} without RECIPE: that takes the recipe of a run, and {start} is no run directory; name a "

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from stimulative.tasks import Task
+
+TAKES_SETTINGS = False
 _EXAMPLES = """examples:
   stimulative unravel timm/resnet50
   stimulative unravel cifar/resnet20 --classes 100
@@ -113,7 +117,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _task_of(name: str) -> Literal["images", "text"]:
+def _task_of(name: str) -> Task:
     """What a model is for, where nobody says it."""
     if not name.startswith("transformers/"):
         return "images"
@@ -127,7 +131,7 @@ def _task_of(name: str) -> Literal["images", "text"]:
     return "images"
 
 
-def _arguments(text: str | None) -> dict[str, Any]:
+def _arguments(text: str | None) -> Mapping[str, Any]:
     """Keyword arguments as they stand in a recipe."""
     import yaml
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stimulative.analysis import Latencies
 from stimulative.deploy.choosing.limits import Limits
+from stimulative.records import Record, absent
 from stimulative.residual import Kept, Subnet
-from stimulative.runs import Cost, CostName, Latency, Member, Score
+from stimulative.runs import Conditions, Cost, CostName, Latency, Member, Score
 
-_ABOUT = "run", "model", "data", "method", "versions"
+CHOICE = "choice.json"
 
 
 @dataclass(frozen=True)
-class Tried:
+class Tried(Record):
     """Which subnets were measured.
 
     Args:
@@ -38,6 +39,72 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class ChosenFrom(Record):
+    """What a choice belongs to.
+
+    Args:
+        run: The run directory.
+        model: The name of the model.
+        data: The name of the data set.
+        method: How it was trained; None for weights that somebody else has trained.
+        versions: The versions of Python and of the packages that results depend on.
+    """
+
+    run: str
+    model: str
+    data: str
+    method: str | None
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRow(Record):
+    """A subnet as it stands in ``choice.json``.
+
+    Args:
+        subnet: Its text.
+        blocks: How many blocks it runs.
+        top1: Its accuracy on the validation part, in percent.
+        loss: Its mean cross-entropy there, in nats.
+        perplexity: Of text, ``exp(loss)``.
+        parameters: The number of its parameters.
+        flops: Floating-point operations for one sample; a multiply-add counts as two.
+        latency_ms: The median of its latency, in milliseconds; None if it was not timed.
+        latency_iqr_ms: The interquartile range of that.
+    """
+
+    subnet: str
+    blocks: int
+    top1: float
+    loss: float
+    perplexity: float | None = absent()
+    parameters: int
+    flops: int
+    latency_ms: float | None
+    latency_iqr_ms: float | None
+
+    @classmethod
+    def of(cls, member: Member) -> ChoiceRow:
+        """What was measured of a member."""
+        times = (None, None) if member.latency is None else (member.latency.median_ms, member.latency.iqr_ms)
+        return cls(
+            subnet=str(member.subnet),
+            blocks=member.subnet.blocks,
+            **vars(member.score),
+            **vars(member.cost),
+            latency_ms=times[0],
+            latency_iqr_ms=times[1],
+        )
+
+    def member(self) -> Member:
+        """What was measured."""
+        score, cost = Score(self.top1, self.loss, self.perplexity), Cost(self.parameters, self.flops)
+        median, spread = self.latency_ms, self.latency_iqr_ms
+        latency = None if median is None or spread is None else Latency(median, spread)
+        return Member(Subnet.parse(self.subnet), score, cost, latency)
+
+
+@dataclass(frozen=True)
 class Choice:
     """A subnet that was chosen under limits.
 
@@ -53,7 +120,7 @@ class Choice:
         images: On how many images, or sequences, of the validation part accuracy was measured.
         validation_images: How many it has.
         calibration_images: Training images that statistics were estimated on; 0 where none are needed.
-        about: The model, data set and method.
+        about: The run, with its model, data set and method.
     """
 
     member: Member
@@ -67,7 +134,7 @@ class Choice:
     images: int
     validation_images: int
     calibration_images: int
-    about: dict[str, Any]
+    about: ChosenFrom
 
     @property
     def subnet(self) -> Subnet:
@@ -78,17 +145,17 @@ class Choice:
         """The choice as it stands in ``choice.json``."""
         return {
             "subnet": str(self.subnet),
-            "choice": _row(self.member),
-            "runners_up": _rows(self.runners_up),
-            "main_net": _row(self.main),
-            "limits": asdict(self.limits),
+            "choice": ChoiceRow.of(self.member).to_mapping(),
+            "runners_up": [ChoiceRow.of(member).to_mapping() for member in self.runners_up],
+            "main_net": ChoiceRow.of(self.main).to_mapping(),
+            "limits": self.limits.to_mapping(),
             "decided_by": self.decided_by,
-            "tried": asdict(self.tried),
+            "tried": self.tried.to_mapping(),
             "latency": self.latencies.conditions().to_mapping(),
             "validation": {"images": self.images, "of": self.validation_images},
             "calibration_images": self.calibration_images,
-            **self.about,
-            "measured": _rows(self.measured),
+            **self.about.to_mapping(),
+            "measured": [ChoiceRow.of(member).to_mapping() for member in self.measured],
         }
 
     @classmethod
@@ -97,48 +164,25 @@ class Choice:
 
         Raises:
             KeyError: If something is missing.
-            TypeError: If something is of another kind, or unknown.
-            ValueError: If something has no such value.
+            RecordError: If something is missing further in, or is of another kind.
         """
-        measured = _members(mapping["measured"])
-        timed = [member.latency for member in measured if member.latency is not None]
+
+        def members(rows: Sequence[Any]) -> tuple[Member, ...]:
+            return tuple(ChoiceRow.from_mapping(row).member() for row in rows)
+
+        measured = members(mapping["measured"])
+        times = [member.latency for member in measured if member.latency is not None]
         return cls(
-            member=_member(mapping["choice"]),
-            runners_up=_members(mapping["runners_up"]),
-            main=_member(mapping["main_net"]),
+            member=members([mapping["choice"]])[0],
+            runners_up=members(mapping["runners_up"]),
+            main=members([mapping["main_net"]])[0],
             measured=measured,
-            limits=Limits(**mapping["limits"]),
+            limits=Limits.from_mapping(mapping["limits"]),
             decided_by=mapping["decided_by"],
-            tried=Tried(**mapping["tried"]),
-            latencies=Latencies(timed, **mapping["latency"]),
+            tried=Tried.from_mapping(mapping["tried"]),
+            latencies=Latencies(times, **vars(Conditions.from_mapping(mapping["latency"]))),
             images=mapping["validation"]["images"],
             validation_images=mapping["validation"]["of"],
             calibration_images=mapping["calibration_images"],
-            about={key: mapping[key] for key in _ABOUT if key in mapping},
+            about=ChosenFrom.from_mapping(mapping),
         )
-
-
-def _rows(members: Sequence[Member]) -> list[dict[str, Any]]:
-    return [_row(member) for member in members]
-
-
-def _row(member: Member) -> dict[str, Any]:
-    latency = member.latency
-    return {
-        "subnet": str(member.subnet),
-        "blocks": member.subnet.blocks,
-        **member.score.to_mapping(),
-        **asdict(member.cost),
-        "latency_ms": None if latency is None else latency.median_ms,
-        "latency_iqr_ms": None if latency is None else latency.iqr_ms,
-    }
-
-
-def _members(rows: Sequence[Mapping[str, Any]]) -> tuple[Member, ...]:
-    return tuple(map(_member, rows))
-
-
-def _member(row: Mapping[str, Any]) -> Member:
-    latency = None if row["latency_ms"] is None else Latency(row["latency_ms"], row["latency_iqr_ms"])
-    cost = Cost(row["parameters"], row["flops"])
-    return Member(Subnet.parse(row["subnet"]), Score.from_mapping(row), cost, latency)

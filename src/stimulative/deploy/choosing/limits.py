@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from stimulative.errors import UsageError
+from stimulative.records import Record
 from stimulative.runs import CostName, Member
 
 Minimised = Literal["latency", "flops", "params"]
@@ -18,7 +19,7 @@ _AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?([kmgbt]?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(Record):
     """Limits that all have to hold; None where there is none.
 
     Args:
@@ -68,7 +69,6 @@ class Limits:
 
 
 def limits_of(
-    *,
     max_latency_ms: float | str | None = None,
     max_flops: float | str | None = None,
     max_params: float | str | None = None,
@@ -81,16 +81,16 @@ def limits_of(
         UsageError: If there is none, or one of them is not a number that it can be.
     """
     limits = Limits(
-        max_latency_ms=_plain("--max-latency-ms", "a number of milliseconds above 0", max_latency_ms),
-        max_flops=_amount("--max-flops", max_flops),
-        max_params=_amount("--max-params", max_params),
-        min_top1=_plain("--min-top1", "an accuracy in percent, above 0 and at most 100", min_top1, most=100),
-        max_perplexity=_plain("--max-perplexity", "a number of 1 or more", max_perplexity, least=1),
+        max_latency_ms=_plain("max_latency_ms", "a number of milliseconds above 0", max_latency_ms),
+        max_flops=_amount("max_flops", max_flops),
+        max_params=_amount("max_params", max_params),
+        min_top1=_plain("min_top1", "an accuracy in percent, above 0 and at most 100", min_top1, most=100),
+        max_perplexity=_plain("max_perplexity", "a number of 1 or more", max_perplexity, least=1),
     )
     if limits == Limits():
         raise UsageError(
-            "no limit was given; give one or more of --max-latency-ms, --max-flops, --max-params, --min-top1 and, "
-            "for texts, --max-perplexity"
+            "no limit was given; give one or more of max_latency_ms=, max_flops=, max_params=, min_top1= and, for "
+            "texts, max_perplexity="
         )
     return limits
 
@@ -109,10 +109,10 @@ def cost_to_minimise(limits: Limits, minimise: Minimised | None) -> CostName:
     if minimise is None:
         return "latency_ms" if limits.asks_for_quality else next(iter(limits.costs))
     if minimise not in get_args(Minimised):
-        raise UsageError(f"--minimise is one of {', '.join(get_args(Minimised))}, got {minimise!r}")
+        raise UsageError(f"minimise= is one of {', '.join(get_args(Minimised))}, got {minimise!r}")
     if not limits.asks_for_quality:
         raise UsageError(
-            f"--minimise {minimise} goes with --min-top1 or --max-perplexity, which say what is good enough; within a "
+            f"minimise={minimise!r} goes with min_top1= or max_perplexity=, which say what is good enough; within a "
             "budget alone the most accurate subnet is chosen"
         )
     return COST_NAMES[minimise]
@@ -124,7 +124,7 @@ def _amount(name: str, given: float | str | None) -> float | None:
         return _plain(name, allowed, given)
     found = _AMOUNT.fullmatch(given.strip())
     if found is None:
-        raise UsageError(f"{name} is {allowed}; got {given!r}")
+        raise UsageError(f"{name}= is {allowed}; got {given!r}")
     number, power, unit = found.groups()
     return _plain(name, allowed, float(number + (power or "")) * _UNITS[unit.lower()])
 
@@ -139,5 +139,5 @@ def _plain(
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value > 0 and least <= value <= most):
-        raise UsageError(f"{name} is {allowed}; got {given!r}")
+        raise UsageError(f"{name}= is {allowed}; got {given!r}")
     return value

@@ -88,7 +88,7 @@ class Stopwatch:
         try:
             self._batch = as_in(self._network, finished.run.data.example(batch, evaluation=True))
         except (RuntimeError, MemoryError) as error:  # PyTorch's own is of the first kind
-            raise UsageError(f"--batch: {batch:,} samples do not fit into memory: {error}") from error
+            raise UsageError(f"batch=: {batch:,} samples do not fit into memory: {error}") from error
         self._threads = threads
         self._seed = seed
         self._after_round = after_round

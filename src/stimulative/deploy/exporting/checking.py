@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stimulative.deploy.exporting.deployed import Deployed
 from stimulative.objectives import logits_of
+from stimulative.records import Record
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
 from stimulative.training import Prepared, in_precision_of
 
@@ -41,7 +42,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Record):
     """How near outputs are.
 
     Args:
@@ -59,10 +60,6 @@ class Agreement:
     largest: float
     same: int
     of: int
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The numbers as they stand in a JSON file."""
-        return {**vars(self), "batches": list(self.batches)}
 
 
 def cases_of(
@@ -89,7 +86,7 @@ def cases_of(
 
 
 def compare(runner: Callable[..., Tensor], cases: Sequence[Case]) -> Agreement:
-    """Prepared what was exported and compare.
+    """Run what was exported and compare.
 
     Raises:
         ExportFailed: If outputs differ by more than rounding.

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from stimulative.data import ImageData, TextData, resized_side
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
+from stimulative.deploy.exporting.exported import ImagesIn, Side, TextIn
 from stimulative.training import Prepared
 
 
-def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) -> dict[str, Any]:
+def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) -> ImagesIn | TextIn:
     """What goes in, exactly."""
     data = run.data
-    side = [data.length] if isinstance(data, TextData) else [data.evaluation_image_size] * 2
-    shape = [free.get(number, size) for number, size in enumerate([1, *data.input_sizes.values(), *side])]
     if isinstance(data, TextData):
-        most = getattr(getattr(run.network.model, "config", None), "max_position_embeddings", None)
-        return {
-            "names": list(module.inputs),
-            "type": "int64",
-            "shape": shape,
-            "values": f"input_ids: tokens from 0 to {data.classes - 1}; attention_mask: 1 for a token, 0 for padding "
+        sizes = [data.length]
+    else:
+        sizes = [data.channels, data.evaluation_image_size, data.evaluation_image_size]
+    shape = tuple(free.get(number, size) for number, size in enumerate([1, *sizes]))
+    if isinstance(data, TextData):
+        return TextIn(
+            names=module.inputs,
+            type="int64",
+            shape=shape,
+            values=f"input_ids: tokens from 0 to {data.classes - 1}; attention_mask: 1 for a token, 0 for padding "
             "behind the last one",
-            "tokenizer": run.recipe.data.tokenizer,
-            "trained_length": data.length,
-            "longest": most,
-        }
+            tokenizer=run.recipe.data.tokenizer,
+            trained_length=data.length,
+            longest=getattr(getattr(run.network.model, "config", None), "max_position_embeddings", None),
+        )
     normalises = isinstance(module, DeployedImages) and module.normalises
-    return {
-        "names": list(module.inputs),
-        "type": "float32",
-        "shape": shape,
-        "values": _values(data, normalises=normalises),
-        "normalised_inside": normalises,
-        "channels": "RGB" if data.channels == 3 else data.channels,
-        "preparation": _preparation(data, run),
-    }
+    return ImagesIn(
+        names=module.inputs,
+        type="float32",
+        shape=shape,
+        values=_values(data, normalises=normalises),
+        normalised_inside=normalises,
+        channels="RGB" if data.channels == 3 else data.channels,
+        preparation=_preparation(data, run),
+    )
 
 
-def described_output(
-    run: Prepared, module: Deployed, free: Mapping[int, str], temperature: float | None
-) -> dict[str, Any]:
+def described_output(run: Prepared, module: Deployed, free: Mapping[int, str], temperature: float | None) -> Side:
     """What comes out, exactly."""
     classes = run.data.classes
     of = "possible next tokens, at each position" if run.data.is_text else "classes"
@@ -53,12 +53,12 @@ def described_output(
     else:
         values = f"{scale.strip()}{scale and '; '}softmax gives probabilities"
     sizes = {0: 1, 1: run.data.length} if isinstance(run.data, TextData) else {0: 1}
-    return {
-        "names": [module.output],
-        "type": "float32",
-        "shape": [*(free.get(number, size) for number, size in sizes.items()), classes],
-        "values": f"one for each of the {classes} {of}; {values}",
-    }
+    return Side(
+        names=(module.output,),
+        type="float32",
+        shape=(*(free.get(number, size) for number, size in sizes.items()), classes),
+        values=f"one for each of the {classes} {of}; {values}",
+    )
 
 
 def _values(data: ImageData, *, normalises: bool) -> str:

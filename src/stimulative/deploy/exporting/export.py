@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
 from stimulative.analysis import CostModel, Steps
-from stimulative.data import ImageData, TextData
+from stimulative.data import TextData
 from stimulative.deploy.carving import Carving
 from stimulative.deploy.deployable import Finished, open_finished
 from stimulative.deploy.exporting import onnx, program
@@ -23,18 +24,16 @@ from stimulative.deploy.exporting import safetensors_file as weights
 from stimulative.deploy.exporting.checking import Case, cases_of, compare
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages, DeployedText
 from stimulative.deploy.exporting.describing import described_input, described_output
-from stimulative.deploy.exporting.rebuilding import Rebuilding, rebuilding_of
+from stimulative.deploy.exporting.exported import Check, Description, Exported, Measured, Net
+from stimulative.deploy.exporting.order import SUFFIXES, Format, Order
+from stimulative.deploy.exporting.rebuilding import rebuilding_of
 from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.writing import check_new, writing
-from stimulative.errors import UsageError
 from stimulative.residual import Statistics, Subnet, SubnetLike
-from stimulative.runs import MODEL
+from stimulative.runs import RunDirectory
 from stimulative.training import as_in, fit_temperatures
 
-Format = Literal["onnx", "torch", "safetensors"]
-
 FOLDER = "export"
-_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
 def export(
@@ -74,157 +73,138 @@ def export(
         UsageError: If something cannot be used, a package is missing, or the file cannot be written.
         ExportFailed: If what was written computes something else than the subnet.
     """
-    _check_words(format, normalise=normalise, temperature=temperature, probabilities=probabilities)
-    _check_suffix(format, out)
+    order = Order(format, normalise, temperature, probabilities)
+    order.check(out)
     finished = open_finished(run)
     chosen = finished.network.resolve(subnet)
-    _check_fit(finished, normalise=normalise, temperature=temperature, probabilities=probabilities)
-    path = Path(out) if out is not None else finished.directory / FOLDER / f"{chosen}{_SUFFIXES[format]}"
+    order.check_fit(finished)
+    path = Path(out) if out is not None else finished.directory / FOLDER / f"{chosen}{SUFFIXES[format]}"
     check_new(path, force=force)
-    beside = path.with_name(f"{path.name}.json")
     if format == "safetensors":
-        check_new(beside, force=force)
-
-    steps = Steps(progress, 3 + (0 if chosen in finished.family else len(finished.run.data.test)))
-    statistics = finished.statistics([chosen])
-    carving = carve_checked(finished.network, chosen, statistics)
-    if format == "onnx":
-        onnx.check_size(carving.model)
-    steps.step()
-    about, fitted = _described(finished, chosen, statistics, steps, fit=temperature)
-    module = _deployed(finished, carving, normalise, fitted if temperature else None, probabilities)
-    traced = None if format == "safetensors" else program.trace(module, _example(finished, module))
-    free = module.freedoms[0] if traced is None else traced.free
-    about["input"] = described_input(finished.run, module, free)
-    about["output"] = described_output(finished.run, module, free, fitted)
-    about["fixed"] = None if traced is None else traced.fixed
-    cases = cases_of(finished.run, module, chosen, statistics, free=free)
-    steps.step()
-    if traced is not None:
-        written = _write_graph(format, traced, module, path, about, cases)
-    else:
-        rebuilding = rebuilding_of(finished.run, carving, module, chosen, cases[min(1, len(cases) - 1)].inputs)
-        written = _write_weights(module, rebuilding, path, beside, about, cases)
-    steps.step()
-    main_bytes = (finished.directory / MODEL).stat().st_size
-    return about | {"file": str(path), "bytes": path.stat().st_size, "main_net_bytes": main_bytes} | written
+        check_new(_beside(path), force=force)
+    return _Export(finished, chosen, order, path).written(progress).to_mapping()
 
 
-def _check_words(format: str, *, normalise: bool, temperature: bool, probabilities: bool) -> None:
-    """Refuse words that have no meaning together, and missing packages."""
-    if format not in get_args(Format):
-        raise UsageError(f"format is one of {', '.join(get_args(Format))}, got {format!r}")
-    asked = {"normalise": normalise, "temperature": temperature, "probabilities": probabilities}
-    graph = [f"--{word}" for word, wanted in asked.items() if wanted]
-    if format == "safetensors" and graph:
-        raise UsageError(
-            f"{' and '.join(graph)} cannot be part of plain weights; mean, deviation and temperature stand in the JSON "
-            "beside them. Leave it out, or choose --format onnx or torch"
+def _beside(path: Path) -> Path:
+    """The JSON beside a file of weights."""
+    return path.with_name(f"{path.name}.json")
+
+
+@dataclass(frozen=True)
+class _Export:
+    """A subnet on its way into a file."""
+
+    finished: Finished
+    subnet: Subnet
+    order: Order
+    path: Path
+
+    def written(self, progress: Callable[[int, int], Any] | None) -> Exported:
+        """Write it, read it back and compare."""
+        finished, subnet, order, run = self.finished, self.subnet, self.order, self.finished.run
+        steps = Steps(progress, 3 + (0 if subnet in finished.family else len(run.data.test)))
+        statistics = finished.statistics([subnet])
+        carving = carve_checked(finished.network, subnet, statistics)
+        if order.format == "onnx":
+            onnx.check_size(carving.model)
+        steps.step()
+        measured = self._measured(statistics, steps)
+        module = self._deployed(carving, measured.temperature)
+        traced = None if order.format == "safetensors" else program.trace(module, self._example(module))
+        free = module.freedoms[0] if traced is None else traced.free
+        description = Description(
+            **vars(measured),
+            **vars(finished.about()),
+            input=described_input(run, module, free),
+            output=described_output(run, module, free, measured.temperature),
+            fixed=None if traced is None else traced.fixed,
         )
-    if format == "onnx":
-        onnx.check_installed()
-
-
-def _check_suffix(format: Format, out: str | Path | None) -> None:
-    """Refuse a file that is named as one of another format."""
-    named = {suffix: other for other, suffix in _SUFFIXES.items()}.get(Path(out or "").suffix, format)
-    if named != format:
-        raise UsageError(f"{out} is named as a file of --format {named}, got --format {format}; change one of them")
-
-
-def _check_fit(finished: Finished, *, normalise: bool, temperature: bool, probabilities: bool) -> None:
-    """Refuse what this run has no numbers for."""
-    data = finished.run.data
-    if normalise and not (isinstance(data, ImageData) and data.mean):
-        raise UsageError(
-            f"--normalise is for images whose mean and deviation are known; this run has {data.described()}. "
-            "Leave it out"
-        )
-    if probabilities and finished.calibrates and not temperature:
-        raise UsageError(
-            f"--probabilities: method {finished.run.recipe.method.name!r} leaves the scale of logits open, so that "
-            "their softmax says nothing of certainty; add --temperature"
-        )
-
-
-def _described(
-    finished: Finished, subnet: Subnet, statistics: Statistics, steps: Steps, *, fit: bool
-) -> tuple[dict[str, Any], float | None]:
-    """What a file says of a subnet, and its temperature, fitted now if it has none and is asked for."""
-    network, data = finished.network, finished.run.data
-    (member,) = finished.members([subnet], statistics, after_batch=steps.step)
-    temperature = member.temperature
-    if temperature is None and fit:
-        (temperature,) = fit_temperatures(network, data.validation, [subnet], statistics=statistics)
-    main = CostModel(network, as_in(network, data.example(1, evaluation=True))).main
-    about = {
-        "subnet": str(subnet),
-        "test": member.score.to_mapping(),
-        "parameters": member.cost.parameters,
-        "flops": member.cost.flops,
-        "main_net": {
-            "subnet": str(network.full),
-            "test": finished.summary.main.to_mapping(),
-            "parameters": main.parameters,
-            "flops": main.flops,
-        },
-        "temperature": temperature,
-        "calibration_images": statistics.images,
-        **finished.about(),
-    }
-    return about, temperature
-
-
-def _deployed(
-    finished: Finished, carving: Carving, normalise: bool, temperature: float | None, probabilities: bool
-) -> Deployed:
-    data = finished.run.data
-    if isinstance(data, TextData):
-        module: Deployed = DeployedText(carving.model, temperature=temperature, probabilities=probabilities)
-    else:
-        module = DeployedImages(
-            carving.model,
-            mean=data.mean if normalise else None,
-            std=data.std if normalise else None,
-            temperature=temperature,
-            probabilities=probabilities,
-        )
-    return module.eval()
-
-
-def _example(finished: Finished, module: Deployed) -> tuple[torch.Tensor, ...]:
-    """A batch of two to trace with."""
-    example = finished.run.data.example(2, evaluation=True)
-    if isinstance(example, dict):
-        return tuple(example[name] for name in module.inputs)
-    return (as_in(finished.network, example),)
-
-
-def _write_graph(
-    format: Format, traced: program.Traced, module: Deployed, path: Path, about: dict[str, Any], cases: Sequence[Case]
-) -> dict[str, Any]:
-    """Write a traced module, read it back and compare, and let it have its name."""
-    with writing(path) as temporary:
-        if format == "onnx":
-            about["opset"] = onnx.OPSET
-            onnx.write_onnx(traced, module, temporary, about)
-            runner, reader = onnx.onnx_runner(temporary), f"ONNX Runtime {version('onnxruntime')}"
+        cases = cases_of(run, module, subnet, statistics, free=free)
+        steps.step()
+        if traced is None:
+            exported = self._write_weights(module, carving, description, cases)
         else:
-            program.write_program(traced, temporary, about)
-            runner, reader = program.program_runner(temporary), f"PyTorch {torch.__version__}, as a program"
-        agreement = compare(runner, cases)
-    return {"check": {"in": reader, **agreement.to_mapping()}}
+            exported = self._write_graph(module, traced, description, cases)
+        steps.step()
+        return exported
 
+    def _measured(self, statistics: Statistics, steps: Steps) -> Measured:
+        """How good the subnet is; with a temperature, fitted now if it has none and is asked for."""
+        finished, network, data = self.finished, self.finished.network, self.finished.run.data
+        (member,) = finished.members([self.subnet], statistics, after_batch=steps.step)
+        temperature = member.temperature
+        if temperature is None and self.order.temperature:
+            (temperature,) = fit_temperatures(network, data.validation, [self.subnet], statistics=statistics)
+        main = CostModel(network, as_in(network, data.example(1, evaluation=True))).main
+        return Measured(
+            subnet=str(self.subnet),
+            test=member.score,
+            parameters=member.cost.parameters,
+            flops=member.cost.flops,
+            main_net=Net(str(network.full), finished.summary.main, main.parameters, main.flops),
+            temperature=temperature,
+            calibration_images=statistics.images,
+        )
 
-def _write_weights(
-    module: Deployed, rebuilding: Rebuilding, path: Path, beside: Path, about: dict[str, Any], cases: Sequence[Case]
-) -> dict[str, Any]:
-    """Write weights and their JSON, read them back into a module that is built again, and compare."""
-    about["rebuild"] = rebuilding.to_mapping()
-    with writing(path) as temporary:
-        weights.write_weights(module.model, temporary, about)
-        agreement = compare(weights.weights_runner(module, rebuilding, temporary), cases)
-        with writing(beside) as description:
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    built = "the same module" if rebuilding.built is None else "a module built again"
-    return {"json": str(beside), "check": {"in": f"PyTorch {torch.__version__}, in {built}", **agreement.to_mapping()}}
+    def _deployed(self, carving: Carving, fitted: float | None) -> Deployed:
+        data, order = self.finished.run.data, self.order
+        temperature = fitted if order.temperature else None
+        if isinstance(data, TextData):
+            module: Deployed = DeployedText(carving.model, temperature=temperature, probabilities=order.probabilities)
+        else:
+            module = DeployedImages(
+                carving.model,
+                mean=data.mean if order.normalise else None,
+                std=data.std if order.normalise else None,
+                temperature=temperature,
+                probabilities=order.probabilities,
+            )
+        return module.eval()
+
+    def _example(self, module: Deployed) -> tuple[torch.Tensor, ...]:
+        """A batch of two to trace with."""
+        example = self.finished.run.data.example(2, evaluation=True)
+        if isinstance(example, dict):
+            return tuple(example[name] for name in module.inputs)
+        return (as_in(self.finished.network, example),)
+
+    def _write_graph(
+        self, module: Deployed, traced: program.Traced, description: Description, cases: Sequence[Case]
+    ) -> Exported:
+        """Write a traced module, read it back and compare, and let it have its name."""
+        with writing(self.path) as temporary:
+            if self.order.format == "onnx":
+                description = replace(description, opset=onnx.OPSET)
+                onnx.write_onnx(traced, module, temporary, description.to_mapping())
+                runner, reader = onnx.onnx_runner(temporary), f"ONNX Runtime {version('onnxruntime')}"
+            else:
+                program.write_program(traced, temporary, description.to_mapping())
+                runner, reader = program.program_runner(temporary), f"PyTorch {torch.__version__}, as a program"
+            agreement = compare(runner, cases)
+        return self._exported(description, Check(reader, agreement))
+
+    def _write_weights(
+        self, module: Deployed, carving: Carving, description: Description, cases: Sequence[Case]
+    ) -> Exported:
+        """Write weights and their JSON, read them back into a module that is built again, and compare."""
+        inputs = cases[min(1, len(cases) - 1)].inputs
+        rebuilding = rebuilding_of(self.finished.run, carving, module, self.subnet, inputs)
+        description = replace(description, rebuild=rebuilding.ways)
+        about, beside = description.to_mapping(), _beside(self.path)
+        with writing(self.path) as temporary:
+            weights.write_weights(module.model, temporary, about)
+            agreement = compare(weights.weights_runner(module, rebuilding, temporary), cases)
+            with writing(beside) as described:
+                described.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        built = "the same module" if rebuilding.built is None else "a module built again"
+        return self._exported(description, Check(f"PyTorch {torch.__version__}, in {built}", agreement), beside)
+
+    def _exported(self, description: Description, check: Check, beside: Path | None = None) -> Exported:
+        return Exported(
+            **vars(description),
+            file=str(self.path),
+            bytes=self.path.stat().st_size,
+            main_net_bytes=RunDirectory(self.finished.directory).weights.stat().st_size,
+            json=None if beside is None else str(beside),
+            check=check,
+        )

@@ -39,7 +39,7 @@ def check_installed() -> None:
         except ImportError as error:
             raise UsageError(
                 f"ONNX needs the packages {', '.join(_PACKAGES)}, and {package} cannot be imported ({error}): "
-                "pip install 'stimulative[onnx]', or choose another --format"
+                "pip install 'stimulative[onnx]', or choose another format="
             ) from error
 
 
@@ -53,7 +53,7 @@ def check_size(model: nn.Module) -> None:
     if size > MOST_BYTES:
         raise UsageError(
             f"an ONNX file holds up to {MOST_BYTES / 1e9:.1f} GB of weights, and this subnet has {size / 1e9:.1f} GB; "
-            "choose a smaller one, or --format torch or safetensors"
+            "choose a smaller one, or format='torch' or 'safetensors'"
         )
 
 
@@ -78,7 +78,7 @@ def write_onnx(traced: Traced, module: Deployed, path: Path, about: Mapping[str,
         cause = error.__cause__ or error
         reason = next(filter(None, map(str.strip, str(cause).splitlines())), type(cause).__name__)
         raise UsageError(
-            f"PyTorch cannot translate {type(module.model).__name__} to ONNX: {reason}. Choose --format torch"
+            f"PyTorch cannot translate {type(module.model).__name__} to ONNX: {reason}. Choose format='torch'"
         ) from error
     assert made is not None
     model = made.model

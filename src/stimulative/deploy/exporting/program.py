@@ -62,7 +62,7 @@ def trace(module: Deployed, example: tuple[Tensor, ...]) -> Traced:
         return Traced(program, free, reasons[0] if reasons else None)
     raise UsageError(
         f"{type(module.model).__name__} cannot be exported: torch.export fails with {reasons[-1]}. "
-        "--format safetensors keeps its weights"
+        "format='safetensors' keeps its weights"
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stimulative.deploy.carving import Carving
 from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.models import build, find
+from stimulative.records import Record, absent
 from stimulative.residual import Subnet, config_of, put_children
 from stimulative.training import Prepared
 
@@ -30,68 +31,76 @@ _WORDS = (
 _TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True)
-class Call:
+@dataclass(frozen=True, kw_only=True)
+class BuildingCall(Record):
     """A call that builds a model.
 
     Args:
         function: The import path of what is called.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        config_class: Of Transformers, the class of the config that is the one argument; None elsewhere.
+        config_class: Of Transformers, the class of the config that is the one argument.
         config: Of Transformers, the fields of that config.
+        python: The call as Python.
     """
 
     function: str
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] | None = None
-    config_class: str | None = None
-    config: Mapping[str, Any] | None = None
+    args: tuple[Any, ...] | None = absent()
+    kwargs: Mapping[str, Any] | None = absent()
+    config_class: str | None = absent()
+    config: Mapping[str, Any] | None = absent()
+    python: str
 
-    def to_mapping(self) -> dict[str, Any]:
-        """The call as it stands in a JSON file."""
-        if self.config_class is not None:
-            return {"function": self.function, "config_class": self.config_class, "config": dict(self.config or {})}
-        return {"function": self.function, "args": list(self.args), "kwargs": dict(self.kwargs or {})}
+    @classmethod
+    def with_arguments(cls, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> BuildingCall:
+        """A call of anything with arguments."""
+        words = [*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
+        return BuildingCall(function=function, args=args, kwargs=kwargs, python=f"{function}({', '.join(words)})")
 
-    def __str__(self) -> str:
-        if self.config_class is not None:
-            return f"{self.function}(transformers.{self.config_class}.from_dict(CONFIG))"
-        words = [repr(value) for value in self.args]
-        words += [f"{key}={value!r}" for key, value in (self.kwargs or {}).items()]
-        return f"{self.function}({', '.join(words)})"
+    @classmethod
+    def with_config(cls, function: str, config_class: str, config: Mapping[str, Any]) -> BuildingCall:
+        """A call of a class of Transformers with a config."""
+        python = f"{function}(transformers.{config_class}.from_dict(CONFIG))"
+        return BuildingCall(function=function, config_class=config_class, config=config, python=python)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainNetCall(BuildingCall):
+    """A call that builds the main net, and what is left of it.
+
+    Args:
+        children: Of containers that lost children, the name in the main net of each one that is left, by its new key.
+        identities: Blocks of the main net that ``nn.Identity`` stands for.
+    """
+
+    children: Mapping[str, Mapping[str, str]]
+    identities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Rebuilding:
+class Ways(Record):
     """The ways in which a module is built again, each tried out.
 
     Args:
         directly: The call that builds it; None if none was found.
-        main_net: The call that builds the main net; None if the module did not come out of that.
-        children: Of containers that lost children, the name in the main net of each one that is left, by its new key.
-        identities: Blocks of the main net that ``nn.Identity`` stands for.
-        built: A module that was built in one of these ways; None if there is no way.
+        from_main_net: The call that builds the main net; None if the module did not come out of that.
     """
 
-    directly: Call | None
-    main_net: Call | None
-    children: Mapping[str, Mapping[str, str]]
-    identities: Sequence[str]
-    built: nn.Module | None
+    directly: BuildingCall | None
+    from_main_net: MainNetCall | None
 
-    def to_mapping(self) -> dict[str, Any]:
-        """The ways as they stand in a JSON file."""
-        main = None
-        if self.main_net is not None:
-            main = {
-                **self.main_net.to_mapping(),
-                "python": str(self.main_net),
-                "children": {name: dict(left) for name, left in self.children.items()},
-                "identities": list(self.identities),
-            }
-        direct = self.directly and {**self.directly.to_mapping(), "python": str(self.directly)}
-        return {"directly": direct, "from_main_net": main}
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """How a module is built again.
+
+    Args:
+        ways: The ways.
+        built: A module that was built in one of them; None if there is no way.
+    """
+
+    ways: Ways
+    built: nn.Module | None
 
 
 def rebuilding_of(
@@ -126,8 +135,9 @@ def rebuilding_of(
         except (AttributeError, KeyError):
             made = None
     if made is None:
-        return Rebuilding(directly, None, {}, (), built)
-    return Rebuilding(directly, main_net, carving.children, identities, made if built is None else built)
+        return Rebuilding(Ways(directly, None), built)
+    left = MainNetCall(**vars(main_net), children=carving.children, identities=identities)
+    return Rebuilding(Ways(directly, left), made if built is None else built)
 
 
 def put_together(model: nn.Module, children: Mapping[str, Mapping[str, str]], identities: Sequence[str]) -> None:
@@ -176,7 +186,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module | None:
         return None
 
 
-def _main_net(run: Prepared) -> tuple[Call, nn.Module | None]:
+def _main_net(run: Prepared) -> tuple[BuildingCall, nn.Module | None]:
     config = config_of(run.network.model)
     if config is not None:
         return _of_config(run.network.model)
@@ -184,7 +194,9 @@ def _main_net(run: Prepared) -> tuple[Call, nn.Module | None]:
     return _call(run, arguments), _made(lambda: _build(run, arguments))
 
 
-def _direct_calls(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[tuple[Call, Callable[[], nn.Module]]]:
+def _direct_calls(
+    run: Prepared, model: nn.Module, subnet: Subnet
+) -> Iterator[tuple[BuildingCall, Callable[[], nn.Module]]]:
     """Calls that may build a model, and what makes them."""
     if config_of(model) is not None:
         call, made = _of_config(model)
@@ -197,7 +209,7 @@ def _direct_calls(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[t
         yield _call(run, merged), lambda merged=merged: _build(run, merged)
 
 
-def _candidates(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[dict[str, Any]]:
+def _candidates(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[Mapping[str, Any]]:
     """Arguments that may say how many blocks there are, those that the recipe has before others."""
     network = run.network
     containers = dict.fromkeys(stage.block_names[0].rpartition(".")[0] for stage in network.stages)
@@ -219,14 +231,14 @@ def _candidates(run: Prepared, model: nn.Module, subnet: Subnet) -> Iterator[dic
             yield {word: new}
 
 
-def _of_config(model: nn.Module) -> tuple[Call, nn.Module | None]:
+def _of_config(model: nn.Module) -> tuple[BuildingCall, nn.Module | None]:
     """The call that builds a model of Transformers from its config."""
     import transformers
 
     config = config_of(model)
     kind, config_kind = type(model).__name__, type(config).__name__
     fields = json.loads(config.to_json_string(use_diff=False))
-    call = Call(f"transformers.{kind}", config_class=config_kind, config=fields)
+    call = BuildingCall.with_config(f"transformers.{kind}", config_kind, fields)
     of: Any = transformers
     return call, _made(lambda: getattr(of, kind)(getattr(of, config_kind).from_dict(dict(fields))))
 
@@ -236,7 +248,7 @@ def _build(run: Prepared, arguments: Mapping[str, Any]) -> nn.Module:
     return build(run.recipe.model.name, **data.sizes, arguments=arguments, task=data.task)
 
 
-def _call(run: Prepared, arguments: Mapping[str, Any]) -> Call:
+def _call(run: Prepared, arguments: Mapping[str, Any]) -> BuildingCall:
     """The call that builds a model, in the words of the library that it is from."""
     name, data = run.recipe.model.name, run.data
     factory = find(name, data.task)
@@ -245,10 +257,10 @@ def _call(run: Prepared, arguments: Mapping[str, Any]) -> Call:
     kwargs = {**sizes, **arguments}
     room, _, rest = name.partition("/")
     if ":" in name:
-        return Call(name.replace(":", "."), (), kwargs)
+        return BuildingCall.with_arguments(name.replace(":", "."), (), kwargs)
     if room == "timm":
-        return Call("timm.create_model", (rest,), kwargs)
+        return BuildingCall.with_arguments("timm.create_model", (rest,), kwargs)
     if room == "torchvision":
-        return Call("torchvision.models.get_model", (rest,), kwargs)
+        return BuildingCall.with_arguments("torchvision.models.get_model", (rest,), kwargs)
     ours = {**data.sizes, "arguments": dict(arguments)}
-    return Call("stimulative.models.build", (name,), ours)
+    return BuildingCall.with_arguments("stimulative.models.build", (name,), ours)

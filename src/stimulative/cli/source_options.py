@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from stimulative.cli.parser import without_settings
 from stimulative.cli.progress import progress_bar
 from stimulative.errors import UsageError
 
@@ -112,23 +113,6 @@ def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | 
     else:
         out = Path(getattr(options, "out", None) or f"runs/{Path(options.weights).stem}")
     return [_adopt(options, rest, out)]
-
-
-def without_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command line without ``--section.key VALUE``, and those words.
-
-    argparse does not know these options, and would take their values for positional arguments such as RUN.
-    """
-    others, settings = [], []
-    for position, word in enumerate(words):
-        value = position and not word.startswith("--") and _is_setting(words[position - 1])
-        value = value and "=" not in words[position - 1]
-        (settings if value or _is_setting(word) else others).append(word)
-    return others, settings
-
-
-def _is_setting(word: str) -> bool:
-    return word.startswith("--") and "." in word.partition("=")[0]
 
 
 def _checked(run: Path) -> Path:

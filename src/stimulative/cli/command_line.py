@@ -1,0 +1,120 @@
+"""Which commands there are, and running one of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from stimulative.cli.commands import (
+    choose,
+    compare,
+    destroy,
+    evaluate,
+    export,
+    init,
+    loafing,
+    matrix,
+    pack,
+    report,
+    sweep,
+    train,
+    unravel,
+)
+from stimulative.cli.messages import CommandFailed, in_options
+from stimulative.cli.parser import Parser, without_settings
+from stimulative.errors import UsageError
+
+
+class Command(Protocol):
+    """What a module of ``stimulative.cli.commands`` has."""
+
+    @property
+    def TAKES_SETTINGS(self) -> bool:
+        """Whether it takes settings of a recipe, ``--section.key VALUE``."""
+        ...
+
+    def add(self, commands: Any) -> None:
+        """Add the command to the parser."""
+        ...
+
+    def run(self, options: argparse.Namespace, rest: list[str]) -> int:
+        """Do it; returns the exit status.
+
+        Args:
+            options: What was parsed.
+            rest: The settings, as words.
+        """
+        ...
+
+
+COMMANDS: dict[str, Command] = {
+    "unravel": unravel,
+    "init": init,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "loafing": loafing,
+    "matrix": matrix,
+    "sweep": sweep,
+    "destroy": destroy,
+    "report": report,
+    "choose": choose,
+    "pack": pack,
+    "export": export,
+}
+_EXAMPLES = """examples:
+  stimulative unravel timm/resnet50                     what a model is made of
+  stimulative compare digits --out runs/demo            see what stimulative training does, in minutes
+  stimulative train cifar100-resnet20 --out runs/c100   train by a recipe
+  stimulative init --model timm/resnet50 --data folder:photos --out photos.yaml    a recipe of your own
+  stimulative evaluate runs/c100                        accuracy of every subnet of a trained run"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except CommandFailed as error:
+        print(f"stimulative: {error}", file=sys.stderr)
+        return 1
+    except UsageError as error:
+        print(f"stimulative: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _run(given: list[str]) -> int:
+    parser = Parser(
+        prog="stimulative",
+        description="Train residual networks so that every sub-network pulls its weight, and measure how far.",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS.values():
+        command.add(commands)
+    words, settings = without_settings(given)
+    options, rest = parser.parse_known_args(words)
+    rest += settings
+    if options.version:
+        from stimulative import __version__
+
+        print(f"stimulative {__version__}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 0
+    command = COMMANDS[options.command]
+    if rest and not command.TAKES_SETTINGS:
+        raise UsageError(f"unknown option {rest[0]!r}; see stimulative {options.command} --help")
+    try:
+        return command.run(options, rest)
+    except (UsageError, CommandFailed) as error:
+        message = in_options(str(error), commands.choices[options.command].arguments, given)
+        raise type(error)(message) from error

@@ -1,0 +1,73 @@
+"""What the library says of its arguments (``out=``), in the options of a command (``--out``).
+
+Library functions speak Python, and know of no command line. A command gives its options on under their names, so that
+a message is translated without knowing what it is about: ``resume=True`` is ``--resume``, ``format='torch'`` is
+``--format torch``. Calls, quoted texts and what the user gave stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_QUOTED = r"""(?<!\w)(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")(?!\w)"""
+_CALL = r"[\w.]*\w\((?:[^()]|\([^()]*\))*\)"
+_VALUE = rf"{_QUOTED}(?: or {_QUOTED})*|\[{_QUOTED}(?:, {_QUOTED})*\]|[\w+-]+(?:\.\w+)*"
+
+
+class CommandFailed(Exception):
+    """A command could not do what it was asked for, though nothing was wrong with that; exit status 1."""
+
+
+def in_options(message: str, actions: Sequence[argparse.Action], given: Sequence[str] = ()) -> str:
+    """A message of a library function in the words of a command.
+
+    Args:
+        message: The message.
+        actions: The arguments of the command; what one is called in the library is its ``dest``.
+        given: The words of the command line, which are the user's, and stay as they are where they are quoted.
+
+    Returns:
+        The message. ``name=`` has become the option, where it is one; ``name='value'`` and ``name=value`` the option
+        and its value, ``name='one' or 'other'`` both, a list that with commas; and ``name=True``, of an option
+        without value that says this, the option.
+    """
+    options = {action.dest: action for action in actions if action.option_strings}
+    if not options:
+        return message
+    names = "|".join(map(re.escape, options))
+    argument = rf"(?<![\w./\\=~:-])(?P<name>{names})=(?!=)(?P<value>{_VALUE})?"
+    kept = "|".join([*map(re.escape, _like_arguments(given)), _CALL, _QUOTED])
+    return re.sub(rf"{kept}|{argument}", lambda match: _translated(match, options), message)
+
+
+def _like_arguments(given: Sequence[str]) -> list[str]:
+    """The user's words that could be taken for arguments, as they are given and as paths are printed."""
+    texts = {text for word in given for text in (word, word.partition("=")[2] if word.startswith("--") else word)}
+    found = {form for text in texts if "=" in text for form in (text, str(Path(text)))}
+    return sorted(found, key=len, reverse=True)
+
+
+def _translated(match: re.Match[str], options: Mapping[str, argparse.Action]) -> str:
+    whole, name, value = match[0], match["name"], match["value"]
+    if name is None:
+        return whole
+    action = options[name]
+    option = next((text for text in action.option_strings if text.startswith("--")), action.option_strings[0])
+    if action.nargs == 0:
+        said = "True" if value is None else value
+        return option if said == str(action.const) else whole
+    if value in ("True", "False", "None"):
+        return whole
+    return option if value is None else f"{option} {_words(value)}"
+
+
+def _words(value: str) -> str:
+    """Python values as words of a command line: texts, of which one is chosen, a list with commas, or as it is."""
+    if value.startswith("["):
+        return shlex.quote(",".join(map(str, ast.literal_eval(value))))
+    return re.sub(_QUOTED, lambda match: shlex.quote(ast.literal_eval(match[0])), value)

@@ -1,0 +1,20 @@
+"""Tables, and numbers in words, as commands print them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def in_words(perplexity: float | None) -> str:
+    """A perplexity, to stand behind an accuracy of text; nothing for images."""
+    return "" if perplexity is None else f" (perplexity {perplexity:.2f})"
+
+
+def print_table(table: Any) -> None:
+    """Print a table of rich; as wide as it is where nobody watches, since a file has no width to keep to."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
+    console.print(table)
