@@ -13,7 +13,7 @@ import torch
 
 from stimulative.data.augmentation import resized_side
 from stimulative.data.batches import generator_for
-from stimulative.data.resized_images import ResizedSettings, Source
+from stimulative.data.resized_images import ImageSource, ResizedSettings
 
 FAKE = "fake"
 FAKE_SIZE = 32
@@ -36,14 +36,14 @@ class FakeSettings(ResizedSettings):
 
     images: int | None
 
-    def source(self, seed: int) -> Source:
+    def source(self, seed: int) -> ImageSource:
         """Images to make; they are the same for every seed."""
         classes = self.classes or DEFAULT_CLASSES
         training, validation, test = counts(self.images, classes)
         size = self.image_size or FAKE_SIZE
         # as large as the larger of what training crops from and what evaluation resizes to, so nothing is blown up
         side = max(size, resized_side(self.evaluation_image_size or size, self.crop_ratio))
-        return Source(
+        return ImageSource(
             class_names=tuple(str(number) for number in range(classes)),
             size=size,
             train=FakeImages("training", training + validation, classes, side),

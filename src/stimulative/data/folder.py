@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stimulative.data.resized_images import ResizedSettings, Source
+from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
 
@@ -33,7 +33,7 @@ class FolderSettings(ResizedSettings):
             found["name"] = "data.name: 'folder:' needs the path of a folder with train/ and val/, as in folder:PATH"
         return found
 
-    def source(self, seed: int) -> Source:
+    def source(self, seed: int) -> ImageSource:
         """List the files."""
         path = self.name.removeprefix(FOLDER)
         found = ImageFolders.find(path)
@@ -44,7 +44,7 @@ class FolderSettings(ResizedSettings):
             )
         training, validation = hold_out(found.train.labels, self.validation, seed=seed, class_names=found.class_names)
         size = self.image_size or FOLDER_SIZE
-        return Source(found.class_names, size, found.train, training, validation, found.test)
+        return ImageSource(found.class_names, size, found.train, training, validation, found.test)
 
 
 @dataclass(frozen=True)

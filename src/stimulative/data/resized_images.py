@@ -24,7 +24,7 @@ _CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """Images that are prepared one by one, and which of them are what.
 
     Args:
@@ -80,7 +80,7 @@ class ResizedSettings(ImageSettings):
         return found
 
     @abstractmethod
-    def source(self, seed: int) -> Source:
+    def source(self, seed: int) -> ImageSource:
         """Find the images without reading them.
 
         Args:

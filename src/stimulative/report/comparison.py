@@ -17,7 +17,7 @@ import numpy as np
 from stimulative.errors import UsageError
 from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.reported_run import read_run
-from stimulative.report.run_groups import Measured, grouped
+from stimulative.report.run_groups import MeasuredSubnet, grouped
 from stimulative.report.style import HEIGHT, Palette
 from stimulative.report.words import Words, failures_in_words, span, subject_of, words_of
 from stimulative.studies import ComparedRun, Comparison, ComparisonRow
@@ -91,12 +91,12 @@ class _Compared:
     """
 
     comparison: Comparison
-    subnets: list[Measured]
+    subnets: list[MeasuredSubnet]
 
     @classmethod
     def read(cls, comparison: Comparison, directory: Path) -> _Compared:
         subnets = [
-            Measured(name, run.summary.seed, member)
+            MeasuredSubnet(name, run.summary.seed, member)
             for place, name in names_of(comparison, directory).items()
             for run in [read_run(place)]
             for member in run.family
@@ -176,7 +176,7 @@ class _Compared:
         ]
 
 
-def _mean_perplexity(measured: Sequence[Measured]) -> Row:
+def _mean_perplexity(measured: Sequence[MeasuredSubnet]) -> Row:
     """The mean perplexity of a subnet over seeds, of texts; nothing for images."""
     scores = [one.member.score for one in measured]
     known = [score.perplexity for score in scores if score.perplexity is not None]

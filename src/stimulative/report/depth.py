@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from stimulative.report.figure import Figure, Row, data, tooltip
-from stimulative.report.run_groups import Group, Measured, grouped
+from stimulative.report.run_groups import Group, MeasuredSubnet, grouped
 from stimulative.report.style import HEIGHT
 from stimulative.runs import Spread
 
@@ -39,7 +39,7 @@ def perplexity_figure(group: Group) -> Figure:
     )
 
 
-def _rows(group: Group, value: Callable[[Measured], float | None]) -> list[Row]:
+def _rows(group: Group, value: Callable[[MeasuredSubnet], float | None]) -> list[Row]:
     """A row for each series and number of blocks; subnets of which the value is not known are left out."""
     rows = []
     for series, subnets in grouped(group.subnets, lambda one: one.series).items():

@@ -27,7 +27,7 @@ _BESIDE = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSubnet:
     """A subnet that was measured in one of several runs.
 
     Args:
@@ -83,10 +83,10 @@ class Group:
         return Palette({name: runs[0].summary.method for name, runs in self.series.items()})
 
     @property
-    def subnets(self) -> list[Measured]:
+    def subnets(self) -> list[MeasuredSubnet]:
         """Every measured subnet of every run."""
         return [
-            Measured(name, run.summary.seed, member)
+            MeasuredSubnet(name, run.summary.seed, member)
             for name, runs in self.series.items()
             for run in runs
             for member in run.family

@@ -25,8 +25,8 @@ from stimulative.deploy.exporting.checking import Case, cases_of, compare
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages, DeployedText
 from stimulative.deploy.exporting.describing import described_input, described_output
 from stimulative.deploy.exporting.exported import Check, Description, Exported, Measured, Net
-from stimulative.deploy.exporting.order import SUFFIXES, Format, Order
 from stimulative.deploy.exporting.rebuilding import rebuilding_of
+from stimulative.deploy.exporting.request import SUFFIXES, ExportRequest, Format
 from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.writing import check_new, writing
 from stimulative.residual import Statistics, Subnet, SubnetLike
@@ -73,16 +73,16 @@ def export(
         UsageError: If something cannot be used, a package is missing, or the file cannot be written.
         ExportFailed: If what was written computes something else than the subnet.
     """
-    order = Order(format, normalise, temperature, probabilities)
-    order.check(out)
+    request = ExportRequest(format, normalise, temperature, probabilities)
+    request.check(out)
     finished = open_finished(run)
     chosen = finished.network.resolve(subnet)
-    order.check_fit(finished)
+    request.check_fit(finished)
     path = Path(out) if out is not None else finished.directory / FOLDER / f"{chosen}{SUFFIXES[format]}"
     check_new(path, force=force)
     if format == "safetensors":
         check_new(_beside(path), force=force)
-    return _Export(finished, chosen, order, path).written(progress).to_mapping()
+    return _Export(finished, chosen, request, path).written(progress).to_mapping()
 
 
 def _beside(path: Path) -> Path:
@@ -96,21 +96,21 @@ class _Export:
 
     finished: Finished
     subnet: Subnet
-    order: Order
+    request: ExportRequest
     path: Path
 
     def written(self, progress: Callable[[int, int], Any] | None) -> Exported:
         """Write it, read it back and compare."""
-        finished, subnet, order, run = self.finished, self.subnet, self.order, self.finished.run
+        finished, subnet, request, run = self.finished, self.subnet, self.request, self.finished.run
         steps = Steps(progress, 3 + (0 if subnet in finished.family else len(run.data.test)))
         statistics = finished.statistics([subnet])
         carving = carve_checked(finished.network, subnet, statistics)
-        if order.format == "onnx":
+        if request.format == "onnx":
             onnx.check_size(carving.model)
         steps.step()
         measured = self._measured(statistics, steps)
         module = self._deployed(carving, measured.temperature)
-        traced = None if order.format == "safetensors" else program.trace(module, self._example(module))
+        traced = None if request.format == "safetensors" else program.trace(module, self._example(module))
         free = module.freedoms[0] if traced is None else traced.free
         description = Description(
             **vars(measured),
@@ -133,7 +133,7 @@ class _Export:
         finished, network, data = self.finished, self.finished.network, self.finished.run.data
         (member,) = finished.members([self.subnet], statistics, after_batch=steps.step)
         temperature = member.temperature
-        if temperature is None and self.order.temperature:
+        if temperature is None and self.request.temperature:
             (temperature,) = fit_temperatures(network, data.validation, [self.subnet], statistics=statistics)
         main = CostModel(network, as_in(network, data.example(1, evaluation=True))).main
         return Measured(
@@ -147,17 +147,17 @@ class _Export:
         )
 
     def _deployed(self, carving: Carving, fitted: float | None) -> Deployed:
-        data, order = self.finished.run.data, self.order
-        temperature = fitted if order.temperature else None
+        data, request = self.finished.run.data, self.request
+        temperature = fitted if request.temperature else None
         if isinstance(data, TextData):
-            module: Deployed = DeployedText(carving.model, temperature=temperature, probabilities=order.probabilities)
+            module: Deployed = DeployedText(carving.model, temperature=temperature, probabilities=request.probabilities)
         else:
             module = DeployedImages(
                 carving.model,
-                mean=data.mean if order.normalise else None,
-                std=data.std if order.normalise else None,
+                mean=data.mean if request.normalise else None,
+                std=data.std if request.normalise else None,
                 temperature=temperature,
-                probabilities=order.probabilities,
+                probabilities=request.probabilities,
             )
         return module.eval()
 
@@ -173,7 +173,7 @@ class _Export:
     ) -> Exported:
         """Write a traced module, read it back and compare, and let it have its name."""
         with writing(self.path) as temporary:
-            if self.order.format == "onnx":
+            if self.request.format == "onnx":
                 description = replace(description, opset=onnx.OPSET)
                 onnx.write_onnx(traced, module, temporary, description.to_mapping())
                 runner, reader = onnx.onnx_runner(temporary), f"ONNX Runtime {version('onnxruntime')}"

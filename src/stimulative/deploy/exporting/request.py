@@ -17,7 +17,7 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": 
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportRequest:
     """What is asked of an export.
 
     Args:
