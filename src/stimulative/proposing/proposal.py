@@ -110,7 +110,7 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
     """
     of_run = _model_of_run(weights)
     if model is None and "name" not in of_run:
-        raise UsageError("which model: give model=, or a run directory to start from (weights=)")
+        raise UsageError("which model: give model=NAME, or a run directory to start from (weights=RUN)")
     of_model = {"name": model} if model not in (None, of_run.get("name")) else of_run or {"name": model}
     base = {"model": {**of_model, "weights": weights}, "data": {"name": data}, "method": {"name": "stimulative"}}
     recipe = load_recipe(base, list(settings))
