@@ -1,5 +1,6 @@
 """Directories of runs and studies as the commands write them, made by hand: small, and no network is trained."""
 
+import csv
 import itertools
 import json
 from dataclasses import replace
@@ -159,6 +160,21 @@ def _epoch(epoch: int, seed: int) -> Epoch:
         images_per_second=1000.0,
         train_seconds=float(epoch),
     )
+
+
+def age_run(directory: Path) -> None:
+    """Leave in a run what the first versions wrote there: no latencies, no auxiliary losses, no tables of spreads."""
+    path = directory / "summary.json"
+    new = ("format", "task", "steps", "latency", "frontier", "by_blocks", "by_stage")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in new}))
+    for name, new in (("subnets.csv", ("latency_ms", "latency_iqr_ms")), ("metrics.csv", ("auxiliary",))):
+        with (directory / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with (directory / name).open("w", newline="") as file:
+            kept = [column for column in rows[0] if column not in new]
+            writer = csv.DictWriter(file, kept, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def comparison(directory: Path, methods: tuple[str, ...] = ("common", "stimulative"), *, old: bool = False) -> Path:

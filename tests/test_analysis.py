@@ -23,10 +23,9 @@ from stimulative.analysis import CostModel, choose_subnets, evaluate
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 from stimulative.runs import Family, FamilySummary, MainScore, Summary
-from stimulative.studies import caution, compare, notes, sentences
+from stimulative.studies import Outcome, caution, compare, notes, sentences
 from stimulative.studies import planning as planning_room
 from stimulative.studies.comparison import differences, plan_runs, table
-from stimulative.studies.jobs import Outcome
 from stimulative.studies.significance import LEVEL, Difference, difference
 from stimulative.studies.variants import Variant, variants
 from stimulative.training import load_recipe, measure, prepare, train

@@ -11,13 +11,13 @@ from torch import nn
 import stimulative
 from stimulative.analysis import CostModel, Latencies, measure_modules
 from stimulative.cli import main
-from stimulative.deploy import Choice, choose, extract
+from stimulative.deploy import Choice, choose, extract, written
 from stimulative.deploy.choosing import budget as budget_room
 from stimulative.deploy.choosing import choose as choosing
 from stimulative.deploy.choosing import trials as measuring
 from stimulative.deploy.choosing.budget import Budget
 from stimulative.deploy.choosing.limits import Limits, cost_to_minimise, limits_of
-from stimulative.deploy.choosing.picking import pick, worth_timing, written
+from stimulative.deploy.choosing.picking import pick, worth_timing
 from stimulative.deploy.choosing.prediction import Prediction, probes
 from stimulative.deploy.choosing.search import search
 from stimulative.deploy.choosing.trials import Stopwatch

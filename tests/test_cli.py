@@ -14,7 +14,7 @@ from PIL import Image
 from stimulative import models
 from stimulative.cli import main
 from stimulative.cli.parser import without_settings
-from stimulative.runs.metrics import read_metrics
+from stimulative.runs import read_metrics
 
 ADOPT = ["evaluate", "--model", "cifar/resnet20", "--data", "digits"]
 TINY = ["--model.arguments", "{width: 4}", "--schedule.epochs", "2", "--training.threads", "1"]

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from stimulative.data import Data, DataSettings, ImageData, Loader, TextData, from_loaders, load
+from stimulative.data import Data, DataSettings, ImageData, Loader, TextData, from_loaders, generator_for, load
 from stimulative.data.augmentation import auto_augment_problem, lighting_noise, policy
-from stimulative.data.batches import LazyLoader, generator_for
+from stimulative.data.batches import LazyLoader
 from stimulative.data.fake import FakeImages
 from stimulative.data.images import IMAGENET_MEAN, IMAGENET_STD
 from stimulative.data.pixels import Normalisation, Pixels, PixelStore, Views, augmented_views, plain_views

@@ -355,7 +355,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_other_draws(runs, 
 
 def test_subnets_recalibrated_in_groups_score_the_same(runs, tmp_path, monkeypatch):
     whole = destroy([runs / "common"], tmp_path / "a", draws=1, images=100)
-    monkeypatch.setattr(destroying_room, "_STATISTICS_BYTES", 30_000)  # 4 nets
+    monkeypatch.setattr(destroying_room, "STATISTICS_BYTES", 30_000)  # 4 nets
     steps = []
     parts = destroy([runs / "common"], tmp_path / "b", draws=1, images=100, progress=lambda *step: steps.append(step))
     assert len(steps) > 2 * (1 + 3) and steps[-1] == ("common", steps[-1][2], steps[-1][2])

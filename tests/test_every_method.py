@@ -16,7 +16,7 @@ from stimulative.analysis import evaluate
 from stimulative.config.schema import schema
 from stimulative.methods import METHODS, CommonTraining
 from stimulative.residual import unravel
-from stimulative.runs.metrics import read_metrics
+from stimulative.runs import read_metrics
 from stimulative.training import load_recipe, train
 from stimulative.weights import load_weights, read_weights
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import stimulative
 from stimulative import Subnet, models
-from stimulative.analysis.cost import CostModel
+from stimulative.analysis import CostModel
 from stimulative.deploy.carving import carve
 from stimulative.deploy.extraction import carve_checked
 from stimulative.errors import UsageError
@@ -414,7 +415,10 @@ for file in sys.argv[1:]:
 assert not any(name.split(".")[0] == "stimulative" for name in sys.modules)
 print("loaded", len(sys.argv) - 1)
 """
-    done = subprocess.run([sys.executable, "-c", script, *saved], capture_output=True, text=True, cwd=tmp_path)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # with more or fewer, sums have another order
+    done = subprocess.run(
+        [sys.executable, "-c", script, *saved], capture_output=True, text=True, cwd=tmp_path, env=os.environ | threads
+    )
     assert done.stdout == f"loaded {len(saved)}\n", done.stderr
 
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import stimulative
-from stimulative.analysis import choose_subnets, evaluate, open_run
-from stimulative.analysis.adoption import adopt, recipe_for
+from stimulative.analysis import adopt, choose_subnets, evaluate, open_run, recipe_for
 from stimulative.analysis.cost import Cost
 from stimulative.analysis.latency import Latency, measure_latency
 from stimulative.cli import main
@@ -84,7 +83,7 @@ def test_auto_draws_a_thousand_with_the_main_net_and_the_smallest():
 def test_all_is_refused_where_they_are_too_many():
     network = vectors(8, 8, 8)
     assert len(choose_subnets(network, "all", 0)) == 512
-    with pytest.raises(UsageError, match="there are 16,581,375 subnets; measure some of them: subnets=N"):
+    with pytest.raises(UsageError, match="there are 16,581,375 subnets; evaluate some of them: subnets=N"):
         choose_subnets(network, "all", 0, "unordered")
 
 

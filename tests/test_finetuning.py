@@ -18,15 +18,13 @@ from torch import nn
 import stimulative
 from stimulative import data as data_room
 from stimulative import models
-from stimulative.analysis import evaluate, open_run
-from stimulative.analysis.adoption import adopt, recipe_for
+from stimulative.analysis import adopt, evaluate, open_run, recipe_for
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 from stimulative.residual import freeze, keep_frozen, layers_with_statistics, stem_of, tensors_in
-from stimulative.runs.metrics import read_metrics
-from stimulative.training import load_recipe, prepare, train
-from stimulative.training.optimization import optimizer_of
+from stimulative.runs import read_metrics
+from stimulative.training import load_recipe, optimizer_of, prepare, train
 from stimulative.weights import sha256
 
 TINY = {

@@ -17,10 +17,9 @@ from torch import nn
 from stimulative import data as data_room
 from stimulative.cli import main
 from stimulative.errors import UsageError
-from stimulative.proposing.lr_range import DIVERGED, RangeTest, lr_range_test, raise_rates
-from stimulative.proposing.proposal import Proposal, propose
-from stimulative.training import load_recipe, prepare, train
-from stimulative.training.randomness import random_states
+from stimulative.proposing import Proposal, RangeTest, lr_range_test, propose
+from stimulative.proposing.lr_range import DIVERGED, raise_rates
+from stimulative.training import load_recipe, prepare, random_states, train
 
 TINY = ["--model.arguments", "{width: 4}", "--training.threads", "1"]
 VIT = ["--model.arguments.depth", "2", "--model.arguments.embed_dim", "16", "--model.arguments.num_heads", "2"]

@@ -20,8 +20,7 @@ import stimulative
 from stimulative.errors import UsageError
 from stimulative.integrations.lightning import StimulativeCallback
 from stimulative.integrations.transformers import StimulativeMixin, StimulativeTrainer
-from stimulative.methods import StimulativeTraining
-from stimulative.methods.labels import token_targets
+from stimulative.methods import StimulativeTraining, token_targets
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

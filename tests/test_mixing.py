@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from timm.data.mixup import mixup_target
 from torch import Tensor
 
-from stimulative.data import Data, DataSettings, load
-from stimulative.data.batches import Batch
+from stimulative.data import Batch, Data, DataSettings, load
 from stimulative.data.mixing import MixedLoader
 from stimulative.errors import UsageError
 from stimulative.objectives import cross_entropy

@@ -4,22 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stimulative.residual.finding.passing import (
-    FIRST,
-    Argument,
-    Before,
-    Constant,
-    Input,
-    Nothing,
-    could_pass,
-    inputs_of,
-    needs_before,
-    pass_through,
-    passed,
-    weighs,
-    widens,
-)
-from stimulative.residual.finding.recording import Call
+from stimulative.residual import FIRST, Argument, Call, Constant, Input, Nothing, needs_before, widens
+from stimulative.residual.finding.passing import Before, could_pass, inputs_of, pass_through, passed, weighs
 
 
 def ramp(*shape: int, start: float = 1.0) -> Tensor:

@@ -19,7 +19,7 @@ from stimulative import models
 from stimulative.cli import main
 from stimulative.cli.data_option import data_settings
 from stimulative.errors import UsageError
-from stimulative.runs.metrics import read_metrics
+from stimulative.runs import read_metrics
 from stimulative.training import load_recipe, prepare, train
 
 PAPERS = {
@@ -304,6 +304,7 @@ def test_steps_are_those_of_the_optimiser(accumulate: int, batches: list[int], t
     recipe = tiny(**{"schedule.max_steps": 5, "training.accumulate": accumulate, "method.name": "common"})
     summary = train(recipe, tmp_path / "run", progress=False, callbacks=[count])
     assert list(Counter(step.epoch for step in count.steps).values()) == batches
+    assert summary["epochs"] == len(batches)
     assert summary["steps"] == {1: 5, 2: 5, 3: 3}[accumulate]
 
 

@@ -39,7 +39,7 @@ from stimulative.report.sections import groups_in
 from stimulative.report.style import COLOURS, Palette
 from stimulative.report.sweep import value_axis
 from stimulative.report.trajectories import trajectory_figures
-from stimulative.runs import frontier
+from stimulative.runs import RunDirectory, frontier
 from stimulative.studies import Comparison
 
 
@@ -181,6 +181,10 @@ def test_histogram_depth_and_stages_are_counted_from_the_same_subnets(tmp_path):
 
 def test_older_runs_have_no_latencies_and_foreign_weights_no_log(tmp_path):
     old = made.run(tmp_path / "old", latency=False)
+    made.age_run(old)
+    stages = next(figure for figure in family_figures(group_of(old)) if figure.name == "stages")
+    assert {row["name"] for row in stages.rows} == {"stage 1", "stage 2", "stage 3"}
+    assert [epoch.auxiliary for epoch in RunDirectory(old).metrics] == [0, 0]
     assert {figure.name for figure in family_figures(group_of(old))} == {"family", "histogram", "depth", "stages"}
     foreign = made.run(tmp_path / "found", None, weights={"file": "resnet20.th", "sha256": "ff"})
     assert trajectory_figures(group_of(foreign), 100) == []

@@ -15,14 +15,12 @@ from safetensors.torch import load_model
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
+from stimulative.studies import FAILURE, Job, Workers, fill_matrix, measure_loafing, sweep_setting
 from stimulative.studies import loafing as loafing_room
 from stimulative.studies import matrix as matrix_room
 from stimulative.studies import sweep as sweep_room
-from stimulative.studies.jobs import Job, Workers
-from stimulative.studies.launching import FAILURE, measured_scores, run_all
-from stimulative.studies.loafing import measure_loafing
-from stimulative.studies.matrix import fill_matrix, fits
-from stimulative.studies.sweep import sweep_setting
+from stimulative.studies.launching import measured_scores, run_all
+from stimulative.studies.matrix import fits
 from stimulative.training import load_recipe, measure, prepare
 
 TINY = {
@@ -223,6 +221,18 @@ def test_the_command_line_tells_what_failed(tmp_path, capsys, monkeypatch):
     assert [(cell["subnet"], cell["main"]) for cell in cells] == [("1-1-1", "2-1-1"), ("2-1-1", "2-1-1")]
 
 
+def test_a_failure_is_told_in_the_words_of_the_command(tmp_path, capsys):
+    words = ["matrix", "digits", "--nets", "1-1-1", "2-1-1", "--out", str(tmp_path), "--schedule.max_steps", "1"]
+    words += ["--model.arguments", "{width: 4}", "--training.loggers", "[]", "--jobs", "2"]
+    assert main(words) == 0
+    damaged = tmp_path / "common-1-1-1-seed0"
+    (damaged / "summary.json").unlink()
+    (damaged / "checkpoint-last.ckpt").write_bytes(b"cut short")
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "choose another directory with --out, to start again" in told and "out=" not in told
+
+
 def test_a_cluster_computes_the_same(recipe, tmp_path):
     here = run_all({"one": Job(recipe, ())}, tmp_path / "here").summaries["one"]
     away = run_all({"one": Job(recipe, ())}, tmp_path / "away", workers=Workers(jobs=2, cluster="local"))
@@ -237,7 +247,7 @@ def test_a_cluster_computes_the_same(recipe, tmp_path):
     ("workers", "message"),
     [
         ({"jobs": 0}, "the number of jobs at once is 1 or more, got 0"),
-        ({"options": {"timeout_min": 5}}, "need cluster=, such as 'slurm'"),
+        ({"options": {"timeout_min": 5}}, "need the cluster: cluster='slurm'"),
     ],
 )
 def test_impossible_workers_are_refused(workers, message):

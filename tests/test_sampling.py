@@ -10,19 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
-from stimulative.residual import KEPT, SAMPLERS, Subnet, SubnetSpace
-from stimulative.residual.sampling import (
-    every_other,
-    interstage,
-    nested,
+from stimulative.residual import (
+    KEPT,
+    SAMPLERS,
+    Subnet,
+    SubnetSpace,
     nested_inside,
-    ordered,
     resolve_sampler,
     sampler_problem,
-    suffix,
     uniform,
-    unordered,
 )
+from stimulative.residual.sampling import every_other, interstage, nested, ordered, suffix, unordered
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile

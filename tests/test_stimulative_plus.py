@@ -22,8 +22,8 @@ from stimulative.methods import METHODS, CommonTraining, StimulativeTraining
 from stimulative.methods.inputs import resized, samples_of, sides_of
 from stimulative.methods.stimulative import EFFICIENT
 from stimulative.objectives import directional_divergence, kl_divergence, normalised
-from stimulative.residual import ResidualNetwork, SubnetSpace
-from stimulative.residual.sampling import late, resolve_sampler
+from stimulative.residual import ResidualNetwork, SubnetSpace, resolve_sampler
+from stimulative.residual.sampling import late
 from stimulative.training import load_recipe
 
 PLUS = {"objective": "directional", "normalise_main": True, "smaller_inputs": 0.43, "subnets_per_step": 6}

@@ -10,14 +10,16 @@ from stimulative.cli import main
 from stimulative.config import load_recipe
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
-from stimulative.runs import FamilySummary, MainScore, Summary
+from stimulative.runs import FamilySummary, MainScore, Spread, Summary
 from stimulative.studies import (
     Comparison,
     ComparisonPlan,
     Destruction,
     Failed,
+    Job,
     Loafing,
     Matrix,
+    Outcome,
     Plan,
     Study,
     StudyOfRuns,
@@ -27,8 +29,7 @@ from stimulative.studies import (
     over_seeds,
 )
 from stimulative.studies import planning as planning_room
-from stimulative.studies.destruction import Part
-from stimulative.studies.jobs import Job, Outcome
+from stimulative.studies.destruction import DestroyedNet
 from stimulative.studies.smaller import run_name
 from stimulative.studies.variants import Variant, variants
 
@@ -93,7 +94,7 @@ def test_files_of_version_0_1_0_are_read_and_written_the_same_but_for_format_and
 
 def test_what_version_0_1_0_kept_of_a_destroyed_run_is_still_of_use():
     kept = json.loads((OLD / "part.json").read_text())
-    part = Part.from_mapping(kept).called("common", Path("runs/common"))
+    part = DestroyedNet.from_mapping(kept).called("common", Path("runs/common"))
     assert {row.run for row in (*part.single, *part.swaps, *part.delete_rows)} == {"common"} == {part.run.run}
     assert part.run.directory == "runs/common"
     assert in_order(json.loads(json.dumps(part.to_mapping()))) == in_order(kept)
@@ -156,12 +157,19 @@ def test_a_study_of_which_nothing_finished_has_the_task_of_its_recipe(tmp_path, 
 
 def test_means_over_seeds_have_perplexities_where_all_runs_do():
     def summary(top1: float, perplexity: float | None) -> Summary:
-        family = FamilySummary(count=3, evaluated=3, mean=top1 - 5, std=1.0, min=top1 - 9, max=top1)
+        spread = None if perplexity is None else Spread(2 * perplexity, perplexity / 10, perplexity, 3 * perplexity)
+        family = FamilySummary(count=3, evaluated=3, mean=top1 - 5, std=1.0, min=top1 - 9, max=top1, perplexity=spread)
         main = MainScore(top1, 1.0, perplexity)
         return Summary(task="text", method="common", model="m", data="d", seed=0, main=main, subnets=family)
 
     assert over_seeds([summary(70.0, None)]).main_perplexity is None
     assert "main_perplexity" not in over_seeds([summary(70.0, None)]).to_mapping()
+    assert over_seeds([summary(70.0, None), summary(72.0, 10.0)]).all_perplexity is None
+    both = over_seeds([summary(70.0, 10.0), summary(72.0, 14.0)])
+    assert (both.main_mean, both.all_mean, both.all_min) == (71, 66, 62)
+    assert (both.main_perplexity, both.all_perplexity, both.all_perplexity_max) == (12, 24, 36)
+    assert both.main_perplexity_std == pytest.approx(8**0.5)  # (10 - 12)² + (14 - 12)², over n - 1
+    assert both.all_perplexity_std == pytest.approx(1.2)
 
 
 # --- methods of the user's own ---------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, LayerSupervision, SelfDistillation, StageSupervision
 from stimulative.methods.heads import Point, block_points, layouts_of, reading, stage_points
 from stimulative.residual import ResidualNetwork, keep_only
-from stimulative.runs.metrics import read_metrics
+from stimulative.runs import read_metrics
 from stimulative.training import load_recipe, train
 
 SUPERVISED = [LayerSupervision, StageSupervision, SelfDistillation]

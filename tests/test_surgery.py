@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 import stimulative
+from stimulative.residual import put_children, put_statistics
 from stimulative.residual.access.slots import (
     Exchange,
     buffers_kept,
     put_buffer,
-    put_children,
     put_parameter,
-    put_statistics,
     statistics_in,
     without_statistics,
 )

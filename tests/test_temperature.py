@@ -15,8 +15,8 @@ from stimulative.analysis import evaluate, open_run
 from stimulative.errors import UsageError
 from stimulative.runs import Family
 from stimulative.studies import destroy
-from stimulative.training import load_recipe, measure, train
-from stimulative.training.temperature import LossCurve, fit_temperatures
+from stimulative.training import fit_temperatures, load_recipe, measure, train
+from stimulative.training.temperature import LossCurve
 
 TINY = {
     "model.arguments": {"width": 4},
@@ -157,7 +157,7 @@ def test_a_run_writes_the_temperature_of_its_main_net(calibrated):
 
 
 def test_the_validation_loss_of_the_log_is_that_of_scaled_logits(calibrated):
-    from stimulative.runs.metrics import read_metrics
+    from stimulative.runs import read_metrics
 
     out, *_ = calibrated
     for row in read_metrics(out / "metrics.csv"):

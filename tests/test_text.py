@@ -13,8 +13,7 @@ from interrupting import Interrupt
 from safetensors.torch import load_file
 
 from stimulative import data as data_room
-from stimulative.analysis import draw_images, evaluate, open_run
-from stimulative.analysis.adoption import adopt, recipe_for
+from stimulative.analysis import adopt, draw_images, evaluate, open_run, recipe_for
 from stimulative.cli import main
 from stimulative.cli.data_option import data_settings
 from stimulative.data import DataSettings, from_loaders

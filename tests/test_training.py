@@ -16,11 +16,12 @@ from torch import nn
 
 from stimulative import data as data_room
 from stimulative import models
-from stimulative.config.settings import OptimizerSettings, ScheduleSettings
+from stimulative.config import OptimizerSettings, ScheduleSettings
 from stimulative.errors import UsageError
-from stimulative.runs.metrics import COLUMNS, read_metrics
-from stimulative.training import Diverged, load_recipe, train
-from stimulative.training.optimization import optimizer_of, schedule_of
+from stimulative.runs import read_metrics
+from stimulative.runs.metrics import COLUMNS
+from stimulative.training import Diverged, load_recipe, optimizer_of, train
+from stimulative.training.optimization import schedule_of
 
 TINY = {
     "model.arguments": {"width": 4},
@@ -108,6 +109,7 @@ def test_the_same_seed_gives_the_same_net_and_another_one_another(finished, tmp_
 INTERRUPTS = {
     "first epoch": {"step": 4},
     "middle": {"step": 14},
+    "between the log and the checkpoints": {"epoch": 2},
     "between best and last": {"checkpoint": ("checkpoint-best.ckpt", 1)},
     "before the summary": {"checkpoint": ("checkpoint-last.ckpt", 3)},
 }

@@ -40,7 +40,7 @@ def choose_subnets(network: ResidualNetwork, subnets: Chosen, seed: int, kept: K
         return list(space) if space.count <= AUTO_MOST else draw(space, AUTO_MOST, seed, certain)
     if subnets == "all":
         if space.count > _ALL_MOST:
-            raise UsageError(f"there are {space.count:,} subnets; measure some of them: subnets=N")
+            raise UsageError(f"there are {space.count:,} subnets; evaluate some of them: subnets=N")
         return list(space)
     if isinstance(subnets, str):
         raise UsageError(f"subnets: got {subnets!r}, allowed: auto, all, a number, or a list of subnets")

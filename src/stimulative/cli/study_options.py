@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from stimulative.cli.messages import in_options
 from stimulative.cli.tables import in_words
 from stimulative.errors import UsageError
 
@@ -40,6 +41,7 @@ def add_study(parser: argparse.ArgumentParser, *, seeds: int) -> None:
         metavar="KEY=VALUE",
         help="what submitit tells the cluster, such as slurm_partition=gpu, timeout_min=60, gpus_per_node=1",
     )
+    parser.set_defaults(parser=parser)
 
 
 def refuse_method(rest: Sequence[str], option: str) -> None:
@@ -116,7 +118,7 @@ def run_study(
         picture, *_ = telling.draw(out)
         written = {"numbers": study.file(out).name, **telling.tables}
         print("   ".join([*(f"{what}: {out / name}" for what, name in written.items()), f"picture: {picture}"]))
-    return _tell_failures(study, out)
+    return _tell_failures(study, options)
 
 
 def _tell_run(name: str, summary: Summary) -> None:
@@ -127,16 +129,17 @@ def _tell_run(name: str, summary: Summary) -> None:
     print(f"{name}: main {summary.main.top1:.2f}%{in_words(summary.main.perplexity)}{rest}", flush=True)
 
 
-def _tell_failures(study: StudyOfRuns, out: Path) -> int:
+def _tell_failures(study: StudyOfRuns, options: argparse.Namespace) -> int:
     """Tell which runs failed and how to try them again; the exit status."""
     from stimulative.studies import FAILURE
 
     for failure in study.failed:
-        print(f"stimulative: {failure.run} failed: {failure.error}", file=sys.stderr)
+        error = in_options(failure.error, options.parser.arguments)
+        print(f"stimulative: {failure.run} failed: {error}", file=sys.stderr)
     if study.failed:
         print(
             f"stimulative: {len(study.failed)} run{'s' if len(study.failed) > 1 else ''} failed (details: "
-            f"{out}/RUN/{FAILURE}); the same command tries again what failed and keeps the rest",
+            f"{options.out}/RUN/{FAILURE}); the same command tries again what failed and keeps the rest",
             file=sys.stderr,
         )
     return 1 if study.failed else 0

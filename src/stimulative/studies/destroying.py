@@ -44,7 +44,7 @@ from stimulative.weights import sha256
 
 _PARTS = "parts"
 _FORMAT = 1  # of what is kept of a run; another number has it measured anew
-_STATISTICS_BYTES = 2**30
+STATISTICS_BYTES = 2**30
 
 Scores = Mapping[bool, Mapping[Subnet, Score]]
 """Scores of nets without and with recalibration; only without, where there is nothing to recalibrate."""
@@ -196,7 +196,7 @@ def _groups(network: ResidualNetwork, subnets: Sequence[Subnet]) -> list[Sequenc
     if not numbers:
         return []
     each = 2 * numbers * (8 + 4)  # mean and variance, summed in double precision and kept in single
-    size = max(1, _STATISTICS_BYTES // each)
+    size = max(1, STATISTICS_BYTES // each)
     return [subnets[start : start + size] for start in range(0, len(subnets), size)]
 
 

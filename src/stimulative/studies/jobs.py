@@ -46,7 +46,7 @@ class Workers:
         if self.jobs < 1:
             raise UsageError(f"the number of jobs at once is 1 or more, got {self.jobs}")
         if self.options and self.cluster is None:
-            raise UsageError(f"options of a cluster ({', '.join(self.options)}) need cluster=, such as 'slurm'")
+            raise UsageError(f"options of a cluster ({', '.join(self.options)}) need the cluster: cluster='slurm'")
 
 
 @dataclass

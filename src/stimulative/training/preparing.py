@@ -155,8 +155,8 @@ def as_in(module: nn.Module, x: Any) -> Any:
 _SIZES = {
     "images": "Choose another size of images, or tell the model theirs (timm's transformers: model.arguments "
     "{img_size: N})",
-    "text": "Choose another length of sequences (data.length), or tell the model the longest it is to take "
-    "(transformers/gpt2: model.arguments {n_positions: N})",
+    "text": "Choose another length of sequences (data.length of a recipe, length= without one), or tell the model the "
+    "longest it is to take (transformers/gpt2: model.arguments {n_positions: N})",
 }
 """What to do about a model that does not run on a size."""
 
