@@ -23,9 +23,9 @@ from stimulative.analysis import CostModel, choose_subnets, evaluate
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
 from stimulative.runs import Family, FamilySummary, MainScore, Summary
-from stimulative.studies import Outcome, caution, compare, notes, sentences
+from stimulative.studies import ComparisonPlan, Outcome, caution, compare, notes, sentences
 from stimulative.studies import planning as planning_room
-from stimulative.studies.comparison import differences, plan_runs, table
+from stimulative.studies.comparison import differences, table
 from stimulative.studies.significance import LEVEL, Difference, difference
 from stimulative.studies.variants import Variant, variants
 from stimulative.training import load_recipe, measure, prepare, train
@@ -237,6 +237,12 @@ def test_runs_that_shared_a_machine_have_no_ratio_of_times():
     rows = table({("common", 0): summary(70.0, 50.0, 10.0, 10.0, 100.0), ("stimulative", 0): shared})
     assert [row.runs_at_once for row in rows] == [1, 2]
     assert (rows[0].time_ratio, rows[1].time_ratio, rows[1].memory_ratio) == (1.0, None, 1.1)
+
+
+def plan_runs(recipe, methods, seeds):
+    """The recipe of each run of a comparison, by method and seed, in the order in which they run."""
+    plan = ComparisonPlan(recipe, methods, seeds=seeds)
+    return {(str(variant), seed): plan.jobs[name].recipe for name, (variant, seed) in plan.runs.items()}
 
 
 def test_methods_take_turns_and_keep_the_rest_of_the_recipe():

@@ -29,6 +29,7 @@ from stimulative.studies import damage as damage_room
 from stimulative.studies import destroy
 from stimulative.studies import destroying as destroying_room
 from stimulative.studies.damage import damage, numbers_of_orders, skippable, swappable, tau
+from stimulative.studies.finished import finished_runs
 from stimulative.training import load_recipe, prepare, train
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 1, "schedule.warmup_epochs": 0, "training.threads": 1}
@@ -492,6 +493,17 @@ def test_unusable_runs_are_all_named_before_any_work(runs, tmp_path, capsys):
         captured = capsys.readouterr()
         assert captured.err.startswith("stimulative: error: ") and message in captured.err and captured.out == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_data_of_ones_own_with_other_arguments_are_other_data(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "days.py").write_text("def photos(settings, day='a'):\n    raise RuntimeError\n")
+    for day in "ab":
+        shutil.copytree(runs / "common", tmp_path / day)
+        recipe = load_recipe(tmp_path / day / "recipe.yaml", {"data.name": "days:photos", "data.arguments.day": day})
+        (tmp_path / day / "recipe.yaml").write_text(recipe.to_yaml())
+    with pytest.raises(UsageError, match=r"a is of days:photos with \{day: a\}, b is of days:photos with \{day: b\}"):
+        finished_runs([tmp_path / "a", tmp_path / "b"])
 
 
 def test_runs_of_different_data_are_not_put_side_by_side(runs, tmp_path):

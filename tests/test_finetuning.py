@@ -285,6 +285,21 @@ def test_a_run_goes_on_as_another_one_by_its_own_recipe(common, tmp_path, monkey
     assert f"# weights: loaded all 97 tensors from {common}/model.safetensors" in capsys.readouterr().out
 
 
+def test_a_method_of_ones_own_is_not_needed_to_start_from_its_weights(common, tmp_path, capsys):
+    shutil.copytree(common, tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    text = recipe.read_text()
+    assert "name: common" in text
+    recipe.write_text(text.replace("name: common", "name: gone:Method"))
+    out = tmp_path / "recipe.yaml"
+    assert main(["init", "--data", "digits", "--from", str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert load_recipe(out).model.name == "cifar/resnet20"
+    run = prepare(tiny(**{"model.weights": str(tmp_path / "run")}), weights=True)
+    assert "loaded all" in run.loaded
+    with pytest.raises(UsageError, match=r"that run is of model\.name cifar/resnet20"):
+        prepare(tiny(**{"model.weights": str(tmp_path / "run"), "model.arguments": {"width": 4}}), weights=True)
+
+
 def test_recipes_without_the_new_settings_read_as_before():
     old = tiny().to_mapping()
     for section, key in (("model", "weights"), ("model", "freeze_stem"), ("optimizer", "trunk_lr")):

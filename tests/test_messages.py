@@ -72,6 +72,12 @@ def test_what_another_command_takes_is_no_option_of_this_one():
     assert in_options("model='cifar/resnet20'", arguments_of("unravel")) == "model='cifar/resnet20'"  # is no option
 
 
+def test_names_of_the_users_directories_stay_as_they_are():
+    said = "seed=0 is of digits, seed=1 is of cifar10; give each another out="
+    given = ["sweep/seed=0", "/runs/sweep/seed=1/"]
+    assert in_options(said, arguments_of("choose"), given) == said.replace("out=", "--out")
+
+
 def test_words_of_the_user_stay_as_they_are():
     arguments = arguments_of("export")
     said = "out=3/force=True exists; choose another file with out="

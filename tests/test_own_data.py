@@ -201,6 +201,14 @@ def test_what_cannot_be_is_found_before_anything_is_opened(name: str, arguments:
     assert problem.startswith("data.")
 
 
+def test_a_folder_that_is_misspelt_is_told_from_a_module():
+    (problem,) = problems("folders:photos")
+    assert problem.startswith("data.name: cannot import 'folders' for data set 'folders:photos': ModuleNotFoundError")
+    assert problem.endswith("; did you mean 'folder:photos'?")
+    assert problems("txt:corpus")[0].endswith("; did you mean 'text:corpus'?")
+    assert "did you mean" not in problems("nowhere:photos")[0]
+
+
 def test_other_settings_are_checked_as_ever_and_all_may_be_given():
     found = problems(SQUARES, batch_size=0, mean=(0.5,), validation=2)
     assert [problem.partition(":")[0] for problem in found] == ["data.batch_size", "data.mean", "data.validation"]
@@ -294,8 +302,27 @@ def test_images_of_ones_own_are_trained_compared_evaluated_and_reported_like_oth
     capsys.readouterr()
 
 
+def test_what_looks_like_a_date_is_text_in_the_runs_of_a_study_too(capsys, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    gpt2 = {"name": "transformers/gpt2", "arguments": GPT2}
+    file.write_text(
+        json.dumps(recipe("mine.sets:plain", model=gpt2, schedule={"epochs": 1}, evaluation={"subnets": 1}))
+    )
+    words = ["--methods", "common", "--seeds", "1", "--data.arguments", '{day: "2024-01-01"}']
+    for _ in range(2):  # the second time, the run is found to be of the same recipe
+        assert main(["compare", str(file), *words, "--out", str(tmp_path / "study")]) == 0
+    (run,) = (tmp_path / "study").glob("*/recipe.yaml")
+    assert load_recipe(run).data.arguments == {"day": "2024-01-01"}
+    capsys.readouterr()
+
+
+def test_a_setting_that_is_said_to_be_empty_needs_no_reason(tmp_path: Path):
+    words = ["--model", "cifar/resnet20", "--data", "digits", "--data.arguments", "{}"]
+    assert main(["init", *words, "--out", str(tmp_path / "proposed.yaml")]) == 0
+    assert load_recipe(tmp_path / "proposed.yaml").data.arguments == {}
+
+
 def test_texts_of_ones_own_are_trained_by_the_command_line(capsys, tmp_path: Path):
-    pytest.importorskip("transformers")
     file, run = tmp_path / "mine.yaml", tmp_path / "run"
     gpt2 = {"name": "transformers/gpt2", "arguments": GPT2}
     file.write_text(json.dumps(recipe("pydoc", model=gpt2)))

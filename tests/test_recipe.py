@@ -1,5 +1,6 @@
 """Recipes: the shipped ones, overrides, and every way in which one can be wrong."""
 
+import ast
 import dataclasses
 import importlib.resources
 import subprocess
@@ -346,6 +347,16 @@ class Unreadable(Method):
         super().__init__(network, **given)
 
 
+class Untrue(Method):
+    def __init__(self, network, *, scale: float = None, **given):
+        super().__init__(network, **given)
+
+
+class Named(Method):
+    def __init__(self, network, *, name: str, **given):
+        super().__init__(network, **given)
+
+
 class Unwritable(Method):
     def __init__(self, network, *, sampler=len, **given):
         super().__init__(network, **given)
@@ -382,13 +393,38 @@ def test_a_method_of_ones_own_is_another_method(own: None) -> None:
     assert sharp.method.settings == {"sharpness": 2.0, "tone": "low", "depth": 1}
     renamed = load({"method": {"name": "mine:Renamed", "every": 2}}, {"method.name": "mine:Renamed"})
     assert renamed.method.settings["every"] == 2
-    slip = error({"method": {"name": "mine:Sharp", "dept": 3, "depth": 2}}, {"method.name": "echo"})
-    assert slip == "the recipe: method.dept: unknown setting; got 3 (recipe), allowed in method: name, volume, delay"
 
 
-def test_what_is_said_of_a_method_that_is_gone_is_dropped_with_it() -> None:
-    gone = {"method": {"name": "gone:Method", "size": 2}, "seed": 3}
-    assert load(gone, {"method.name": "plain"}) == load({"method": {"name": "plain"}, "seed": 3})
+def test_a_method_of_ones_own_that_another_takes_the_place_of_is_not_imported(own: None) -> None:
+    for name in ("gone:Method", "mine:Sharp"):
+        replaced = {"method": {"name": name, "size": 2}, "seed": 3}
+        assert load(replaced, {"method.name": "plain"}) == load({"method": {"name": "plain"}, "seed": 3})
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.parametrize("default", ['"off"', '"null"', '"1e3"', '"{a: 1}"', '"2024-01-01"', "(1, 2)", "None", "1e-3"])
+@pytest.mark.parametrize("annotation", ["", ": Any", ": Sequence[int] | str | None | float"])
+def test_a_default_of_a_method_of_ones_own_comes_back_from_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: str, annotation: str
+) -> None:
+    (tmp_path / "modes.py").write_text(f"""
+from collections.abc import Sequence
+from typing import Any
+
+from stimulative.methods import CommonTraining
+
+
+class Mode(CommonTraining):
+    def __init__(self, network, *, mode{annotation} = {default}, **given):
+        super().__init__(network, **given)
+""")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "modes", raising=False)
+    recipe = load_recipe("digits", {"method.name": "modes:Mode"})
+    expected = ast.literal_eval(default)
+    assert recipe.method.settings["mode"] == (list(expected) if isinstance(expected, tuple) else expected)
+    assert recipe.override({"seed": 1}).method == recipe.method
+    assert load_recipe(yamlfile.parse_yaml(recipe.to_yaml())[0]) == recipe
 
 
 @pytest.mark.parametrize(
@@ -438,8 +474,18 @@ def test_what_is_said_of_a_method_that_is_gone_is_dropped_with_it() -> None:
         ),
         (
             {"name": "mine:Unwritable"},
-            "method.name: the default of 'sampler' of 'mine:Unwritable' cannot be written in a recipe: got <built-in "
+            "method.name: 'mine:Unwritable': the default of 'sampler' cannot be written in a recipe: got <built-in "
             "function len>, allowed: numbers, texts, true or false, None, and lists and mappings of these (recipe)",
+        ),
+        (
+            {"name": "mine:Untrue"},
+            "method.name: 'mine:Untrue': the default of 'scale' is not of its type: got None, allowed: a number; "
+            "change one of them (recipe)",
+        ),
+        (
+            {"name": "mine:Named"},
+            "method.name: 'mine:Named': a parameter 'name' is in the way of method.name; call it something else "
+            "(recipe)",
         ),
         ({"name": "mine.py:Sharp"}, "method.name: cannot import 'mine.py' for method 'mine.py:Sharp': "),
         ({"name": "my-own:Sharp"}, "method.name: unknown method; got 'my-own:Sharp' (recipe), allowed: plain, loud"),

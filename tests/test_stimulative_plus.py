@@ -684,6 +684,15 @@ def test_efficient_is_the_settings_that_it_stands_for(network, batch):
         assert one.subnets == other.subnets and torch.equal(one.loss, other.loss)
 
 
+def test_a_subclass_may_be_efficient_too(network, batch):
+    class Own(StimulativeTraining):
+        def __init__(self, network, *, extra=1.0, **settings):
+            super().__init__(network, efficient=True, **settings)
+
+    assert Own.problems({"efficient": True, **EFFICIENT, "subnet_share": 1.0}) == []
+    assert Own(network, seed=5).subnet_share == EFFICIENT["subnet_share"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

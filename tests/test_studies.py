@@ -202,6 +202,13 @@ def test_a_method_of_ones_own_that_is_not_there_is_refused(tmp_path, monkeypatch
         ComparisonPlan(load_recipe("digits"), "stimulative:Louder")
 
 
+def test_a_run_by_a_method_of_ones_own_has_a_name_for_every_file_system(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "louder_method.py").write_text(MODULE)
+    assert main(["train", "digits", "--method.name", "louder_method:Louder", "--dry-run"]) == 0
+    assert "runs/digits-louder_method-Louder-seed0" in capsys.readouterr().out
+
+
 def test_methods_of_ones_own_are_compared_like_others(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "louder_method.py").write_text(MODULE)

@@ -14,4 +14,3 @@ from stimulative.analysis.latency import Latencies as Latencies
 from stimulative.analysis.latency import measure_modules as measure_modules
 from stimulative.analysis.steps import Steps as Steps
 from stimulative.analysis.trained import open_run as open_run
-from stimulative.analysis.trained import prepare_to_measure as prepare_to_measure

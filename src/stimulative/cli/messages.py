@@ -46,9 +46,9 @@ def in_options(message: str, actions: Sequence[argparse.Action], given: Sequence
 
 
 def _like_arguments(given: Sequence[str]) -> list[str]:
-    """The user's words that could be taken for arguments, as they are given and as paths are printed."""
+    """The user's words that could be taken for arguments, as they are given and as paths of them are printed."""
     texts = {text for word in given for text in (word, word.partition("=")[2] if word.startswith("--") else word)}
-    found = {form for text in texts if "=" in text for form in (text, str(Path(text)))}
+    found = {form for text in texts for form in (text, str(Path(text)), *Path(text).parts) if "=" in form}
     return sorted(found, key=len, reverse=True)
 
 

@@ -74,7 +74,7 @@ def convert(annotation: Any, value: Any) -> Any:
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"{describe(annotation)}, with texts as keys")
         return dict(value)  # jsonargparse would parse the texts inside once more
-    if isinstance(value, str) and str in kinds:
+    if isinstance(value, str) and (str in kinds or Any in kinds):
         return value  # likewise: it takes the text "null" for null
     if value is None and type(None) not in kinds and Any not in kinds:
         raise TypeError(describe(annotation))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from stimulative.config import yamlfile
-from stimulative.config.annotations import REQUIRED, Setting, plain, settings_of
+from stimulative.config.annotations import REQUIRED, Setting, convert, plain, settings_of
 from stimulative.errors import UsageError
 from stimulative.extension import is_own
 from stimulative.methods import Method, method_named
@@ -18,10 +21,38 @@ Methods = Mapping[str, type[Method]]
 _GIVEN_BY_THE_LOOP = ("label_smoothing", "total_steps", "seed")
 
 
+@functools.cache
 def method_settings(method: type[Method]) -> Mapping[str, Setting]:
-    """The settings of a method by bare name: what its class takes by name, but for what the loop gives it."""
+    """The settings of a method by bare name: what its class takes by name, but for what the loop gives it.
+
+    Defaults are as a recipe gives them: a list for a tuple where the type does not say which.
+
+    Raises:
+        UsageError: If no recipe can say a setting or its default.
+    """
     network = next(iter(inspect.signature(method).parameters), "network")  # whatever it is called
-    return settings_of(method, (network, *_GIVEN_BY_THE_LOOP))
+    settings = settings_of(method, (network, *_GIVEN_BY_THE_LOOP))
+    return {key: replace(setting, default=_as_said(key, setting)) for key, setting in settings.items()}
+
+
+def _as_said(key: str, setting: Setting) -> Any:
+    """A setting's default as it comes back from a recipe that says it."""
+    if key == "name":
+        raise UsageError("a parameter 'name' is in the way of method.name; call it something else")
+    if setting.default is REQUIRED:
+        return REQUIRED
+    written = plain(setting.default)
+    if not yamlfile.can_dump(written):
+        raise UsageError(
+            f"the default of {key!r} cannot be written in a recipe: got {setting.default!r}, allowed: numbers, texts, "
+            "true or false, None, and lists and mappings of these"
+        )
+    try:
+        return convert(setting.annotation, yamlfile.parse_yaml(yamlfile.dump(written))[0])
+    except TypeError as error:
+        raise UsageError(
+            f"the default of {key!r} is not of its type: got {setting.default!r}, allowed: {error}; change one of them"
+        ) from error
 
 
 def usable_method(name: object, methods: Methods) -> type[Method] | None:
@@ -45,15 +76,11 @@ def usable_method(name: object, methods: Methods) -> type[Method] | None:
         return None
     method = method_named(name)
     try:
-        settings = method_settings(method)
+        method_settings(method)
+    except UsageError as error:
+        raise UsageError(f"{name!r}: {error}") from error
     except Exception as error:  # annotations are code of the user's
         raise UsageError(
             f"the settings of {name!r} cannot be read from its signature: {type(error).__name__}: {error}"
         ) from error
-    for key, setting in settings.items():
-        if setting.default is not REQUIRED and not yamlfile.can_dump(plain(setting.default)):
-            raise UsageError(
-                f"the default of {key!r} of {name!r} cannot be written in a recipe: got {setting.default!r}, allowed: "
-                "numbers, texts, true or false, None, and lists and mappings of these"
-            )
     return method

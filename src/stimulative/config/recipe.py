@@ -27,6 +27,7 @@ from stimulative.config.settings import (
 from stimulative.config.sources import Given, Overrides, read_file, read_mapping, read_overrides
 from stimulative.data import DataSettings
 from stimulative.errors import UsageError
+from stimulative.extension import is_own
 from stimulative.methods import METHODS, Method
 from stimulative.models import ModelSettings
 from stimulative.naming import did_you_mean
@@ -173,12 +174,11 @@ class _Reading:
 
     def _drop(self, base: dict[str, Given], name: object) -> None:
         """Take away what a recipe says about another method than the one that it is resolved with."""
-        try:
-            method = usable_method(name, self.methods)
-        except UsageError:  # which settings it would have cannot be known, and need not
-            drops = [key for key in base if key.startswith("method.")]
-        else:
-            drops = [] if method is None else [f"method.{key}" for key in section_settings("method", method)]
+        method = self.methods.get(name) if isinstance(name, str) else None
+        if method is not None:
+            drops = [f"method.{key}" for key in section_settings("method", method)]
+        else:  # which settings one's own has need not be known, and is not worth an import
+            drops = [key for key in base if key.startswith("method.")] if is_own(name) else []
         for key in drops:
             base.pop(key, None)
 

@@ -16,7 +16,7 @@ from stimulative.data.tokens import BYTES
 from stimulative.data.value_checks import CHECKS, Interpolation, value_problems
 from stimulative.errors import UsageError
 from stimulative.extension import is_own
-from stimulative.naming import did_you_mean
+from stimulative.naming import did_you_mean, nearest
 from stimulative.tasks import Task
 
 _NAMED: Mapping[str, type[KindSettings]] = {
@@ -186,6 +186,10 @@ class DataSettings:
                 if given[key] != default
             }
             found = {**value_problems(self, kind.accepted), **self.kind.problems(), **strange}
+        if kind is OwnSettings and "name" in found:
+            start, _, rest = self.name.partition(":")
+            near = [f"{known}{rest}" for known in _IN_FOLDERS if nearest(start, [known])]
+            found["name"] += did_you_mean(self.name, near)
         order = dict.fromkeys((*_TOLD_FIRST, *strange, *CHECKS, *found))
         return [found[key] for key in order if key in found]
 

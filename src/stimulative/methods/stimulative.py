@@ -180,7 +180,7 @@ class StimulativeTraining(Method):
         ):
             found += [problem] if problem else []
         if settings.get("efficient"):
-            defaults = inspect.signature(cls).parameters
+            defaults = inspect.signature(StimulativeTraining).parameters
             own = [key for key in EFFICIENT if key in settings and settings[key] != defaults[key].default]
             if own:
                 found.append(

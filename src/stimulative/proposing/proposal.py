@@ -18,7 +18,7 @@ from stimulative.errors import UsageError
 from stimulative.models import PRETRAINED
 from stimulative.proposing.lr_range import RangeTest
 from stimulative.proposing.rules import Proposed, fit_images, settings_for
-from stimulative.runs import RECIPE
+from stimulative.runs import RunDirectory
 from stimulative.training import Prepared, prepare
 
 _WIDTH = 112
@@ -134,17 +134,16 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
     values = {f"{section}.{key}": value for section in SECTIONS for key, value in mapping[section].items()}
     values["seed"] = recipe.seed
     order = [*SECTIONS, "seed"]
-    keys = sorted(reasons, key=lambda key: (order.index(key.partition(".")[0]), not key.endswith(".name")))
+    told = [key for key in reasons if key in values]  # what is empty may be left out of a recipe
+    keys = sorted(told, key=lambda key: (order.index(key.partition(".")[0]), not key.endswith(".name")))
     return Proposal(tuple(Proposed(key, values[key], reasons[key]) for key in keys), replace(run, recipe=recipe))
 
 
 def _model_of_run(weights: str | None) -> Mapping[str, Any]:
     """What a run that is started from says of its model; nothing of anything else."""
-    stored = None if weights in (None, PRETRAINED) else Path(weights).expanduser() / RECIPE
-    if stored is None or not stored.is_file():
-        return {}
-    model = load_recipe(stored).model
-    return {"name": model.name, "arguments": model.arguments, "subnet": model.subnet}
+    run = None if weights in (None, PRETRAINED) else RunDirectory(Path(weights).expanduser())
+    model = run.recipe_mapping.get("model") if run is not None and run.started else None
+    return {key: model.get(key) for key in ("name", "arguments", "subnet")} if isinstance(model, Mapping) else {}
 
 
 def _comment(text: str) -> list[str]:

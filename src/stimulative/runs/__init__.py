@@ -1,7 +1,6 @@
 """What a run directory is: its files, read and written here alone. Knows no training."""
 
 from stimulative.runs.directory import BEST as BEST
-from stimulative.runs.directory import ENVIRONMENT as ENVIRONMENT
 from stimulative.runs.directory import LAST as LAST
 from stimulative.runs.directory import METRICS as METRICS
 from stimulative.runs.directory import MODEL as MODEL

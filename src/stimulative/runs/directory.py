@@ -7,13 +7,15 @@ summary, too, has finished.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from stimulative import files
-from stimulative.config import Recipe, load_recipe
+from stimulative.config import Recipe, load_recipe, parse_yaml
 from stimulative.errors import UsageError
 from stimulative.records import RecordError, understanding
 from stimulative.runs.environment import Environment
@@ -76,7 +78,7 @@ class RunDirectory:
 
     @property
     def recipe(self) -> Recipe:
-        """Its recipe.
+        """Its recipe; modules of the user's own that it names (``package.module:name``) are imported.
 
         Raises:
             UsageError: If it has none, or one that cannot be used.
@@ -88,6 +90,22 @@ class RunDirectory:
     def recipe_text(self) -> str:
         """Its recipe as the text of a YAML file."""
         return self.file(RECIPE).read_text(encoding="utf-8")
+
+    @property
+    def recipe_mapping(self) -> Mapping[str, Any]:
+        """What stands in its recipe, unchecked; nothing that it names is imported.
+
+        Raises:
+            UsageError: If it is no mapping.
+        """
+        path = self.file(RECIPE)
+        try:
+            content, _ = parse_yaml(self.recipe_text)
+        except ValueError as error:
+            raise UsageError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{path} is not the recipe of a run: it holds no settings")
+        return content
 
     @property
     def summary(self) -> Summary:

@@ -10,7 +10,6 @@ machine, or a cluster) and a *record* of typed rows (what it has come to), which
 3. In ``cli/commands``, a file that reads the plan from words, and hands it to ``run_study``.
 """
 
-from stimulative.studies.comparison import COMPARISON as COMPARISON
 from stimulative.studies.comparison import MARKDOWN as MARKDOWN
 from stimulative.studies.comparison import ComparedMethods as ComparedMethods
 from stimulative.studies.comparison import ComparedRun as ComparedRun
@@ -26,7 +25,6 @@ from stimulative.studies.comparison_table import notes as notes
 from stimulative.studies.comparison_table import sentences as sentences
 from stimulative.studies.destroying import check_numbers as check_numbers
 from stimulative.studies.destroying import destroy as destroy
-from stimulative.studies.destruction import DESTRUCTION as DESTRUCTION
 from stimulative.studies.destruction import DeletedRow as DeletedRow
 from stimulative.studies.destruction import DestroyedRun as DestroyedRun
 from stimulative.studies.destruction import Destruction as Destruction
@@ -38,13 +36,11 @@ from stimulative.studies.jobs import Job as Job
 from stimulative.studies.jobs import Outcome as Outcome
 from stimulative.studies.jobs import Workers as Workers
 from stimulative.studies.launching import FAILURE as FAILURE
-from stimulative.studies.loafing import LOAFING as LOAFING
 from stimulative.studies.loafing import Loafing as Loafing
 from stimulative.studies.loafing import LoafingPair as LoafingPair
 from stimulative.studies.loafing import LoafingPlan as LoafingPlan
 from stimulative.studies.loafing import LoafingRow as LoafingRow
 from stimulative.studies.loafing import measure_loafing as measure_loafing
-from stimulative.studies.matrix import MATRIX as MATRIX
 from stimulative.studies.matrix import Matrix as Matrix
 from stimulative.studies.matrix import MatrixCell as MatrixCell
 from stimulative.studies.matrix import MatrixPlan as MatrixPlan
@@ -56,9 +52,9 @@ from stimulative.studies.study import OverSeeds as OverSeeds
 from stimulative.studies.study import Study as Study
 from stimulative.studies.study import StudyOfRuns as StudyOfRuns
 from stimulative.studies.study import over_seeds as over_seeds
-from stimulative.studies.sweep import SWEEP as SWEEP
 from stimulative.studies.sweep import Sweep as Sweep
 from stimulative.studies.sweep import SweepPlan as SweepPlan
 from stimulative.studies.sweep import SweepRow as SweepRow
 from stimulative.studies.sweep import SweepRun as SweepRun
 from stimulative.studies.sweep import sweep_setting as sweep_setting
+from stimulative.studies.variants import directory_name as directory_name

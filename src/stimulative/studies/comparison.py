@@ -20,7 +20,7 @@ from stimulative.studies.significance import LEVEL, difference
 from stimulative.studies.study import Failed, OverSeeds, StudyOfRuns, over_seeds
 from stimulative.studies.variants import Variant, recipes_of, variants
 
-COMPARISON, MARKDOWN, TABLE = "comparison.json", "comparison.md", "comparison.csv"
+MARKDOWN, TABLE = "comparison.md", "comparison.csv"
 _REFERENCE = "common"
 
 
@@ -245,12 +245,6 @@ def compare(
     comparison = carry_out(recipe, out, workers=workers, after_run=after_run)
     comparison.write_tables(Path(out))
     return comparison
-
-
-def plan_runs(recipe: Recipe, methods: str | Sequence[str], seeds: int) -> dict[tuple[str, int], Recipe]:
-    """The recipe of each run, by method and seed, in the order in which they run."""
-    plan = ComparisonPlan(recipe, methods, seeds=seeds)
-    return {(str(variant), seed): plan.jobs[name].recipe for name, (variant, seed) in plan.runs.items()}
 
 
 def table(summaries: Mapping[tuple[str, int], Summary]) -> list[ComparisonRow]:

@@ -13,7 +13,6 @@ from stimulative import files
 from stimulative.records import Record, absent
 from stimulative.studies.study import Study
 
-DESTRUCTION = "destruction.json"
 _TABLES = ("single", "deletions", "swaps", "delete_rows", "swap_rows")
 
 

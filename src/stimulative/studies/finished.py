@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stimulative.config import Recipe
+from stimulative.config import Recipe, dump_line
 from stimulative.errors import UsageError
 from stimulative.runs import RunDirectory, Summary
 
@@ -54,7 +54,7 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
         raise UsageError("\n".join(problems))
     data = {_data_of(run.recipe): run for run in found}
     if len(data) > 1:
-        named = ", ".join(f"{run.label} is of {run.recipe.data.name}" for run in data.values())
+        named = ", ".join(f"{run.label} is of {_data_name(run.recipe)}" for run in data.values())
         raise UsageError(
             f"these runs are of different data sets, so their scores cannot be compared: {named}. "
             "Ask about the runs of one data set at a time, each with another out="
@@ -64,7 +64,13 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
 
 def _data_of(recipe: Recipe) -> str:
     folder = recipe.data.folder or recipe.data.text_folder
-    return recipe.data.name if folder is None else str(Path(folder).expanduser().resolve())
+    if folder is not None:
+        return str(Path(folder).expanduser().resolve())
+    return _data_name(recipe)
+
+
+def _data_name(recipe: Recipe) -> str:
+    return recipe.data.name + (f" with {dump_line(recipe.data.arguments)}" if recipe.data.arguments else "")
 
 
 def _labels(directories: Sequence[Path]) -> list[str]:

@@ -27,7 +27,6 @@ from stimulative.studies.planning import carry_out, check_methods, seeds_from, t
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.studies.study import Failed, StudyOfRuns
 
-LOAFING = "loafing.json"
 ALONE = "common"
 """The method that nets alone are trained by."""
 

@@ -21,8 +21,6 @@ from stimulative.studies.planning import carry_out, check_methods, seeds_from, t
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.studies.study import Failed, StudyOfRuns, spread
 
-MATRIX = "matrix.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixCell(Record):

@@ -16,8 +16,6 @@ from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.planning import carry_out, seeds_from, task_of
 from stimulative.studies.study import Failed, OverSeeds, StudyOfRuns, over_seeds
 
-SWEEP = "sweep.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow(OverSeeds):

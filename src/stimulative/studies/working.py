@@ -45,16 +45,16 @@ class Work:
     def do(self) -> Summary | Failure:
         """Train and measure, or go on with that."""
         import torch
-        import yaml
 
         from stimulative.analysis import evaluate
-        from stimulative.config import load_recipe
+        from stimulative.config import load_recipe, parse_yaml
         from stimulative.training import train
 
         try:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
-            train(load_recipe(yaml.safe_load(self.recipe)), self.directory, resume=True, progress=not self.quiet)
+            recipe = load_recipe(parse_yaml(self.recipe)[0])
+            train(recipe, self.directory, resume=True, progress=not self.quiet)
             if self.subnets != ():
                 evaluate(self.directory, subnets=self.subnets, latency=False)
             run = RunDirectory(Path(self.directory))

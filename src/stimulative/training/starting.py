@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from stimulative import models
-from stimulative.config import dump_line, load_recipe
+from stimulative.config import dump_line
 from stimulative.data import Data
 from stimulative.errors import UsageError
 from stimulative.models import PRETRAINED, ModelSettings
@@ -129,12 +130,12 @@ def read_start(settings: ModelSettings, data: Data, *, own_model: bool = False) 
 
 def _architecture(given: str) -> str:
     """What a run says of its model; nothing of a file."""
-    stored = Path(given).expanduser() / RECIPE
-    if not stored.is_file():
+    run = RunDirectory(Path(given).expanduser())
+    model = run.recipe_mapping.get("model") if run.started else None
+    if not isinstance(model, Mapping):
         return ""
-    model = load_recipe(stored).model
-    subnet = "" if model.subnet is None else f", subnet {model.subnet}"
-    return f"model.name {model.name}, model.arguments {dump_line(model.arguments)}{subnet}"
+    subnet = "" if model.get("subnet") is None else f", subnet {model['subnet']}"
+    return f"model.name {model.get('name')}, model.arguments {dump_line(model.get('arguments'))}{subnet}"
 
 
 def _in_words(loaded: Loaded, file: str, data: Data) -> str:

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Destroy."""
     from stimulative.report import draw_destruction
-    from stimulative.studies import DESTRUCTION, check_numbers
+    from stimulative.studies import Destruction, check_numbers
 
     check_numbers(options.draws, options.images)
     out = Path(options.out)
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return 130
     pictures = draw_destruction(out)
     if options.json:
-        print((out / DESTRUCTION).read_text(encoding="utf-8"), end="")
+        print(Destruction.file(out).read_text(encoding="utf-8"), end="")
         return 0
     for one in destruction.runs:
         _show(one, destruction)
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         "as trained: with the main net's statistics; recalibrated: with those of the net that is left.\n"
         "tau: Kendall's rank correlation of the order of blocks with the original one, mean over the nets."
     )
-    print(f"numbers: {out / DESTRUCTION} (and single.csv, deletions.csv, swaps.csv)")
+    print(f"numbers: {Destruction.file(out)} (and single.csv, deletions.csv, swaps.csv)")
     print(f"pictures: {', '.join(str(path) for path in pictures if path.suffix == '.png')}")
     return 0
 

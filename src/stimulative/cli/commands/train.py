@@ -59,6 +59,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Train."""
     from stimulative.config import load_recipe
+    from stimulative.studies import directory_name
 
     named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.weights)
     settings = data_settings(named, options.data, rest) + from_settings(options.weights, rest)
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     recipe = load_recipe(named, [*settings, *rest])
     images = f"-{directory_word(options.data)}" if options.data else ""
     stem = stem or Path(named).stem
-    out = Path(options.out or f"runs/{stem}{images}-{recipe.method.name}-seed{recipe.seed}")
+    out = Path(options.out or f"runs/{stem}{images}-{directory_name(recipe.method.name)}-seed{recipe.seed}")
     if recipe.model.weights is not None and out.resolve() == Path(recipe.model.weights).expanduser().resolve():
         raise UsageError(f"{out} is the run that training starts from; choose another directory with --out")
     if options.dry_run:
