@@ -2,11 +2,11 @@
 
 ::
 
-    class Stop(Callback):
+    class Tell(Callback):
         def on_epoch(self, trainer, epoch):
             print(epoch.epoch, epoch.validation_top1)
 
-    train("digits", "runs/digits", callbacks=[Stop()])
+    train("digits", "runs/digits", callbacks=[Tell()])
 """
 
 from __future__ import annotations
