@@ -371,6 +371,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "broken.py").write_text("import json\n\nsize = {}['size']\n")
     monkeypatch.chdir(tmp_path)
+    sys.modules.pop("mine", None)
     yield
     sys.modules.pop("mine", None)
 

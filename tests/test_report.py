@@ -628,3 +628,17 @@ def test_the_room_is_light_until_something_is_drawn():
     assert said.split() == ["False", "draw_loafing"]
     with pytest.raises(ImportError, match="draw_everything"):
         from stimulative.report import draw_everything  # type: ignore # noqa: F401
+
+
+def test_files_of_a_later_version_and_unreadable_ones_are_named(tmp_path):
+    later, unreadable, study = made.run(tmp_path / "later"), made.run(tmp_path / "unreadable"), tmp_path / "sweep"
+    for file in (later / "summary.json", made.sweep(study, [1, 2]) / "sweep.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    with pytest.raises(UsageError, match=r"later.summary\.json: this summary is of format 2, .* update stimulative"):
+        write_report([later], tmp_path / "report")
+    with pytest.raises(UsageError, match=r"sweep\.json: this sweep is of format 2, .* update stimulative"):
+        write_report([study], tmp_path / "report")
+    (unreadable / "recipe.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"recipe\.yaml cannot be read as a recipe: "):
+        write_report([unreadable], tmp_path / "report")
+    assert not (tmp_path / "report").exists()

@@ -198,6 +198,20 @@ def test_a_killed_process_is_a_failed_run_and_the_others_go_on(recipe, tmp_path,
     assert outcome.failed == {"a": "its process was killed, perhaps for want of memory"}
 
 
+def test_a_script_that_is_not_guarded_is_told_so(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from stimulative.studies import compare\nfrom stimulative.training import load_recipe\n"
+        "recipe = load_recipe('digits', {'schedule.max_steps': 1, 'training.loggers': []})\n"
+        "print(compare(recipe, 'out', methods='common', seeds=1).failed[0].error)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == (
+        "its process ended with status 1 before it had begun; in a script, what starts runs has to stand under "
+        "if __name__ == '__main__':"
+    )
+
+
 def test_the_command_line_tells_what_failed(tmp_path, capsys, monkeypatch):
     # the planning succeeds, since the net breaks in training only
     (tmp_path / "fragile.py").write_text(

@@ -194,6 +194,14 @@ def test_a_method_of_ones_own_is_one_name_in_front_of_its_settings(tmp_path, mon
     assert run_name(variant.method, Subnet.parse("2-2"), 0) == f"{variant.method.replace(':', '-')}-2-2-seed0"
 
 
+def test_samplers_and_objectives_of_ones_own_are_named_behind_a_method():
+    text = "stimulative:sampler=mine.parts:draw:every=2:objective=mine:loss"
+    settings = (("sampler", "mine.parts:draw"), ("every", "2"), ("objective", "mine:loss"))
+    assert variants(text) == [Variant("stimulative", settings)] and str(variants(text)[0]) == text
+    with pytest.raises(UsageError, match=r"NAME:key=value\[:key=value\], got 'every'"):
+        variants("stimulative:every:2")
+
+
 def test_a_method_of_ones_own_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"cannot import 'nowhere' for method 'nowhere:Louder'"):

@@ -1,11 +1,13 @@
 """The public loop: what it tells of, in which order, and what hangs on it."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from stimulative.errors import UsageError
 from stimulative.runs import Epoch, RunDirectory, Summary
 from stimulative.training import Callback, Step, Trainer, load_recipe, train
 
@@ -53,6 +55,46 @@ def test_a_run_tells_of_steps_epochs_and_checkpoints_in_their_order(tmp_path):
     assert story.told == expected
     assert all(step.of == batches and step.part.last and step.part.share == 1.0 for step in story.steps)
     assert all(step.terms.logits.shape == (128, 10) and not step.terms.loss.requires_grad for step in story.steps)
+
+
+def test_a_finished_run_and_one_of_another_recipe_stay_as_they_are(tmp_path):
+    recipe = load_recipe("digits", TINY | {"schedule.epochs": 1})
+    train(recipe, tmp_path, progress=False)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="has finished; choose another directory"):
+        Trainer(recipe, tmp_path, progress=False)
+    with pytest.raises(UsageError, match=r"another recipe.*seed: 0 then, 5 now"):
+        Trainer(recipe.override({"seed": 5}), tmp_path, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_trainer_makes_its_directory(tmp_path):
+    recipe = load_recipe("digits", TINY | {"schedule.max_steps": 1})
+    Trainer(recipe, tmp_path / "a" / "b", progress=False).run()
+    assert RunDirectory(tmp_path / "a" / "b").finished
+
+
+@pytest.mark.parametrize("callback", [print, Story])
+def test_what_is_no_callback_is_refused_before_anything_is_written(tmp_path, callback):
+    with pytest.raises(UsageError, match=r"callbacks= are instances of stimulative\.training\.Callback, got <"):
+        Trainer(load_recipe("digits", TINY), tmp_path / "run", progress=False, callbacks=[callback])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", ["None", "(main_ce, None)", "main_ce"])
+def test_a_method_that_gives_no_terms_is_named(tmp_path, monkeypatch, given):
+    monkeypatch.delitem(sys.modules, "odd_method", raising=False)
+    (tmp_path / "odd_method.py").write_text(
+        "from stimulative.methods import CommonTraining\n"
+        "class Odd(CommonTraining):\n"
+        "    def forward(self, x, y, subnets=None):\n"
+        "        main_ce = super().forward(x, y, subnets).loss\n"
+        f"        return {given}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = {"None": "NoneType", "main_ce": "Tensor"}.get(given, "tuple")
+    with pytest.raises(UsageError, match=f"method 'odd_method:Odd' gave {kind} for a batch, and has to give"):
+        train(load_recipe("digits", TINY | {"method.name": "odd_method:Odd"}), tmp_path / "run", progress=False)
 
 
 def test_what_an_epoch_tells_is_what_the_log_says(tmp_path):

@@ -171,6 +171,14 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
         train(tiny(), tmp_path, resume=True, progress=False)
 
 
+@pytest.mark.parametrize("content", [{"a": 1}, [1, 2]])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "recipe.yaml").write_text(tiny().to_yaml())
+    torch.save(content, tmp_path / "checkpoint-last.ckpt")
+    with pytest.raises(UsageError, match=r"checkpoint-last\.ckpt is no checkpoint of a run: it lacks best, epoch, "):
+        train(tiny(), tmp_path, resume=True, progress=False)
+
+
 def test_a_run_without_its_checkpoint_is_not_started_anew(tmp_path):
     (tmp_path / "recipe.yaml").write_text(tiny().to_yaml())
     with pytest.raises(UsageError, match=r"has lost its checkpoint-last\.ckpt and cannot go on"):

@@ -54,7 +54,7 @@ def imported(name: str, kind: str, thing: str, what: str) -> Callable[..., Any]:
         ) from error
     except UsageError:
         raise
-    except Exception as error:  # whatever the code of the module raises
+    except (Exception, SystemExit) as error:  # whatever the code of the module raises
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(
             f"cannot import {module!r} for {kind} {name!r}: {type(error).__name__}: {error} "

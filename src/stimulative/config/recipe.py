@@ -231,7 +231,8 @@ class _Reading:
                 if method is None:
                     continue
                 parts[section] = MethodSettings(arguments.pop("name"), arguments)
-                sentences = method.problems(arguments)
+                found = method.problems(arguments)
+                sentences = [found] if isinstance(found, str) else found  # one's own may have it wrong
             else:
                 parts[section] = owner(**arguments)
                 of = (_task(values),) if section == "model" else ()

@@ -62,7 +62,8 @@ def _like_a_study(path: Path) -> Iterator[None]:
         yield
     except UsageError as error:
         cause = error.__cause__
-        if not isinstance(cause, KeyError | TypeError | ValueError) or isinstance(cause, json.JSONDecodeError):
+        told = isinstance(cause, UsageError | json.JSONDecodeError)
+        if told or not isinstance(cause, KeyError | TypeError | ValueError):
             raise
         with understanding(path):
             raise cause from None

@@ -88,8 +88,16 @@ class RunDirectory:
 
     @property
     def recipe_text(self) -> str:
-        """Its recipe as the text of a YAML file."""
-        return self.file(RECIPE).read_text(encoding="utf-8")
+        """Its recipe as the text of a YAML file.
+
+        Raises:
+            UsageError: If it cannot be read.
+        """
+        path = self.file(RECIPE)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} cannot be read as a recipe: {error}") from error
 
     @property
     def recipe_mapping(self) -> Mapping[str, Any]:
@@ -120,8 +128,11 @@ class RunDirectory:
                 f"{SUMMARY} yet)"
             )
         path = self.file(SUMMARY)
+        content = files.read_json(path)
         try:
-            return Summary.from_mapping(files.read_json(path))
+            return Summary.from_mapping(content)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
         except RecordError as error:
             raise UsageError(f"{path} is not the summary of a run: {error}; remove it and resume the run") from error
 

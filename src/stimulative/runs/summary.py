@@ -164,7 +164,8 @@ class Summary(Record):
         number = mapping.get("format", FORMAT)
         if isinstance(number, int) and number > FORMAT:
             raise UsageError(
-                f"this summary is of format {number}, and this version of stimulative reads up to {FORMAT}; update it"
+                f"this summary is of format {number}, and this version of stimulative reads up to {FORMAT}; update "
+                "stimulative"
             )
         main = mapping.get("main")
         task = "text" if isinstance(main, Mapping) and "perplexity" in main else "images"

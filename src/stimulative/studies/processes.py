@@ -52,8 +52,8 @@ def on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Ite
                 running[receiver] = name, process
             for receiver in wait(list(running)):
                 assert isinstance(receiver, Connection)
-                result = _received(receiver)
                 name, process = running.pop(receiver)
+                result = _received(receiver, process)
                 process.join()
                 receiver.close()
                 yield name, result
@@ -64,11 +64,17 @@ def on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Ite
             process.join()
 
 
-def _received(receiver: Any) -> Summary | Failure:
+def _received(receiver: Any, process: Any) -> Summary | Failure:
     try:
         return receiver.recv()
     except EOFError:
+        process.join()
         message = "its process was killed, perhaps for want of memory"
+        if process.exitcode > 0:  # a process begins with importing the main module, and tells of errors in that itself
+            message = (
+                f"its process ended with status {process.exitcode} before it had begun; in a script, what starts runs "
+                "has to stand under if __name__ == '__main__':"
+            )
         return Failure(message, message)
 
 

@@ -66,7 +66,10 @@ class Study(Record):
         path = cls.file(directory)
         content = files.read_json(path)
         with understanding(path):
-            return cls.from_mapping(content)
+            try:
+                return cls.from_mapping(content)
+            except UsageError as error:
+                raise UsageError(f"{path}: {error}") from error
 
     @classmethod
     def from_mapping(cls, mapping: Any) -> Self:
@@ -76,7 +79,7 @@ class Study(Record):
             if isinstance(number, int) and number > FORMAT:
                 raise UsageError(
                     f"this {cls.NAME} is of format {number}, and this version of stimulative reads up to {FORMAT}; "
-                    "update it"
+                    "update stimulative"
                 )
             mapping = {"task": "text" if _tells_perplexity(mapping) else "images", **mapping}
         return super().from_mapping(mapping)

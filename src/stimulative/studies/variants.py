@@ -70,7 +70,8 @@ def variants(methods: str | Sequence[str]) -> list[Variant]:
     Args:
         methods: Methods, each ``NAME`` or ``NAME:key=value[:key=value]`` with values as in YAML, or ``all`` for every
             method of this library with its defaults; NAME is also ``package.module:Class``, for one of your own. A text
-            of several has commas between them. Commas and colons inside of brackets and quotes belong to a value.
+            of several has commas between them. Commas and colons inside of brackets and quotes belong to a value, as
+            does the colon of a sampler or an objective ``package.module:name``.
 
     Raises:
         UsageError: If there is none, one is unknown, cannot be read or is there twice.
@@ -106,6 +107,10 @@ def _variant(text: str) -> Variant:
         method = f"{method}:{parts.pop(0)}"
     settings: dict[str, str] = {}
     for part in parts:
+        last = next(reversed(settings), None)
+        if last is not None and "=" not in part and is_own(f"{settings[last]}:{part}"):
+            settings[last] += f":{part}"  # a sampler or an objective of one's own
+            continue
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not key or not equals:
             raise UsageError(f"a method with settings is NAME:key=value[:key=value], got {part!r} in {text!r}")

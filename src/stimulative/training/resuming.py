@@ -13,6 +13,8 @@ from stimulative.errors import UsageError
 from stimulative.files import make_directory, replacing
 from stimulative.runs import LAST, RECIPE, RunDirectory, Summary
 
+_KEYS = {"method", "optimizer", "scheduler", "random", "epoch", "step", "best", "seconds"}
+
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all."""
@@ -24,15 +26,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; only tensors and plain values, never code.
 
     Raises:
-        UsageError: If it is damaged.
+        UsageError: If it is damaged, or something else.
     """
+    again = "Remove the run, or choose another directory with out=, to start again"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged. Remove the run, or choose "
-            "another directory with out=, to start again"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged. {again}"
         ) from error
+    missing = _KEYS - (state.keys() if isinstance(state, dict) else set())
+    if missing:
+        raise UsageError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}. {again}")
+    return state
 
 
 def check_directory(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary | None:

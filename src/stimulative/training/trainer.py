@@ -35,7 +35,7 @@ from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
-from stimulative.training.resuming import load_checkpoint, save_checkpoint
+from stimulative.training.resuming import check_directory, load_checkpoint, save_checkpoint
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 
@@ -44,7 +44,7 @@ class Trainer:
 
     Args:
         recipe: The recipe.
-        out: The run directory, which is there and holds no run or one of this recipe.
+        out: The run directory; an unfinished run of this recipe that is there goes on.
         data: Data of your own instead of the recipe's.
         model: A model of your own instead of the recipe's.
         progress: Whether to show progress.
@@ -73,6 +73,11 @@ class Trainer:
         progress: bool = True,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        strange = [callback for callback in callbacks if not isinstance(callback, Callback)]
+        if strange:
+            raise UsageError(f"callbacks= are instances of stimulative.training.Callback, got {strange[0]!r}")
+        if check_directory(recipe, RunDirectory(Path(out)), resume=True) is not None:
+            raise UsageError(f"the run in {out} has finished; choose another directory with out= to train again")
         if recipe.training.threads is not None:
             torch.set_num_threads(recipe.training.threads)
         self.recipe = recipe
@@ -221,11 +226,11 @@ class Trainer:
         if self.method.calls_backward:
             x = in_format(x, next(self.method.parameters()).dtype)
             with self.fabric.autocast():
-                terms = self.method.backward(x, part.y, scale=part.share, backward=self.fabric.backward)
+                terms = self._checked(self.method.backward(x, part.y, scale=part.share, backward=self.fabric.backward))
         else:
             # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
             with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.fabric.world_size > 1):
-                terms = self.wrapped(x, part.y)
+                terms = self._checked(self.wrapped(x, part.y))
                 self.fabric.backward(terms.loss * part.share)
             terms.loss = terms.loss.detach()
         if part.last:
@@ -235,6 +240,14 @@ class Trainer:
             self.wrapped_optimizer.step()
             self.wrapped_optimizer.zero_grad(set_to_none=True)
             self.scheduler.step()
+        return terms
+
+    def _checked(self, terms: Any) -> Terms:
+        if not isinstance(terms, Terms):
+            raise UsageError(
+                f"method {self.recipe.method.name!r} gave {type(terms).__name__} for a batch, and has to give "
+                "stimulative.methods.Terms"
+            )
         return terms
 
     def _validate(self) -> Score:
