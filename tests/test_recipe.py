@@ -370,6 +370,7 @@ no_method = 3
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "broken.py").write_text("import json\n\nsize = {}['size']\n")
+    (tmp_path / "leaving.py").write_text("import sys\n\nsys.exit(3)\n")
     monkeypatch.chdir(tmp_path)
     sys.modules.pop("mine", None)
     yield
@@ -461,6 +462,10 @@ class Mode(CommonTraining):
         (
             {"name": "broken:Method"},
             "method.name: cannot import 'broken' for method 'broken:Method': KeyError: 'size' (",
+        ),
+        (
+            {"name": "leaving:Method"},
+            "method.name: cannot import 'leaving' for method 'leaving:Method': SystemExit: 3 (",
         ),
         (
             {"name": "mine:Stubborn"},
