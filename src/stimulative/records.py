@@ -31,6 +31,29 @@ def absent() -> Any:
     return dataclasses.field(default=None, metadata={_ABSENT: True})
 
 
+class LaterFormat(ValueError):
+    """A file is of a later version than this one; rewriting it would lose what it says."""
+
+
+def check_format(mapping: Mapping[str, Any], newest: int, what: str) -> None:
+    """Make sure that a file is not of a later format than is known; a file without a number is of the first.
+
+    Args:
+        mapping: What it holds.
+        newest: The number of the newest format that is known.
+        what: What it is, for the message.
+
+    Raises:
+        LaterFormat: If it is.
+    """
+    number = mapping.get("format")
+    if isinstance(number, int) and number > newest:
+        raise LaterFormat(
+            f"this {what} is of format {number}, and this version of stimulative reads up to {newest}; update "
+            "stimulative"
+        )
+
+
 class Record:
     """Base of the dataclasses that stand in JSON files; ``from_mapping`` reads what ``to_mapping`` gives."""
 
@@ -66,6 +89,8 @@ def understanding(path: Path) -> Iterator[None]:
         yield
     except UsageError:
         raise
+    except LaterFormat as error:
+        raise UsageError(f"{path}: {error}") from error
     except KeyError as error:
         raise UsageError(f"{path} is not as stimulative writes it: {error} is missing; make it anew") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:

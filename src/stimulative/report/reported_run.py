@@ -62,8 +62,7 @@ def _like_a_study(path: Path) -> Iterator[None]:
         yield
     except UsageError as error:
         cause = error.__cause__
-        told = isinstance(cause, UsageError | json.JSONDecodeError)
-        if told or not isinstance(cause, KeyError | TypeError | ValueError):
+        if not isinstance(cause, KeyError | TypeError | ValueError) or isinstance(cause, json.JSONDecodeError):
             raise
         with understanding(path):
             raise cause from None

@@ -129,12 +129,13 @@ class RunDirectory:
             )
         path = self.file(SUMMARY)
         content = files.read_json(path)
-        try:
-            return Summary.from_mapping(content)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
-        except RecordError as error:
-            raise UsageError(f"{path} is not the summary of a run: {error}; remove it and resume the run") from error
+        with understanding(path):
+            try:
+                return Summary.from_mapping(content)
+            except RecordError as error:
+                raise UsageError(
+                    f"{path} is not the summary of a run: {error}; remove it and resume the run"
+                ) from error
 
     @property
     def family(self) -> Family:

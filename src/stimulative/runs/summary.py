@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from stimulative.errors import UsageError
-from stimulative.records import Record, RecordError, absent
+from stimulative.records import Record, RecordError, absent, check_format
 from stimulative.runs.score import MainScore
 from stimulative.runs.spread import DepthSpread, SizeSpread, Spread
 from stimulative.tasks import Task
@@ -156,17 +155,12 @@ class Summary(Record):
         """Read a summary; one of version 0.1.0 says by a perplexity that it is of text.
 
         Raises:
-            UsageError: If it is of a later format.
+            LaterFormat: If it is of a later format.
             RecordError: If it is no summary.
         """
         if not isinstance(mapping, Mapping):
             raise RecordError(f"it holds {mapping!r:.40}, where a mapping is expected")
-        number = mapping.get("format", FORMAT)
-        if isinstance(number, int) and number > FORMAT:
-            raise UsageError(
-                f"this summary is of format {number}, and this version of stimulative reads up to {FORMAT}; update "
-                "stimulative"
-            )
+        check_format(mapping, FORMAT, "summary")
         main = mapping.get("main")
         task = "text" if isinstance(main, Mapping) and "perplexity" in main else "images"
         known = {one.name for one in fields(cls)} - {"more"}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from stimulative import files
-from stimulative.errors import UsageError
-from stimulative.records import Record, absent, understanding
+from stimulative.records import Record, absent, check_format, understanding
 from stimulative.runs import Summary
 from stimulative.tasks import Task
 
@@ -66,21 +65,13 @@ class Study(Record):
         path = cls.file(directory)
         content = files.read_json(path)
         with understanding(path):
-            try:
-                return cls.from_mapping(content)
-            except UsageError as error:
-                raise UsageError(f"{path}: {error}") from error
+            return cls.from_mapping(content)
 
     @classmethod
     def from_mapping(cls, mapping: Any) -> Self:
         """Read results; those of version 0.1.0 say by their perplexities that they are of text."""
         if isinstance(mapping, Mapping):
-            number = mapping.get("format", FORMAT)
-            if isinstance(number, int) and number > FORMAT:
-                raise UsageError(
-                    f"this {cls.NAME} is of format {number}, and this version of stimulative reads up to {FORMAT}; "
-                    "update stimulative"
-                )
+            check_format(mapping, FORMAT, cls.NAME)
             mapping = {"task": "text" if _tells_perplexity(mapping) else "images", **mapping}
         return super().from_mapping(mapping)
 
