@@ -68,6 +68,18 @@ def test_a_finished_run_and_one_of_another_recipe_stay_as_they_are(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+def test_what_training_refuses_a_trainer_refuses_and_writes_nothing(tmp_path):
+    lean = {"method.schedule": "lean", "training.devices": 2}
+    for refused in (lean, {"model.weights": str(tmp_path / "missing.pth")}):
+        recipe = load_recipe("digits", TINY | refused)
+        with pytest.raises(UsageError) as by_train:
+            train(recipe, tmp_path / "run", progress=False)
+        with pytest.raises(UsageError) as by_trainer:
+            Trainer(recipe, tmp_path / "run", progress=False)
+        assert str(by_train.value) == str(by_trainer.value)
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_trainer_makes_its_directory(tmp_path):
     recipe = load_recipe("digits", TINY | {"schedule.max_steps": 1})
     Trainer(recipe, tmp_path / "a" / "b", progress=False).run()

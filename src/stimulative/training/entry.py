@@ -10,13 +10,9 @@ from torch import nn
 
 from stimulative.config import Recipe, load_recipe
 from stimulative.data import Data
-from stimulative.errors import UsageError
-from stimulative.methods import method_named
-from stimulative.models import PRETRAINED
 from stimulative.runs import RunDirectory
 from stimulative.training.events import Callback
-from stimulative.training.resuming import check_directory
-from stimulative.training.starting import weights_file
+from stimulative.training.resuming import check_start
 from stimulative.training.trainer import Trainer
 
 
@@ -49,15 +45,7 @@ def train(
         Diverged: If the loss is no longer finite; the last checkpoint is from before.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    run = RunDirectory(Path(out))
-    settings = recipe.method.settings
-    problem = method_named(recipe.method.name).problem_on_devices(settings) if recipe.training.devices > 1 else None
-    if problem is not None:
-        raise UsageError(f"method.{problem}; got training.devices {recipe.training.devices}")
-    if recipe.model.weights not in (None, PRETRAINED) and not run.started:
-        weights_file(recipe.model.weights)
-    finished = check_directory(recipe, run, resume=resume)
+    finished = check_start(recipe, RunDirectory(Path(out)), resume=resume)
     if finished is None:
-        trainer = Trainer(recipe, run.path, data=data, model=model, progress=progress, callbacks=callbacks)
-        finished = trainer.run()
+        finished = Trainer(recipe, out, data=data, model=model, progress=progress, callbacks=callbacks).run()
     return finished.to_mapping()

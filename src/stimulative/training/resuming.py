@@ -11,7 +11,10 @@ import torch
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.files import make_directory, replacing
+from stimulative.methods import method_named
+from stimulative.models import PRETRAINED
 from stimulative.runs import LAST, RECIPE, RunDirectory, Summary
+from stimulative.training.starting import weights_file
 
 _KEYS = {"method", "optimizer", "scheduler", "random", "epoch", "step", "best", "seconds"}
 
@@ -41,8 +44,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_directory(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary | None:
-    """Make sure that a run may be written to a directory, or go on there.
+def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary | None:
+    """Make sure that a run may start in a directory, or go on there, before anything is opened.
 
     Args:
         recipe: Its recipe.
@@ -53,8 +56,15 @@ def check_directory(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summa
         The summary, if a run there has finished.
 
     Raises:
-        UsageError: If the directory holds a run that may not or cannot go on, or cannot be written to.
+        UsageError: If the method cannot be trained on so many devices, there are no weights to start from, or the
+            directory holds a run that may not or cannot go on, or cannot be written to.
     """
+    settings = recipe.method.settings
+    problem = method_named(recipe.method.name).problem_on_devices(settings) if recipe.training.devices > 1 else None
+    if problem is not None:
+        raise UsageError(f"method.{problem}; got training.devices {recipe.training.devices}")
+    if recipe.model.weights not in (None, PRETRAINED) and not run.started:
+        weights_file(recipe.model.weights)
     if not run.started:
         make_directory(run.path)
         return None

@@ -35,7 +35,7 @@ from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
-from stimulative.training.resuming import check_directory, load_checkpoint, save_checkpoint
+from stimulative.training.resuming import check_start, load_checkpoint, save_checkpoint
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 
@@ -76,7 +76,7 @@ class Trainer:
         strange = [callback for callback in callbacks if not isinstance(callback, Callback)]
         if strange:
             raise UsageError(f"callbacks= are instances of stimulative.training.Callback, got {strange[0]!r}")
-        if check_directory(recipe, RunDirectory(Path(out)), resume=True) is not None:
+        if check_start(recipe, RunDirectory(Path(out)), resume=True) is not None:
             raise UsageError(f"the run in {out} has finished; choose another directory with out= to train again")
         if recipe.training.threads is not None:
             torch.set_num_threads(recipe.training.threads)
