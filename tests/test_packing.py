@@ -12,7 +12,7 @@ import kinds
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_extraction import WITHOUT_LIBRARY, call, with_gaps
 
 import stimulative
@@ -358,6 +358,19 @@ def test_what_is_no_family_file_is_refused(run, tmp_path):
     other, _ = kinds.make("small-stem-resnet")
     with pytest.raises(UsageError, match=r"does not fit the model ResNet.*Give the model that was trained"):
         stimulative.load(tmp_path / "family.safetensors", model=other)
+
+
+@pytest.mark.parametrize("key", ["task", "classes", "channels", "image_size"])
+def test_a_header_that_lacks_what_the_model_is_built_with_says_which(run, tmp_path, key):
+    path = tmp_path / "family.safetensors"
+    pack(run, ["3-3-3"], out=path)
+    with safe_open(path, framework="pt") as opened:
+        about = json.loads(opened.metadata()["stimulative"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
+    del about[key]
+    save_file(tensors, path, {"stimulative": json.dumps(about)})
+    with pytest.raises(UsageError, match=rf"is not as stimulative writes it: '{key}' is missing"):
+        stimulative.load(path)
 
 
 def test_a_model_that_no_name_builds_is_given(run, tmp_path):

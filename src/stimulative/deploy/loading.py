@@ -32,29 +32,45 @@ class _Whole(Record):
 
     model: NamedModel
     task: Task
-    vocabulary: int = 0
-    length: int = 0
-    classes: tuple[Any, ...] = ()
-    channels: int = 0
-    image_size: int = 0
 
     def built(self) -> nn.Module:
         """It, with new parameters."""
-        text = self.task == "text"
-        with torch.random.fork_rng(devices=[]):
-            return models.build(
-                self.model.name,
-                classes=self.vocabulary if text else len(self.classes),
-                channels=1 if text else self.channels,
-                arguments=self.model.arguments,
-                task=self.task,
-            )
+        raise NotImplementedError
 
     def example(self) -> Any:
         """What it is called with."""
-        if self.task == "text":
-            return noise_sequences(self.length, self.vocabulary)
+        raise NotImplementedError
+
+    def _built(self, classes: int, channels: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            return models.build(
+                self.model.name, classes=classes, channels=channels, arguments=self.model.arguments, task=self.task
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfImages(_Whole):
+    classes: tuple[Any, ...]
+    channels: int
+    image_size: int
+
+    def built(self) -> nn.Module:
+        return self._built(len(self.classes), self.channels)
+
+    def example(self) -> Any:
         return noise_images(self.channels, self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfText(_Whole):
+    vocabulary: int
+    length: int
+
+    def built(self) -> nn.Module:
+        return self._built(self.vocabulary, 1)
+
+    def example(self) -> Any:
+        return noise_sequences(self.length, self.vocabulary)
 
 
 def load(
@@ -106,7 +122,7 @@ def load(
 
 def _whole(about: Mapping[str, Any], path: Path) -> _Whole:
     with understanding(path):
-        return _Whole.from_mapping(about)
+        return (_OfText if about.get("task") == "text" else _OfImages).from_mapping(about)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
