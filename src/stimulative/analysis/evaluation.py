@@ -14,10 +14,19 @@ from stimulative.analysis.drawing import Chosen, choose_subnets
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
 from stimulative.analysis.steps import Steps
 from stimulative.analysis.trained import open_run
+from stimulative.config import CalibrationSetting
 from stimulative.errors import UsageError
 from stimulative.residual import Kept, Statistics, Subnet
 from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory, Summary
-from stimulative.training import Prepared, as_in, fit_temperatures, measure
+from stimulative.training import (
+    Prepared,
+    as_in,
+    calibration_of,
+    estimate_statistics,
+    fit_temperatures,
+    measure,
+    warn_of_loss,
+)
 
 
 def evaluate(
@@ -29,6 +38,7 @@ def evaluate(
     latency: bool = True,
     latency_batch: int = 1,
     latency_seconds: float = SECONDS,
+    calibration: CalibrationSetting | None = None,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> dict[str, Any]:
@@ -50,6 +60,8 @@ def evaluate(
         latency: Whether to measure latencies.
         latency_batch: Images, or sequences, in the batch that is timed.
         latency_seconds: About how long that may take, rounds beyond the fifth.
+        calibration: How the training images are prepared that statistics are estimated on, as the recipe's
+            ``evaluation.calibration`` says it; by default as the summary says, or else the recipe.
         device: Where to compute; by default as the recipe says.
         progress: Called with the steps done and about how many there are in all.
 
@@ -72,6 +84,7 @@ def evaluate(
         seed=seed,
         batch=latency_batch if latency else None,
         seconds=latency_seconds,
+        calibration=calibration,
     )
     summary, family = _evaluated(open_run(run, device=device), directory.summary, asked, progress)
     directory.write_family(family)
@@ -81,13 +94,17 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be measured: which subnets, drawn how, and latencies of which batch (None for none) for how long."""
+    """What is to be measured: which subnets, drawn how, latencies of which batch (None for none) for how long.
+
+    And with statistics of which training images.
+    """
 
     subnets: Chosen
     kept: Kept
     seed: int
     batch: int | None
     seconds: float
+    calibration: CalibrationSetting | None
 
 
 def _evaluated(
@@ -100,8 +117,12 @@ def _evaluated(
     calibrates = summary.method is not None and opened.method.calibrates
     to_fit = len(data.validation) if calibrates else 0
     steps = Steps(progress, to_fit + len(data.test) + (0 if asked.batch is None else MAX_ROUNDS))
-    images = opened.recipe.evaluation.calibration_images
-    statistics = network.recalibrate(data.calibration, chosen, images=images)
+    calibration = calibration_of(opened, summary, asked.calibration)
+    if calibration is None:
+        statistics = network.recalibrate((), chosen)
+    else:
+        warn_of_loss(calibration)
+        statistics = estimate_statistics(opened, calibration.view, chosen)
     family = _measured(opened, chosen, statistics, steps, calibrates=calibrates)
     times: Latencies | None = None
     if asked.batch is not None:
@@ -126,6 +147,7 @@ def _evaluated(
     evaluated = replace(
         summary,
         subnets=together,
+        calibration=calibration,
         latency=None if times is None else times.conditions(),
         frontier={cost: tuple(str(member.subnet) for member in family.frontier(cost)) for cost in COSTS},
         by_blocks=family.by_blocks(),

@@ -5,6 +5,7 @@ from stimulative.config.recipe import Recipe as Recipe
 from stimulative.config.recipe import load_recipe as load_recipe
 from stimulative.config.schema import SECTIONS as SECTIONS
 from stimulative.config.schema import settings_help as settings_help
+from stimulative.config.settings import CalibrationSetting as CalibrationSetting
 from stimulative.config.settings import OptimizerSettings as OptimizerSettings
 from stimulative.config.settings import ScheduleSettings as ScheduleSettings
 from stimulative.config.sources import read_file as read_file

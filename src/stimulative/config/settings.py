@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+CalibrationSetting = Literal["auto", "training", "evaluation"]
+"""Which view of the training images statistics come from; auto takes what the main net does better by."""
+
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "comet", "neptune")
 
 
@@ -168,11 +171,15 @@ class EvaluationSettings:
             among them where it is 2 or more; or auto, which is all where they are at most 1,000, and else 1,000 drawn.
         space: Which subnets there are, by the blocks that a stage keeps at a depth: the first ones (ordered), the last
             ones behind a fixed first one (suffix), evenly spread ones (every_other), or any (unordered).
-        calibration_images: Training images on which BatchNorm statistics are re-estimated before evaluation.
+        calibration: How the training images are prepared that normalisation statistics are estimated on: as for
+            training, augmented; as for evaluation; or auto, which measures the main net by both on the validation part
+            and takes the better (a study takes for all its runs what its reference has).
+        calibration_images: Training images on which normalisation statistics are re-estimated before evaluation.
     """
 
     subnets: int | Literal["auto", "all"] = "auto"
     space: Literal["ordered", "suffix", "every_other", "unordered"] = "ordered"
+    calibration: CalibrationSetting = "auto"
     calibration_images: int = 2000
 
     def problems(self) -> list[str]:

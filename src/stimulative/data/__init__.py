@@ -15,6 +15,7 @@ from stimulative.data.data_settings import foreign_to as foreign_to
 from stimulative.data.dataset import Data as Data
 from stimulative.data.dataset import ImageData as ImageData
 from stimulative.data.dataset import TextData as TextData
+from stimulative.data.dataset import View as View
 from stimulative.data.dataset import noise_images as noise_images
 from stimulative.data.dataset import noise_sequences as noise_sequences
 from stimulative.data.fake import FAKE as FAKE

@@ -33,6 +33,12 @@ COLOUR_EIGENVECTORS = (
     (-0.5836, -0.6948, 0.4203),
 )
 
+CROP_SCALE = (0.08, 1.0)
+"""The shares of an image's area that the random crop takes by default, as Szegedy et al. and torchvision do."""
+
+CROP_ASPECT = (0.75, 4 / 3)
+"""The widths of that crop by default, as multiples of its height."""
+
 _UNIFORM_OPERATIONS = [
     *("AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeOriginal", "Solarize", "Color", "Contrast"),
     *("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"),
@@ -44,6 +50,8 @@ _TRANSLATION = 0.45
 def training_transform(
     size: int,
     *,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+    crop_aspect: tuple[float, float] = CROP_ASPECT,
     flip: bool,
     interpolation: str,
     color_jitter: float,
@@ -56,6 +64,8 @@ def training_transform(
 
     Args:
         size: Side of the result in pixels.
+        crop_scale: Least and greatest share of the image's area that is cropped.
+        crop_aspect: Least and greatest width of the crop as a multiple of its height.
         flip: Mirror half of the images.
         interpolation: How they are resized.
         color_jitter: Greatest change of brightness, contrast and saturation, as a share.
@@ -65,7 +75,13 @@ def training_transform(
     from torchvision.transforms import v2
 
     steps: list[Any] = [
-        v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode(interpolation), antialias=True),
+        v2.RandomResizedCrop(
+            size,
+            scale=crop_scale,
+            ratio=crop_aspect,
+            interpolation=v2.InterpolationMode(interpolation),
+            antialias=True,
+        ),
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())

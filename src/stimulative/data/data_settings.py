@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from stimulative.data.augmentation import CROP_ASPECT, CROP_SCALE
 from stimulative.data.cifar import CifarSettings
 from stimulative.data.digits import DigitsSettings
 from stimulative.data.fake import FAKE, FakeSettings
@@ -75,6 +76,10 @@ class DataSettings:
             multiplied by factors drawn from 1 minus this to 1 plus this, in random order; 0 turns it off.
         lighting: For `folder:PATH` and `fake`: deviation of the noise along the principal components of ImageNet's
             colours that is added to training images (Krizhevsky et al. 2012: 0.1); 0 turns it off.
+        crop_scale: For `folder:PATH` and `fake`: least and greatest share of an image's area that a training image is
+            cropped from, drawn anew each time; [1, 1] crops nothing but what `crop_aspect` asks for.
+        crop_aspect: For `folder:PATH` and `fake`: least and greatest width of that crop as a multiple of its height,
+            before it is resized to a square; [1, 1] keeps shapes as they are.
         auto_augment: For `folder:PATH` and `fake`: a policy of timm's in its words, such as `rand-m9-mstd0.5`,
             `augmix-m3-w3` or `original`, or `uniform` for UniformAugment; null turns it off.
         mixup: Alpha of the Beta distribution of the share that two training images are mixed by, and their labels
@@ -109,6 +114,8 @@ class DataSettings:
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
+    crop_scale: tuple[float, float] = CROP_SCALE
+    crop_aspect: tuple[float, float] = CROP_ASPECT
     auto_augment: str | None = None
     mixup: float = 0.0
     cutmix: float = 0.0

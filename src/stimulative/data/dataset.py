@@ -2,14 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Required, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Required, TypedDict
 
 import torch
 from torch import Tensor
 
 from stimulative.data.batches import Loader
 from stimulative.tasks import Task
+
+View = Literal["training", "evaluation"]
+"""How training images are prepared: augmented as for training, or as for evaluation."""
 
 
 class Chance(NamedTuple):
@@ -50,6 +53,8 @@ class DataSet(ABC):
         test: The test split; read when first used.
         calibration: Training images that are not held out, shuffled and augmented as for training, the same
             in every pass; to recalibrate BatchNorm on.
+        plain_calibration: The same images in the same order, prepared as validation images are; the same loader where
+            training images are not augmented, and None where nobody knows, as of loaders of one's own.
     """
 
     task: ClassVar[Task]
@@ -61,6 +66,15 @@ class DataSet(ABC):
     validation: Loader
     test: Loader
     calibration: Loader
+    plain_calibration: Loader | None = field(default=None, kw_only=True)
+
+    def calibration_as(self, view: View) -> Loader:
+        """The training images to estimate normalisation statistics on, in one of the views that there are of them.
+
+        Args:
+            view: Prepared as for training, or as for evaluation.
+        """
+        return self.plain_calibration if view == "evaluation" and self.plain_calibration else self.calibration
 
     @property
     def is_text(self) -> bool:

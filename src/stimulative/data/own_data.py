@@ -165,8 +165,9 @@ class _Function:
             )
         if "device" in of_the_run:
             return data
-        loaders = ("train", "validation", "test", "calibration")
-        return replace(data, **{key: _Moved(getattr(data, key), opening.device) for key in loaders})
+        named = ("train", "validation", "test", "calibration", "plain_calibration")
+        loaders: dict[str, Loader | None] = {key: getattr(data, key) for key in named}
+        return replace(data, **{key: _Moved(of, opening.device) for key, of in loaders.items() if of is not None})
 
 
 class _Moved:

@@ -114,6 +114,7 @@ def from_loaders(
     *,
     classes: int,
     calibration: Iterable[Any] | None = None,
+    plain_calibration: Iterable[Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageData | TextData:
     """Make a `Data` of loaders of one's own.
@@ -131,6 +132,7 @@ def from_loaders(
         classes: Number of classes; of text, of tokens.
         calibration: Training images, augmented as for training, to recalibrate BatchNorm on; `train` at its
             first epoch if not given.
+        plain_calibration: The same images, prepared as those of validation, where that is another way.
         device: Where batches go.
 
     Returns:
@@ -149,10 +151,20 @@ def from_loaders(
     )
     x = _checked_first_batch(first, classes)
     names = _class_names(train, classes)
+    plain = None
+    if plain_calibration is not None:
+        plain = OwnLoader(plain_calibration, name="plain_calibration", device=place)
     if isinstance(x, dict):
-        return TextData("own", classes, names, *loaders, length=x["input_ids"].shape[-1])
+        length = x["input_ids"].shape[-1]
+        return TextData("own", classes, names, *loaders, plain_calibration=plain, length=length)
     channels, size = x.shape[1] if x.ndim > 1 else 1, x.shape[-1]
-    return ImageData("own", classes, names, *loaders, channels=channels, image_size=size, evaluation_image_size=size)
+    return ImageData(
+        *("own", classes, names, *loaders),
+        plain_calibration=plain,
+        channels=channels,
+        image_size=size,
+        evaluation_image_size=size,
+    )
 
 
 def _class_names(train: object, classes: int) -> tuple[str, ...]:

@@ -197,8 +197,18 @@ def evaluation_loader(store: PixelStore, index: np.ndarray, *, batch_size: int) 
     return PixelLoader(store, lambda epoch: views, images=len(index), batch_size=batch_size)
 
 
-def calibration_loader(store: PixelStore, index: np.ndarray, *, seed: int, batch_size: int, flip: bool) -> PixelLoader:
-    """The images at `index`, shuffled and augmented as for training, the same in every pass."""
+def calibration_loaders(
+    store: PixelStore, index: np.ndarray, *, seed: int, batch_size: int, flip: bool
+) -> tuple[PixelLoader, PixelLoader]:
+    """The images at `index`, shuffled, the same in every pass: augmented as for training, and as they are.
+
+    Returns:
+        Both; the same loader twice where there is no augmentation.
+    """
     generator = generator_for(seed, "calibration")
     views = augmented_views(torch.from_numpy(index), padding=store.padding, flip=flip, generator=generator)
-    return PixelLoader(store, lambda epoch: views, images=len(index), batch_size=batch_size)
+    plain = plain_views(views.image, padding=store.padding)
+    augmented = PixelLoader(store, lambda epoch: views, images=len(index), batch_size=batch_size)
+    if not (store.padding or flip):
+        return augmented, augmented
+    return augmented, PixelLoader(store, lambda epoch: plain, images=len(index), batch_size=batch_size)

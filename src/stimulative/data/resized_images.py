@@ -52,6 +52,8 @@ class ResizedSettings(ImageSettings):
         evaluation_image_size: Side where nothing is trained; None for that of training images.
         color_jitter: Greatest change of brightness, contrast and saturation, as a share.
         lighting: Deviation of the lighting noise.
+        crop_scale: Least and greatest share of an image's area that a training image is cropped from.
+        crop_aspect: Least and greatest width of that crop as a multiple of its height.
         auto_augment: A policy in timm's words, or `uniform`; None for none.
         crop_ratio: Share of the shorter side that evaluation crops.
         interpolation: How images are resized.
@@ -63,6 +65,8 @@ class ResizedSettings(ImageSettings):
     evaluation_image_size: int | None
     color_jitter: float
     lighting: float
+    crop_scale: tuple[float, float]
+    crop_aspect: tuple[float, float]
     auto_augment: str | None
     crop_ratio: float
     interpolation: Interpolation
@@ -106,10 +110,14 @@ class ResizedSettings(ImageSettings):
         augmented = partial(loader, source.train, self._augment(source.size, mean), lighting=self.lighting)
         show = evaluation_transform(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
 
-        def evaluation(shown: images.Images, index: np.ndarray) -> images.ImageLoader:
-            order = images.fixed_order(torch.from_numpy(index))
-            return loader(shown, show, order, count=len(index), batch_size=self.evaluation_batch_size)
+        def in_order(shown: images.Images, numbers: Tensor) -> images.ImageLoader:
+            order = images.fixed_order(numbers)
+            return loader(shown, show, order, count=len(numbers), batch_size=self.evaluation_batch_size)
 
+        def evaluation(shown: images.Images, index: np.ndarray) -> images.ImageLoader:
+            return in_order(shown, torch.from_numpy(index))
+
+        calibration = images.shuffled(source.training, seed, "calibration")
         return ImageData(
             name=self.name,
             classes=len(source.class_names),
@@ -129,15 +137,18 @@ class ResizedSettings(ImageSettings):
             validation=evaluation(source.train, source.validation),
             test=LazyLoader(lambda: evaluation(source.test, np.arange(len(source.test.labels)))),
             calibration=augmented(
-                images.fixed_order(*images.shuffled(source.training, seed, "calibration")),
+                images.fixed_order(*calibration),
                 count=len(source.training),
                 batch_size=self.evaluation_batch_size,
             ),
+            plain_calibration=in_order(source.train, calibration[0]),
         )
 
     def _augment(self, size: int, mean: tuple[float, ...]) -> Callable[[Any], Tensor]:
         return training_transform(
             size,
+            crop_scale=self.crop_scale,
+            crop_aspect=self.crop_aspect,
             flip=self.flip,
             interpolation=self.interpolation,
             color_jitter=self.color_jitter,

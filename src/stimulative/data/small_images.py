@@ -85,6 +85,9 @@ class SmallSettings(ImageSettings):
             everything = np.arange(len(test.labels))
             return pixels.evaluation_loader(test, everything, batch_size=self.evaluation_batch_size)
 
+        calibration, plain = pixels.calibration_loaders(
+            store, training, seed=opening.seed, batch_size=self.evaluation_batch_size, flip=self.flip
+        )
         return ImageData(
             name=self.name,
             classes=len(class_names),
@@ -105,7 +108,6 @@ class SmallSettings(ImageSettings):
             ),
             validation=pixels.evaluation_loader(store, validation, batch_size=self.evaluation_batch_size),
             test=LazyLoader(test_loader),
-            calibration=pixels.calibration_loader(
-                store, training, seed=opening.seed, batch_size=self.evaluation_batch_size, flip=self.flip
-            ),
+            calibration=calibration,
+            plain_calibration=plain,
         )

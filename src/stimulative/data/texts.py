@@ -63,6 +63,7 @@ class TextSettings(KindSettings):
         opening.check_shares(len(train), "sequences")
         classes = len(tokenizer.names)
         shuffled = torch.randperm(len(train), generator=generator_for(seed, "calibration"))
+        calibration = in_order(train, lambda epoch: shuffled)
         return TextData(
             name=self.name,
             classes=classes,
@@ -76,6 +77,7 @@ class TextSettings(KindSettings):
             ),
             validation=in_order(cut(found.train[number] for number in validation)),
             test=LazyLoader(lambda: in_order(cut(found.test))),
-            calibration=in_order(train, lambda epoch: shuffled),
+            calibration=calibration,
+            plain_calibration=calibration,
             token_chance=Chance(*train.guess(classes)),
         )

@@ -51,6 +51,18 @@ def _crop_ratio(key: str, value: Any) -> str | None:
     return f"data.{key}: expected a share above 0 and up to 1, got {value!r}"
 
 
+def _crop_scale(key: str, value: tuple[float, ...]) -> str | None:
+    if len(value) == 2 and 0 < value[0] <= value[1] <= 1:
+        return None
+    return f"data.{key}: expected two shares of an image's area, 0 < least <= greatest <= 1, got {list(value)}"
+
+
+def _crop_aspect(key: str, value: tuple[float, ...]) -> str | None:
+    if len(value) == 2 and 0 < value[0] <= value[1] < float("inf"):
+        return None
+    return f"data.{key}: expected two ratios of width to height, 0 < least <= greatest, got {list(value)}"
+
+
 def _interpolation(key: str, value: object) -> str | None:
     known = get_args(Interpolation)
     return None if value in known else f"data.{key}: expected one of {', '.join(known)}, got {value!r}"
@@ -90,6 +102,8 @@ CHECKS: Mapping[str, Check] = {
     "batch_size": whole_number(least=1),
     "evaluation_batch_size": whole_number(least=1),
     "crop_padding": whole_number(least=0),
+    "crop_scale": _crop_scale,
+    "crop_aspect": _crop_aspect,
     "mean": optional(_mean),
     "std": optional(_std),
     "crop_ratio": _crop_ratio,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from stimulative.analysis import CostModel, open_run
 from stimulative.data import TextData
 from stimulative.deploy.about import About, NamedModel
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike
-from stimulative.runs import Member, RunDirectory, Summary, versions
-from stimulative.training import Prepared, as_in, fit_temperatures, measure
+from stimulative.runs import Calibration, Member, RunDirectory, Summary, versions
+from stimulative.training import Prepared, as_in, calibration_of, estimate_statistics, fit_temperatures, measure
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ class Finished:
 
     def statistics(self, subnets: Sequence[SubnetLike]) -> Statistics:
         """Recalibrated statistics of subnets, on the images that ``stimulative evaluate`` uses."""
-        images = self.run.recipe.evaluation.calibration_images
-        return self.network.recalibrate(self.run.data.calibration, subnets, images=images)
+        if self.calibration is None:
+            return self.network.recalibrate((), subnets)
+        return estimate_statistics(self.run, self.calibration.view, subnets)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Which training images these statistics come from; None where the network keeps none."""
+        return calibration_of(self.run, self.summary)
 
     def members(
         self, subnets: Sequence[Subnet], statistics: Statistics, *, after_batch: Callable[[], Any] | None = None

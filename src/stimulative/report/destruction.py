@@ -178,7 +178,8 @@ def _measured(study: Destruction, rows: list[Row]) -> str:
     kinds = {row["statistics"] for row in rows}
     calibration = span(_first_known(run.calibration_images, study.calibration_images) for run in study.runs)
     how = {
-        True: f"statistics recalibrated on {calibration} training images",
+        True: f"statistics recalibrated on {calibration} training images"
+        + (f" prepared as for {study.calibration}" if study.calibration else ""),
         False: "statistics as training left them",
     }
     stated = " and ".join(text for kind, text in how.items() if _STATISTICS[kind] in kinds)

@@ -11,7 +11,7 @@ from stimulative.report.contents import Source
 from stimulative.report.kinds import ReportedStudy
 from stimulative.report.reported_run import ReportedRun
 from stimulative.report.run_groups import Group
-from stimulative.runs import Conditions, FamilySummary, Origin
+from stimulative.runs import Calibration, Conditions, FamilySummary, Origin
 from stimulative.studies import Failed
 
 _OF_THE_FILE = "format", "task"
@@ -75,6 +75,7 @@ def _of_runs(title: str, runs: Sequence[ReportedRun]) -> Provenance:
         "started": _different(environment.started for environment in environments),
         "device": _different(summary.device for summary in summaries),
         "subnets": _different(_evaluated(summary.subnets) for summary in summaries if summary.subnets.evaluated),
+        "statistics": _different(_statistics(summary.calibration) for summary in summaries if summary.calibration),
         "latency": _different(_latency(summary.latency) for summary in summaries if summary.latency),
         "versions": _different(_versions(summary.versions) for summary in summaries),
         "revision": _different(environment.git for environment in environments),
@@ -91,6 +92,19 @@ def _different(values: Iterable[object]) -> str:
 def _evaluated(part: FamilySummary) -> str:
     drawn = "" if part.seed is None else f" drawn with seed {part.seed}"
     return f"{part.evaluated} of {part.count}{drawn}, {part.calibration_images} calibration images"
+
+
+def _statistics(calibration: Calibration) -> str:
+    known = {
+        "by its own": calibration.own,
+        "recalibrated as for training": calibration.training,
+        "recalibrated as for evaluation": calibration.evaluation,
+    }
+    said = ", ".join(f"{value:.2f} {how}" for how, value in known.items() if value is not None)
+    return (
+        f"from {calibration.images:,} training images prepared as for {calibration.view} "
+        f"(calibration: {calibration.setting}; the main net on the validation part has {said})"
+    )
 
 
 def _latency(way: Conditions) -> str:

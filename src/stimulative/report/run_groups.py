@@ -103,7 +103,9 @@ class Group:
         evaluated, count = span(part.evaluated for part in parts), span(part.count for part in parts)
         which = f"all {count}" if evaluated == count else f"{evaluated} of {count}"
         images = [part.calibration_images for part in parts]
-        how = f"statistics of each recalibrated on {span(images)} training images"
+        views = {run.summary.calibration.view for run in self.runs if run.family and run.summary.calibration}
+        view = f" prepared as for {views.pop()}" if len(views) == 1 else ""
+        how = f"statistics of each recalibrated on {span(images)} training images{view}"
         if not any(images):
             how = "which have no statistics to recalibrate"
         accuracy = self.words.accuracy.capitalize()

@@ -28,6 +28,7 @@ from stimulative.runs.spread import DepthSpread as DepthSpread
 from stimulative.runs.spread import FamilySpread as FamilySpread
 from stimulative.runs.spread import SizeSpread as SizeSpread
 from stimulative.runs.spread import Spread as Spread
+from stimulative.runs.summary import Calibration as Calibration
 from stimulative.runs.summary import Conditions as Conditions
 from stimulative.runs.summary import FamilySummary as FamilySummary
 from stimulative.runs.summary import Origin as Origin

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from stimulative.config import CalibrationSetting
+from stimulative.data import View
 from stimulative.records import Record, RecordError, absent, check_format
 from stimulative.runs.score import MainScore
 from stimulative.runs.spread import DepthSpread, SizeSpread, Spread
@@ -49,6 +51,38 @@ class Conditions(Record):
     device: str
     threads: int
     rounds: int
+
+
+@dataclass(frozen=True)
+class Calibration(Record):
+    """Which training images normalisation statistics were estimated on, and what that makes of the main net.
+
+    Args:
+        view: How the images were prepared: as for training, augmented, or as for evaluation.
+        setting: What was asked for; ``auto`` took the better view.
+        images: How many images.
+        own: Top-1 accuracy of the main net on the validation part by its own statistics, in percent; None where it has
+            none of its own, since subnets have changed them.
+        training: The same, recalibrated on images prepared as for training; None where that was not measured.
+        evaluation: The same, recalibrated on images prepared as for evaluation.
+    """
+
+    view: View
+    setting: CalibrationSetting
+    images: int
+    own: float | None = None
+    training: float | None = None
+    evaluation: float | None = None
+
+    @property
+    def recalibrated(self) -> float | None:
+        """What the main net has on the validation part by the view that was taken."""
+        return self.training if self.view == "training" else self.evaluation
+
+    @property
+    def lost(self) -> float | None:
+        """What recalibration costs the main net on the validation part, in points; None where nobody knows."""
+        return None if self.own is None or self.recalibrated is None else self.own - self.recalibrated
 
 
 @dataclass(frozen=True)
@@ -106,6 +140,8 @@ class Summary(Record):
         device: What was computed on.
         versions: The versions of Python and of the packages that results depend on.
         weights: Where the first weights came from, where they were loaded.
+        calibration: Which training images statistics come from; None where the net keeps none, and in files of
+            older versions.
         latency: What the latencies of ``subnets.csv`` were measured on; None where they were not.
         frontier: By cost, the subnets that no other one beats, the cheapest first; None before subnets are measured.
         by_blocks: The spread of accuracies by the number of blocks.
@@ -130,6 +166,7 @@ class Summary(Record):
     device: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Origin | None = absent()
+    calibration: Calibration | None = absent()
     latency: Conditions | None = None
     frontier: Mapping[str, tuple[str, ...]] | None = None
     by_blocks: tuple[SizeSpread, ...] | None = None

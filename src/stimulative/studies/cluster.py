@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from stimulative import files
+from stimulative.data import View
 from stimulative.errors import UsageError
 from stimulative.runs import Summary
 from stimulative.studies.jobs import Job, Workers
 from stimulative.studies.working import Failure, Work
 
 
-def on_cluster(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Iterator[tuple[str, Summary | Failure]]:
+def on_cluster(
+    jobs: Mapping[str, Job], out: Path, workers: Workers, view: View | None = None
+) -> Iterator[tuple[str, Summary | Failure]]:
     """Compute runs; jobs of an earlier call that still wait or run are waited for, not sent again.
 
     Args:
         jobs: The runs by name, in the order in which they are sent.
         out: The directory that they are in; notes of what was sent are in ``cluster`` there.
         workers: The cluster, and how many runs it has at once.
+        view: Which view of the training images statistics come from, where recipes leave it open.
 
     Yields:
         The name of each run that has ended, and what came of it.
@@ -37,7 +41,8 @@ def on_cluster(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Iterator
             note = out / "cluster" / f"{name}.json"
             known = _known_job(executor, note)
             if known is None:
-                known = executor.submit(Work(job.recipe.to_yaml(), str(out / name), job.subnets).do)
+                work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, calibration=view)
+                known = executor.submit(work.do)
                 files.write_json(note, {"job": known.job_id})
             sent[name] = known
         for name in [name for name, job in sent.items() if job.done()]:

@@ -183,6 +183,12 @@ class ComparisonPlan:
         """The name of the directory of a run."""
         return f"{variant.directory}-seed{seed}"
 
+    @property
+    def reference(self) -> str:
+        """The first run of common training, or else of the first method."""
+        named = {str(variant): variant for variant in self.recipes}
+        return self.run_of(named.get(_REFERENCE) or next(iter(self.recipes)), self.seeds[0])
+
     def result(self, outcome: Outcome, out: Path) -> Comparison:
         """Put the methods side by side."""
         done = {name: self.runs[name] for name in outcome.summaries}

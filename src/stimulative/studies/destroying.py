@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ import torch
 
 from stimulative import files
 from stimulative.analysis import Steps, draw_images, open_run
-from stimulative.data import Batch, Loader
+from stimulative.data import Batch, Loader, View
 from stimulative.errors import UsageError
 from stimulative.records import understanding
 from stimulative.residual import ResidualNetwork, Subnet, layers_with_statistics
-from stimulative.runs import Score
+from stimulative.runs import Calibration, Score
 from stimulative.studies.damage import Damage, Draws, damage, tau
 from stimulative.studies.destruction import (
     DeletedRow,
@@ -39,11 +39,11 @@ from stimulative.studies.destruction import (
 )
 from stimulative.studies.finished import FinishedRun, finished_runs
 from stimulative.tasks import Task
-from stimulative.training import Prepared, in_precision_of, measure
+from stimulative.training import Prepared, calibration_of, estimate_statistics, measure
 from stimulative.weights import sha256
 
 _PARTS = "parts"
-_FORMAT = 1  # of what is kept of a run; another number has it measured anew
+_FORMAT = 2  # of what is kept of a run; another number has it measured anew
 STATISTICS_BYTES = 2**30
 
 Scores = Mapping[bool, Mapping[Subnet, Score]]
@@ -86,14 +86,16 @@ def destroy(
     found = finished_runs(runs)
     out = Path(out)
     files.make_directory(out / _PARTS)
+    known = [run.summary.calibration for run in found]
+    view: View | None = next((one.view for one in known if one is not None), None)
     parts: list[DestroyedNet] = []
     destruction = _together(parts, found[0].summary.task, draws, seed)
     for run in found:
         directory = run.directory.path
-        kept = out / _PARTS / f"{directory.resolve().name}-{_fingerprint(run, draws, seed, images)}.json"
+        kept = out / _PARTS / f"{directory.resolve().name}-{_fingerprint(run, draws, seed, images, view)}.json"
         measured_before = kept.exists()
         if not measured_before:
-            files.write_json(kept, _measured(run, draws, seed, images, device, progress).to_mapping())
+            files.write_json(kept, _measured(run, draws, seed, images, view, device, progress).to_mapping())
         content = files.read_json(kept)
         with understanding(kept):
             parts.append(DestroyedNet.from_mapping(content).called(run.label, directory))
@@ -117,8 +119,8 @@ def check_numbers(draws: int, images: int | None) -> None:
             raise UsageError(f"the number of {name} is 1 or more, got {number}")
 
 
-def _fingerprint(run: FinishedRun, draws: int, seed: int, images: int | None) -> str:
-    everything = (_FORMAT, draws, seed, images, sha256(run.directory.weights), run.recipe.to_yaml())
+def _fingerprint(run: FinishedRun, draws: int, seed: int, images: int | None, view: View | None) -> str:
+    everything = (_FORMAT, draws, seed, images, view, sha256(run.directory.weights), run.recipe.to_yaml())
     return hashlib.sha256(repr(everything).encode()).hexdigest()[:12]
 
 
@@ -127,16 +129,19 @@ def _measured(
     draws: int,
     seed: int,
     images: int | None,
+    view: View | None,
     device: torch.device | str | None,
     progress: Callable[[str, int, int], Any] | None,
 ) -> DestroyedNet:
-    """Destroy the net of a run."""
+    """Destroy the net of a run; without a view of the training images, by the run's own."""
     opened = open_run(run.directory.path, device=device)
     network, test = opened.network, opened.data.test
     todo = damage(network.stages, draws, seed)
     batches = test if images is None else draw_images(test, images, seed)
     report = None if progress is None else lambda done, total: progress(run.label, done, total)
-    scores, calibration_images = _scores(opened, todo.subnets, batches, report, run.summary.main.temperature)
+    calibration = calibration_of(opened, run.summary, view)
+    temperature = run.summary.main.temperature
+    scores, calibration_images = _scores(opened, todo.subnets, batches, report, temperature, calibration)
     main = scores[False][todo.main]
     described = DestroyedRun(
         run=run.label,
@@ -147,6 +152,7 @@ def _measured(
         main_perplexity=main.perplexity,
         images=min(images or test.images, test.images),
         test_images=test.images,
+        calibration=None if calibration is None else calibration.view,
         calibration_images=calibration_images,
         notes=tuple(_notes(network, todo, scores)),
     )
@@ -159,16 +165,18 @@ def _scores(
     batches: Loader | list[Batch],
     progress: Callable[[int, int], Any] | None,
     temperature: float | None,
+    calibration: Calibration | None,
 ) -> tuple[Scores, int]:
     """The scores of subnets, and the number of images that they were recalibrated on.
 
     Where the main net's logits were brought to the scale of probabilities by a temperature, so are all: what is
     destroyed is the net as it is deployed.
     """
-    network, calibration = opened.network, opened.data.calibration
-    images = opened.recipe.evaluation.calibration_images
+    network, images = opened.network, opened.recipe.evaluation.calibration_images
+    view = "training" if calibration is None else calibration.view
     groups = _groups(network, subnets)
-    to_calibrate = min(len(calibration), math.ceil(images * len(calibration) / calibration.images))
+    loader = opened.data.calibration_as(view)
+    to_calibrate = min(len(loader), math.ceil(images * len(loader) / loader.images))
     total = len(batches) + len(groups) * (len(batches) + to_calibrate)
     steps = Steps(progress, total)
     temperatures = None if temperature is None else [temperature] * len(subnets)
@@ -176,7 +184,7 @@ def _scores(
     scores = {False: dict(zip(subnets, whole, strict=True))}
     used = 0
     for group in groups:
-        found = network.recalibrate(_counted(in_precision_of(network, calibration), steps.step), group, images=images)
+        found = estimate_statistics(opened, view, group, on_batch=steps.step)
         measured = measure(
             network,
             batches,
@@ -198,12 +206,6 @@ def _groups(network: ResidualNetwork, subnets: Sequence[Subnet]) -> list[Sequenc
     each = 2 * numbers * (8 + 4)  # mean and variance, summed in double precision and kept in single
     size = max(1, STATISTICS_BYTES // each)
     return [subnets[start : start + size] for start in range(0, len(subnets), size)]
-
-
-def _counted(batches: Iterable[Batch], step: Callable[[], Any]) -> Iterator[Batch]:
-    for batch in batches:
-        step()
-        yield batch
 
 
 def _notes(network: ResidualNetwork, todo: Damage, scores: Scores) -> list[str]:
@@ -281,6 +283,7 @@ def _together(parts: Sequence[DestroyedNet], task: Task, draws: int, seed: int) 
         task=task,
         images=_common([run.images for run in runs]),
         test_images=_common([run.test_images for run in runs]),
+        calibration=next((run.calibration for run in runs if run.calibration is not None), None),
         calibration_images=_common([run.calibration_images for run in runs]),
         draws=draws,
         seed=seed,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from stimulative import files
+from stimulative.data import View
 from stimulative.records import Record, absent
 from stimulative.studies.study import Study
 
@@ -91,6 +92,7 @@ class DestroyedRun(Record):
         main_perplexity: Its perplexity, of text.
         images: Test images that were measured on.
         test_images: How many there are.
+        calibration: How these images were prepared: as for training or as for evaluation; None without statistics.
         calibration_images: Training images that statistics were estimated on; 0 without any.
         notes: What there is to say of it.
     """
@@ -104,6 +106,7 @@ class DestroyedRun(Record):
     main_perplexity: float | None = absent()
     images: int | None = None
     test_images: int | None = None
+    calibration: View | None = None
     calibration_images: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -115,6 +118,7 @@ class Destruction(Study):
     Args:
         images: Test images that all runs were measured on; None where their numbers differ.
         test_images: How many there are; None where their numbers differ.
+        calibration: How the training images were prepared that statistics were estimated on, for all runs.
         calibration_images: Training images that statistics were estimated on; 0 without any.
         draws: Nets drawn for each k.
         seed: The seed of the draws.
@@ -130,6 +134,7 @@ class Destruction(Study):
 
     images: int | None
     test_images: int | None = None
+    calibration: View | None = None
     calibration_images: int | None
     draws: int
     seed: int

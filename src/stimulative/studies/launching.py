@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stimulative import files
+from stimulative.data import View
 from stimulative.errors import UsageError
 from stimulative.runs import RunDirectory, Score, Summary
 from stimulative.studies.cluster import on_cluster
@@ -24,6 +25,7 @@ def run_all(
     jobs: Mapping[str, Job],
     out: Path,
     *,
+    reference: str | None = None,
     workers: Workers | None = None,
     after_run: AfterRun | None = None,
 ) -> Outcome:
@@ -32,6 +34,8 @@ def run_all(
     Args:
         jobs: The runs by name, in the order in which they start.
         out: The directory that they are in.
+        reference: The run whose choice of the images that statistics come from holds for all whose recipes leave it
+            open; the first one by default. It is trained before the others.
         workers: Where they are computed; one after the other on this machine by default.
         after_run: Called with the name and the summary of each run that has finished, now or before.
 
@@ -55,19 +59,48 @@ def run_all(
             outcome.summaries[name] = summary
             if after_run is not None:
                 after_run(name, summary)
-    compute = on_this_machine if workers.cluster is None else on_cluster
-    for name, result in compute(waiting, out, workers) if waiting else ():
-        if isinstance(result, Failure):
-            outcome.failed[name] = result.error
-            (out / name).mkdir(exist_ok=True)
-            files.write_text(out / name / FAILURE, result.details)
-            continue
-        (out / name / FAILURE).unlink(missing_ok=True)
-        outcome.summaries[name] = result
-        if after_run is not None:
-            after_run(name, result)
+    _compute(waiting, outcome, out, reference, workers, after_run)
     outcome.summaries = {name: outcome.summaries[name] for name in jobs if name in outcome.summaries}
     return outcome
+
+
+def _compute(
+    waiting: dict[str, Job],
+    outcome: Outcome,
+    out: Path,
+    reference: str | None,
+    workers: Workers,
+    after_run: AfterRun | None,
+) -> None:
+    """Compute the runs that are to do, alone those that the view of the training images is to be learned from."""
+    if reference in waiting:
+        waiting = {reference: waiting[reference], **waiting}
+    compute = on_this_machine if workers.cluster is None else on_cluster
+    while waiting:
+        view = _view_of(outcome, reference)
+        undecided = [name for name, job in waiting.items() if job.recipe.evaluation.calibration == "auto"]
+        alone = undecided[:1] if view is None and len(undecided) > 1 else []
+        now = {name: waiting.pop(name) for name in alone or [*waiting]}
+        for name, result in compute(now, out, workers, view):
+            if isinstance(result, Failure):
+                outcome.failed[name] = result.error
+                (out / name).mkdir(exist_ok=True)
+                files.write_text(out / name / FAILURE, result.details)
+                continue
+            (out / name / FAILURE).unlink(missing_ok=True)
+            outcome.summaries[name] = result
+            if after_run is not None:
+                after_run(name, result)
+
+
+def _view_of(outcome: Outcome, reference: str | None) -> View | None:
+    """The view of the training images that the reference took, or else the first run that has finished."""
+    finished_first = next(iter(outcome.summaries.values()), None)
+    summary = finished_first if reference is None else outcome.summaries.get(reference, finished_first)
+    if summary is None:
+        return None
+    # without a record it keeps no statistics, or is of a version that knew the view of training only
+    return "training" if summary.calibration is None else summary.calibration.view
 
 
 def check_directories(jobs: Mapping[str, Job], out: Path) -> None:

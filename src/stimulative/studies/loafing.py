@@ -169,6 +169,11 @@ class LoafingPlan:
                 one = smaller(recipe, network, subnet).override({"method.name": ALONE, "seed": seed})
                 self.jobs.setdefault(run_name(ALONE, subnet, seed), Job(one, ()))
 
+    @property
+    def reference(self) -> str:
+        """The first run."""
+        return next(iter(self.jobs))
+
     def result(self, outcome: Outcome, out: Path) -> Loafing:
         """Compare each subnet inside of its main nets with itself alone."""
         pairs = self._pairs(outcome, out)

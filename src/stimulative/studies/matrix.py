@@ -109,6 +109,11 @@ class MatrixPlan:
         """The name of the directory of a run."""
         return run_name(self.recipe.method.name, net, seed)
 
+    @property
+    def reference(self) -> str:
+        """The first run."""
+        return next(iter(self.jobs))
+
     def result(self, outcome: Outcome, out: Path) -> Matrix:
         """Fill the cells whose runs have finished."""
         pairs = [(subnet, net) for subnet in self.nets for net in self.nets if subnet == net or fits(subnet, net)]

@@ -31,6 +31,11 @@ class Plan(Protocol[Results]):
         """The runs by the names of their directories, in the order in which they start."""
         ...
 
+    @property
+    def reference(self) -> str:
+        """The run whose choice of the images that statistics come from holds for all; see ``run_all``."""
+        ...
+
     def result(self, outcome: Outcome, out: Path) -> Results:
         """The result rows.
 
@@ -58,7 +63,8 @@ def carry_out(
         UsageError: If ``out`` holds runs of another recipe, or the cluster cannot be reached.
     """
     out = Path(out)
-    study = plan.result(run_all(plan.jobs, out, workers=workers, after_run=after_run), out)
+    outcome = run_all(plan.jobs, out, reference=plan.reference, workers=workers, after_run=after_run)
+    study = plan.result(outcome, out)
     study.write(out)
     return study
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stimulative.data import View
 from stimulative.runs import Summary
 from stimulative.studies.jobs import Job, Workers
 from stimulative.studies.working import Failure, Work
@@ -17,13 +18,16 @@ from stimulative.studies.working import Failure, Work
 _PRELOADED = ["stimulative.studies.working", "stimulative.analysis", "stimulative.training", "lightning.fabric", "timm"]
 
 
-def on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Iterator[tuple[str, Summary | Failure]]:
+def on_this_machine(
+    jobs: Mapping[str, Job], out: Path, workers: Workers, view: View | None = None
+) -> Iterator[tuple[str, Summary | Failure]]:
     """Compute runs, each in a fresh process; those that still run are ended when this one is.
 
     Args:
         jobs: The runs by name, in the order in which they start.
         out: The directory that they are in.
         workers: How many run at once.
+        view: Which view of the training images statistics come from, where recipes leave it open.
 
     Yields:
         The name of each run that has ended, and what came of it.
@@ -44,7 +48,7 @@ def on_this_machine(jobs: Mapping[str, Job], out: Path, workers: Workers) -> Ite
         while waiting or running:
             while waiting and len(running) < workers.jobs:
                 name, job = waiting.pop()
-                work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, threads, several, workers.jobs)
+                work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, threads, several, workers.jobs, view)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_send, args=(sender, os.getcwd(), work), name=name)
                 process.start()

@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stimulative.data import View
 from stimulative.runs import RunDirectory, Summary
 
 
@@ -33,6 +34,7 @@ class Work:
         threads: CPU threads to compute with; None leaves them alone.
         quiet: Whether to show no progress.
         at_once: How many runs share the machine.
+        calibration: Which view of the training images statistics come from, where the recipe leaves it open.
     """
 
     recipe: str
@@ -41,6 +43,7 @@ class Work:
     threads: int | None = None
     quiet: bool = True
     at_once: int = 1
+    calibration: View | None = None
 
     def do(self) -> Summary | Failure:
         """Train and measure, or go on with that."""
@@ -54,7 +57,7 @@ class Work:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
             recipe = load_recipe(parse_yaml(self.recipe)[0])
-            train(recipe, self.directory, resume=True, progress=not self.quiet)
+            train(recipe, self.directory, resume=True, progress=not self.quiet, calibration=self.calibration)
             if self.subnets != ():
                 evaluate(self.directory, subnets=self.subnets, latency=False)
             run = RunDirectory(Path(self.directory))

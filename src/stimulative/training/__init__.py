@@ -4,6 +4,9 @@ from stimulative.config import Recipe as Recipe
 from stimulative.config import load_recipe as load_recipe
 from stimulative.config import shipped as shipped
 from stimulative.runs import Score as Score
+from stimulative.training.calibration import calibration_of as calibration_of
+from stimulative.training.calibration import estimate_statistics as estimate_statistics
+from stimulative.training.calibration import warn_of_loss as warn_of_loss
 from stimulative.training.divergence import Diverged as Diverged
 from stimulative.training.entry import train as train
 from stimulative.training.events import Callback as Callback

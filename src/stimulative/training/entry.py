@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from stimulative.config import Recipe, load_recipe
-from stimulative.data import Data
+from stimulative.data import Data, View
 from stimulative.runs import RunDirectory
 from stimulative.training.events import Callback
 from stimulative.training.resuming import check_start
@@ -25,6 +25,7 @@ def train(
     model: nn.Module | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    calibration: View | None = None,
 ) -> dict[str, Any]:
     """Train as a recipe says and write a run directory.
 
@@ -36,6 +37,8 @@ def train(
         model: A model of your own instead of the recipe's; one that the recipe's seed does not initialise.
         progress: Whether to show progress.
         callbacks: Called while the net trains.
+        calibration: Which view of the training images statistics come from in the end, where the recipe leaves it open;
+            a study has one for all its runs.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -47,5 +50,7 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     finished = check_start(recipe, RunDirectory(Path(out)), resume=resume)
     if finished is None:
-        finished = Trainer(recipe, out, data=data, model=model, progress=progress, callbacks=callbacks).run()
+        finished = Trainer(
+            recipe, out, data=data, model=model, progress=progress, callbacks=callbacks, calibration=calibration
+        ).run()
     return finished.to_mapping()

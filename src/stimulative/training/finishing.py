@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stimulative.residual import ResidualNetwork, Statistics, layers_with_statistics
+from stimulative.residual import ResidualNetwork, Statistics
 from stimulative.runs import FamilySummary, MainScore, Summary, device_name, versions
-from stimulative.training.measuring import in_precision_of, measure
+from stimulative.training.calibration import choose_calibration, estimate_statistics, warn_of_loss
+from stimulative.training.measuring import measure
 from stimulative.training.preparing import Prepared
 from stimulative.training.temperature import fit_temperatures
 
 if TYPE_CHECKING:
     from stimulative.training.trainer import Trainer
-
-
-def main_statistics(prepared: Prepared) -> Statistics:
-    """The main net's normalisation statistics, estimated on training images."""
-    network, images = prepared.network, prepared.recipe.evaluation.calibration_images
-    batches = in_precision_of(network, prepared.data.calibration)
-    return network.recalibrate(batches, [network.full], images=images)
 
 
 def main_temperatures(prepared: Prepared, statistics: Statistics | None = None) -> list[float] | None:
@@ -33,8 +27,10 @@ def finish(trainer: Trainer) -> Summary:
     peak = trainer.memory.mib()
     prepared, network = trainer.prepared, trainer.network
     trainer.method.deploy()
-    if layers_with_statistics(network.model):
-        network.load_statistics(main_statistics(prepared))
+    calibration = choose_calibration(prepared, trainer.calibration)
+    if calibration is not None:
+        warn_of_loss(calibration)
+        network.load_statistics(estimate_statistics(prepared, calibration.view))
     temperatures = main_temperatures(prepared)
     score = measure(network, trainer.data.test, temperatures=temperatures)[0]
     main = MainScore(**vars(score), temperature=None if temperatures is None else temperatures[0])
@@ -54,6 +50,7 @@ def finish(trainer: Trainer) -> Summary:
         device=device_name(trainer.fabric.device),
         versions=versions(),
         weights=prepared.origin,
+        calibration=calibration,
     )
     if trainer.chief:
         trainer.run_directory.write_model(network.model)

@@ -18,18 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.config import Recipe
-from stimulative.data import Data
+from stimulative.config import CalibrationSetting, Recipe
+from stimulative.data import Data, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.residual import keep_frozen
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
 from stimulative.training.accumulation import StepPart, parts
+from stimulative.training.calibration import check_view, estimate_statistics
 from stimulative.training.devices import launched
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
-from stimulative.training.finishing import finish, main_statistics, main_temperatures
+from stimulative.training.finishing import finish, main_temperatures
 from stimulative.training.measuring import hits, in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
@@ -49,6 +50,7 @@ class Trainer:
         model: A model of your own instead of the recipe's.
         progress: Whether to show progress.
         callbacks: Called while the net trains, after those of every training.
+        calibration: Which view of the training images statistics come from in the end, where the recipe leaves it open.
 
     Attributes:
         recipe: The recipe.
@@ -72,6 +74,7 @@ class Trainer:
         model: nn.Module | None = None,
         progress: bool = True,
         callbacks: Sequence[Callback] = (),
+        calibration: View | None = None,
     ) -> None:
         strange = [callback for callback in callbacks if not isinstance(callback, Callback)]
         if strange:
@@ -99,6 +102,9 @@ class Trainer:
             origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        asked = recipe.evaluation.calibration
+        self.calibration: CalibrationSetting = calibration if asked == "auto" and calibration is not None else asked
+        check_view(self.prepared, self.calibration)
         self.visible = progress and self.chief
         self.callbacks = [*callbacks]
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
@@ -252,7 +258,10 @@ class Trainer:
 
     def _validate(self) -> Score:
         with self.method.as_deployed():
-            statistics = main_statistics(self.prepared) if self.method.pollutes_statistics else None
+            statistics = None
+            if self.method.pollutes_statistics:
+                view = "training" if self.calibration == "auto" else self.calibration
+                statistics = estimate_statistics(self.prepared, view)
             temperatures = main_temperatures(self.prepared, statistics)
             return measure(self.network, self.data.validation, statistics=statistics, temperatures=temperatures)[0]
 

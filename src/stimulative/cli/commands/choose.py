@@ -146,6 +146,7 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
     step = "" if samples == "sequences" else f" (one is {100 / choice.images:.2g} points)"
     statistics = (
         f", each subnet with statistics from {choice.calibration_images:,} training images"
+        + (f" prepared as for {choice.calibration}" if choice.calibration else "")
         if choice.calibration_images
         else ""
     )

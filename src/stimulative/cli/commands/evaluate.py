@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from stimulative.cli.progress import progress_bar
 from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
@@ -13,7 +13,7 @@ from stimulative.cli.tables import in_words
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
-    from stimulative.runs import DepthSpread, Family, FamilySummary, RunDirectory, SizeSpread, Summary
+    from stimulative.runs import Calibration, DepthSpread, Family, RunDirectory, SizeSpread, Summary
 
 TAKES_SETTINGS = True
 _MOST_ROWS = 12
@@ -53,6 +53,12 @@ def add(commands: Any) -> None:
         help="which blocks a stage keeps at a depth: ordered (the first), suffix (the last), every_other "
         "(evenly spread) or unordered (any; default: the recipe's)",
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="VIEW",
+        help="how training images are prepared for the statistics: as for training, as for evaluation, or auto, "
+        "the one that the main net does better by on the validation part (default: as before, else the recipe's)",
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the draw (default: the recipe's)")
     parser.add_argument("--no-latency", dest="latency", action="store_false", help="do not measure latencies")
     parser.add_argument(
@@ -72,10 +78,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         if not subnets.isdecimal() or int(subnets) < 1:
             raise UsageError(f"--subnets is 'auto', 'all' or a number of 1 or more, got {subnets!r}")
         subnets = int(subnets)
+    from stimulative.config import CalibrationSetting
     from stimulative.residual import KEPT
 
     if options.space is not None and options.space not in KEPT:
         raise UsageError(f"--space is one of {', '.join(KEPT)}, got {options.space!r}")
+    if options.calibration not in (None, *get_args(CalibrationSetting)):
+        allowed = ", ".join(get_args(CalibrationSetting))
+        raise UsageError(f"--calibration is one of {allowed}, got {options.calibration!r}")
     if options.seed is not None and not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed is at least 0 and below 2**32, got {options.seed}")
     if options.latency_batch < 1:
@@ -90,6 +100,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             subnets=subnets,
             space=options.space,
             seed=options.seed,
+            calibration=options.calibration,
             latency=options.latency,
             latency_batch=options.latency_batch,
             progress=show,
@@ -112,13 +123,15 @@ def _show(run: RunDirectory) -> None:
     console.print(_blocks_table(summary))
     console.print(_stages_table(summary))
     console.print(_frontier_table(summary, family))
-    print(f"main net, with its own statistics: {summary.main.top1:.2f}%{in_words(summary.main.perplexity)}")
+    print(f"main net: {_main(summary, family)}")
     kind = "" if part.space == "ordered" else f"{part.space} "
     drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(
         f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {part.mean:.2f} ± {part.std:.2f}% "
-        f"({part.min:.2f} to {part.max:.2f}), {_statistics(part)}"
+        f"({part.min:.2f} to {part.max:.2f}), {_statistics(summary)}"
     )
+    if summary.calibration is not None:
+        print(f"main net on the validation part: {_views(summary.calibration)}")
     if part.perplexity is not None:
         of = part.perplexity
         print(f"their perplexities: {of.mean:.2f} ± {of.std:.2f} ({of.min:.2f} to {of.max:.2f})")
@@ -130,9 +143,30 @@ def _show(run: RunDirectory) -> None:
     print(f"every subnet: {run.file(SUBNETS)}   every row of the tables: {run.file(SUMMARY)}")
 
 
-def _statistics(part: FamilySummary) -> str:
-    images = part.calibration_images
-    return f"statistics from {images:,} images" if images else "without statistics to recalibrate"
+def _main(summary: Summary, family: Family) -> str:
+    """The main net by the statistics that it has, and by those that were estimated like its subnets'."""
+    own = f"{summary.main.top1:.2f}%{in_words(summary.main.perplexity)}"
+    full = max(family, key=lambda member: member.subnet.blocks).score.top1
+    if summary.calibration is None or (summary.method is not None and abs(full - summary.main.top1) < 0.005):
+        return own
+    return f"{own} by the statistics that it has; recalibrated like its subnets {full:.2f}%"
+
+
+def _statistics(summary: Summary) -> str:
+    found = summary.calibration
+    if found is None:
+        return "without statistics to recalibrate"
+    return f"statistics from {found.images:,} training images prepared as for {found.view}"
+
+
+def _views(calibration: Calibration) -> str:
+    """What the main net has by each kind of statistics, the view that was taken marked."""
+    parts = [] if calibration.own is None else [f"{calibration.own:.2f}% by its own statistics"]
+    for view, score in (("training", calibration.training), ("evaluation", calibration.evaluation)):
+        if score is not None:
+            taken = " (taken)" if view == calibration.view else ""
+            parts.append(f"{score:.2f}% recalibrated on images prepared as for {view}{taken}")
+    return ", ".join(parts)
 
 
 def _blocks_table(summary: Summary) -> Any:

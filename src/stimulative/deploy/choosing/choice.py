@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stimulative.analysis import Latencies
+from stimulative.data import View
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.records import Record, absent
 from stimulative.residual import Kept, Subnet
@@ -120,6 +121,8 @@ class Choice:
         images: On how many images, or sequences, of the validation part accuracy was measured.
         validation_images: How many it has.
         calibration_images: Training images that statistics were estimated on; 0 where none are needed.
+        calibration: How these images were prepared: as for training or as for evaluation; None where none are needed,
+            and in files of older versions.
         about: The run, with its model, data set and method.
     """
 
@@ -135,6 +138,7 @@ class Choice:
     validation_images: int
     calibration_images: int
     about: ChosenFrom
+    calibration: View | None = None
 
     @property
     def subnet(self) -> Subnet:
@@ -154,6 +158,7 @@ class Choice:
             "latency": self.latencies.conditions().to_mapping(),
             "validation": {"images": self.images, "of": self.validation_images},
             "calibration_images": self.calibration_images,
+            "calibration": self.calibration,
             **self.about.to_mapping(),
             "measured": [ChoiceRow.of(member).to_mapping() for member in self.measured],
         }
@@ -185,4 +190,5 @@ class Choice:
             validation_images=mapping["validation"]["of"],
             calibration_images=mapping["calibration_images"],
             about=ChosenFrom.from_mapping(mapping),
+            calibration=mapping.get("calibration"),
         )

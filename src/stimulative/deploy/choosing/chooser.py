@@ -97,6 +97,7 @@ class Chooser:
                 method=finished.summary.method,
                 versions=versions(),
             ),
+            calibration=None if finished.calibration is None else finished.calibration.view,
         )
 
     def _search(self, main: Member, evaluations: int, seed: int) -> list[Member]:
