@@ -18,7 +18,7 @@ Methods = Mapping[str, type[Method]]
 """Training methods by name, as a recipe names them."""
 
 # The loop gives these to a method: from other sections, or from the length of the run.
-_GIVEN_BY_THE_LOOP = ("label_smoothing", "total_steps", "seed")
+_GIVEN_BY_THE_LOOP = ("task", "label_smoothing", "total_steps", "seed")
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from stimulative.extension import is_own
 from stimulative.methods import METHODS, Method
 from stimulative.models import ModelSettings
 from stimulative.naming import did_you_mean
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 _Values = dict[str, Any]
 """Values of settings by dotted key, each of its setting's type."""
@@ -250,7 +250,7 @@ class _Reading:
         return Recipe(**parts, seed=seed) if parts.keys() == SECTIONS.keys() else None
 
 
-def _task(values: _Values) -> Task | None:
+def _task(values: _Values) -> TaskName | None:
     """What the model is for, as the name of the data says; None where only the opened data will tell."""
     name = values.get("data.name")
     return DataSettings(name=name).task if isinstance(name, str) else "images"

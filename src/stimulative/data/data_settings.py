@@ -18,7 +18,7 @@ from stimulative.data.value_checks import CHECKS, Interpolation, value_problems
 from stimulative.errors import UsageError
 from stimulative.extension import is_own
 from stimulative.naming import did_you_mean, nearest
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 _NAMED: Mapping[str, type[KindSettings]] = {
     "digits": DigitsSettings,
@@ -138,7 +138,7 @@ class DataSettings:
         return self.name.removeprefix(TEXT) if self.name.startswith(TEXT) else None
 
     @property
-    def task(self) -> Task | None:
+    def task(self) -> TaskName | None:
         """What they are for, as far as the name tells: None for a data set of one's own, which tells when opened."""
         kind = kind_named(self.name)
         return "images" if kind is None else kind.task

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stimulative.data.batches import Loader
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 View = Literal["training", "evaluation"]
 """How training images are prepared: augmented as for training, or as for evaluation."""
@@ -57,7 +57,7 @@ class DataSet(ABC):
             training images are not augmented, and None where nobody knows, as of loaders of one's own.
     """
 
-    task: ClassVar[Task]
+    task: ClassVar[TaskName]
 
     name: str
     classes: int

@@ -11,7 +11,7 @@ import torch
 from stimulative.data.dataset import Data
 from stimulative.data.value_checks import value_problems
 from stimulative.errors import UsageError
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 if TYPE_CHECKING:
     from typing import Self
@@ -61,7 +61,7 @@ class KindSettings(ABC):
         evaluation_batch_size: Images or sequences per batch where nothing is trained.
     """
 
-    task: ClassVar[Task | None]
+    task: ClassVar[TaskName | None]
     """What a model for it does; None where only the opened data tell."""
 
     accepted: ClassVar[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stimulative.records import Record, absent
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class About(Record):
     stimulative: str
     versions: Mapping[str, str]
     model: NamedModel
-    task: Task
+    task: TaskName
     data: str
     vocabulary: int | None = absent()
     length: int | None = absent()

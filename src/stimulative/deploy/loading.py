@@ -22,7 +22,7 @@ from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
 from stimulative.records import Record, understanding
 from stimulative.residual import Subnet, put_statistics, unravel
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 from stimulative.training import as_in
 
 
@@ -31,7 +31,7 @@ class _Whole(Record):
     """The whole model, as far as it takes to build and to call it; ``About`` says what these are."""
 
     model: NamedModel
-    task: Task
+    task: TaskName
 
     def built(self) -> nn.Module:
         """It, with new parameters."""

@@ -8,7 +8,7 @@ from typing import Self
 
 from stimulative.records import Record, absent
 from stimulative.runs import Member
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Packed(Record):
         json: The file with all that is known of it.
     """
 
-    task: Task
+    task: TaskName
     subnets: tuple[PackedSubnet, ...]
     file: str
     bytes: int

@@ -15,8 +15,9 @@ accumulated batches, a batch's share of the subnets' term is its share of these 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.integrations.first_call import first_samples, hearing, method_of, unraveled
-from stimulative.methods import Beside, StimulativeTraining, check_settings_beside, token_targets
+from stimulative.methods import Beside, StimulativeTraining, check_settings_beside, known_targets, shifted_labels
 from stimulative.objectives import IGNORED
 from stimulative.residual import ResidualNetwork
+from stimulative.tasks import MultiLabel, Task, task_of_model
 
 try:
     import accelerate as accelerate  # what a Trainer cannot be made without
@@ -98,12 +100,18 @@ class StimulativeMixin(_Base):
         """The Trainer's loss, in training with the subnets' term added; see ``Trainer.compute_loss``."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        targets = token_targets(self.model, inputs)
-        share = self._share(inputs if targets is None else {"labels": targets}, num_items_in_batch)
+        labels = shifted_labels(self.model, inputs)
+        share = self._share({"labels": labels}, num_items_in_batch)
+        known = dict(inputs)  # what the Trainer goes on to take out, such as the labels that it smooths
+
+        def targets(outputs: Any) -> Any:
+            return None if self.method is None else known_targets(self.method.task, self.model, known, outputs)
+
         with ExitStack() as stack:
             if self.method is None:
                 found: list[Beside] = []
-                stack.enter_context(hearing({"": self.model}, lambda _, x: self._found(x, targets, found, stack)))
+                heard = partial(self._found, labels, targets, found, stack)
+                stack.enter_context(hearing({"": self.model}, lambda _, x: heard(x)))
             else:
                 found = [stack.enter_context(self.method.beside(targets))]
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -126,12 +134,13 @@ class StimulativeMixin(_Base):
             self._divergences = []
         super().log(logs, *args, **kwargs)
 
-    def _found(self, x: Any, targets: Tensor | None, found: list[Beside], stack: ExitStack) -> None:
+    def _found(self, labels: Any, targets: Callable[[Any], Any], found: list[Beside], stack: ExitStack, x: Any) -> None:
         if found:
             return
         example = first_samples(x) if self._example_input is None else self._example_input
         accumulate = self.args.gradient_accumulation_steps
-        settings = {"total_steps": self.state.max_steps * accumulate, **self._settings}
+        task = _task_of(self.model, labels)
+        settings = {"task": task, "total_steps": self.state.max_steps * accumulate, **self._settings}
         self.method = method_of(unraveled(self.model, example), settings)
         if self._saved:
             self.method.set_extra_state(self._saved)
@@ -144,7 +153,7 @@ class StimulativeMixin(_Base):
             scaled = (self.model_accepts_loss_kwargs and items is not None) or self.compute_loss_func is not None
         if not scaled:
             return 1.0
-        if items is None or "labels" not in inputs:
+        if items is None or not isinstance(inputs["labels"], Tensor):
             return 1 / self.current_gradient_accumulation_steps
         across = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return (inputs["labels"] != IGNORED).sum() * across / items
@@ -163,6 +172,16 @@ class StimulativeMixin(_Base):
 
 class StimulativeTrainer(StimulativeMixin, Trainer):
     """The Trainer of Transformers, training stimulatively; see ``StimulativeMixin``."""
+
+
+def _task_of(model: nn.Module, labels: Any) -> Task | None:
+    """What a model is for, of whose labels its own loss would conclude it in the first step; None if it does not."""
+    config = getattr(model, "config", None)
+    open_still = getattr(config, "problem_type", None) is None and getattr(config, "num_labels", 1) > 1
+    sorts = type(model).__name__.endswith("Classification") and not type(model).__name__.endswith("TokenClassification")
+    if open_still and sorts and isinstance(labels, Tensor) and labels.is_floating_point():
+        return MultiLabel()
+    return task_of_model(model)
 
 
 def _check(trainer: Any) -> None:

@@ -10,7 +10,8 @@ from stimulative.methods.beside import called_instead as called_instead
 from stimulative.methods.beside import check_settings_beside as check_settings_beside
 from stimulative.methods.common import CommonTraining as CommonTraining
 from stimulative.methods.group_knowledge import GroupKnowledge as GroupKnowledge
-from stimulative.methods.labels import token_targets as token_targets
+from stimulative.methods.labels import known_targets as known_targets
+from stimulative.methods.labels import shifted_labels as shifted_labels
 from stimulative.methods.layer_supervision import LayerSupervision as LayerSupervision
 from stimulative.methods.named import METHODS as METHODS
 from stimulative.methods.named import method_named as method_named

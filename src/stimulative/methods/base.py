@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.objectives import logits_of
-from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of
+from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of, tensors_in
+from stimulative.tasks import Task, resolve_task
 
 
 class Terms:
@@ -22,12 +23,12 @@ class Terms:
 
     Args:
         loss: What to call backward on, a scalar.
-        main_ce: Cross-entropy of the main net, a scalar without graph.
+        main_ce: The main net's loss, cross-entropy where it tells classes apart, a scalar without graph.
         subnet_kl: Mean divergence of the subnets from what they learn from, a scalar without graph; 0 without subnets.
-            Of subnets that learn from the labels (``objective: labels``) it is their mean cross-entropy.
+            Of subnets that learn from the labels (``objective: labels``) it is their mean loss.
         auxiliary: Mean loss of auxiliary heads, a scalar without graph; 0 without heads.
-        logits: The main net's logits, shape ``(B, classes)`` or, of sequences, ``(B, positions, classes)``, without
-            graph.
+        logits: The main net's outputs without graph: logits of shape ``(B, classes)`` or, of sequences, ``(B,
+            positions, classes)``, or whatever the task has.
         subnets: The subnets that were trained besides the main net.
     """
 
@@ -40,21 +41,21 @@ class Terms:
         main_ce: Tensor,
         subnet_kl: Tensor | None = None,
         auxiliary: Tensor | None = None,
-        logits: Tensor,
+        logits: Any,
         subnets: Sequence[Subnet] = (),
     ) -> None:
         self.loss = loss
         self.main_ce = main_ce.detach()
         self.subnet_kl = torch.zeros_like(self.main_ce) if subnet_kl is None else subnet_kl.detach()
         self.auxiliary = torch.zeros_like(self.main_ce) if auxiliary is None else auxiliary.detach()
-        self.logits = logits.detach()
+        self.logits = pytree.tree_map_only(Tensor, Tensor.detach, logits)
         self.subnets = tuple(subnets)
 
     def __repr__(self) -> str:
         return (
             f"Terms(loss={self.loss.item():.4g}, main_ce={self.main_ce.item():.4g}, "
             f"subnet_kl={self.subnet_kl.item():.4g}, auxiliary={self.auxiliary.item():.4g}, "
-            f"logits={tuple(self.logits.shape)}, "
+            f"logits={pytree.tree_map_only(Tensor, lambda one: tuple(one.shape), self.logits)}, "
             f"subnets=({', '.join(map(str, self.subnets))}))"
         )
 
@@ -72,7 +73,10 @@ class Method(nn.Module):
 
     Args:
         network: The network to train.
-        label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1.
+        task: What the network is for: ``classification``, ``multilabel``, ``segmentation``, ``regression``,
+            ``embedding`` or one of ``stimulative.tasks``; by default what a model of Transformers says, else
+            classification.
+        label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1; for classes that exclude each other.
         total_steps: The number of steps that training will take; what changes over training goes by it.
         seed: Seed of the method's generator.
     """
@@ -81,6 +85,7 @@ class Method(nn.Module):
         self,
         network: ResidualNetwork,
         *,
+        task: str | Task | None = None,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
@@ -92,6 +97,17 @@ class Method(nn.Module):
                 "stimulative.unravel(model, example_input) makes one of a model"
             )
         self.network = network
+        self.task = resolve_task(task, network.model)
+        if self.tasks is not None and self.task.name not in self.tasks:
+            raise UsageError(
+                f"{type(self).__name__} trains for {', '.join(self.tasks)}, got {self.task.name}; use "
+                "StimulativeTraining, StochasticDepth or CommonTraining"
+            )
+        if label_smoothing and not self.task.smooths:
+            raise UsageError(
+                f"label_smoothing: got {label_smoothing}, but it spreads the probability of one class over the others, "
+                f"and {self.task.name} has no such classes; leave it out"
+            )
         self.label_smoothing = label_smoothing
         self.total_steps = total_steps
         self.step = 0
@@ -99,6 +115,9 @@ class Method(nn.Module):
 
     # What the loop asks a method, so that it need not know which one it trains by. Each answers for common training; a
     # method overrides what is otherwise with it.
+
+    tasks: ClassVar[tuple[str, ...] | None] = None
+    """What it can train networks for, by the names of tasks; None for everything."""
 
     advice: ClassVar[str] = ""
     """What else to try where the net does no better than chance, as the end of a sentence; nothing by default."""
@@ -158,14 +177,15 @@ class Method(nn.Module):
     def deploy(self) -> None:
         """Make the model, for good, what it is deployed as; called once, when training is over."""
 
-    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+    def forward(self, x: Any, y: Any, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step.
 
         Args:
             x: A batch, as the network takes it: images of shape ``(B, C, H, W)``, or a mapping of a model's keyword
                 arguments such as ``input_ids`` and ``attention_mask`` of shape ``(B, positions)``.
-            y: Targets: class indices of shape ``(B,)`` or probabilities of shape ``(B, classes)``. Of a language model
-                the token that follows each position, shape ``(B, positions)``, -100 where none counts.
+            y: Targets as the task takes them. Of classification: class indices of shape ``(B,)`` or probabilities of
+                shape ``(B, classes)``; of a language model the token that follows each position, shape ``(B,
+                positions)``, -100 where none counts.
             subnets: The subnets to train besides the main net, instead of those that the method would draw.
         """
         raise NotImplementedError
@@ -173,7 +193,7 @@ class Method(nn.Module):
     def backward(
         self,
         x: Any,
-        y: Tensor,
+        y: Any,
         subnets: Sequence[SubnetLike] | None = None,
         *,
         scale: float = 1.0,
@@ -192,6 +212,23 @@ class Method(nn.Module):
         backward(terms.loss * scale if scale != 1.0 else terms.loss)
         terms.loss = terms.loss.detach()
         return terms
+
+    def label_loss(self, outputs: Any, y: Any) -> Tensor:
+        """What the main net learns by, of its outputs and the targets; a scalar.
+
+        Values of targets are looked at in each step on a CPU, and less and less often where that has to be waited for.
+
+        Raises:
+            UsageError: If the targets do not fit the outputs or the task.
+        """
+        waits = any(tensor.device.type != "cpu" for tensor in tensors_in(outputs))
+        self.task.check(outputs, y, values=not waits or self.step & (self.step - 1) == 0)
+        return self.task.loss(outputs, y, label_smoothing=self.label_smoothing)
+
+    def run_main(self, x: Any) -> Any:
+        """The main net's outputs, by the model itself: nothing has to be known of its blocks."""
+        args, kwargs = arguments_of(x)
+        return self.task.outputs_of(self.network.model(*args, **kwargs))
 
     def get_extra_state(self) -> dict[str, Any]:
         """The step and the generator's state."""
@@ -225,12 +262,6 @@ def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:
     """Raise if subnets were given to a method that trains none."""
     if subnets:
         raise UsageError(f"{title} trains no subnets, got {len(subnets)}; use StimulativeTraining")
-
-
-def run_main(network: ResidualNetwork, x: Any) -> Tensor:
-    """The main net's logits, by the model itself: nothing has to be known of its blocks."""
-    args, kwargs = arguments_of(x)
-    return logits_of(network.model(*args, **kwargs))
 
 
 def check_settings(method: type[Method], settings: Mapping[str, Any]) -> None:

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.methods.base import Method
-from stimulative.methods.labels import token_targets
+from stimulative.methods.inputs import batch_of
+from stimulative.methods.labels import known_targets
 from stimulative.methods.subnet_objectives import needs_targets
 from stimulative.naming import did_you_mean
-from stimulative.objectives import logits_of
-from stimulative.residual import Pass, ResidualNetwork, Subnet, tensors_in
+from stimulative.residual import Pass, ResidualNetwork, Subnet
+from stimulative.tasks import Task
 
 _SETTLED = {
     "network": "it is found",
@@ -41,6 +42,7 @@ class Stimulates(Protocol):
     """What trains subnets beside a loss: ``StimulativeTraining``, whose methods these are."""
 
     network: ResidualNetwork
+    task: Task
     step: int
 
     def plan(self) -> tuple[list[Subnet], float]:
@@ -51,7 +53,7 @@ class Stimulates(Protocol):
         """The main net's pass, position 0, and then the subnets'."""
         ...
 
-    def subnet_term(self, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
+    def subnet_term(self, outputs: Any, main: Any, y: Any, batch: int) -> Tensor:
         """How far a subnet is from what it learns from."""
         ...
 
@@ -86,7 +88,7 @@ class Beside:
 
 
 @contextmanager
-def beside(method: Stimulates, targets: Tensor | None = None) -> Iterator[Beside]:
+def beside(method: Stimulates, targets: Any = None) -> Iterator[Beside]:
     """Run subnets within the model's own calls; see ``StimulativeTraining.beside``."""
     problems = _impossible_beside(vars(method))
     if problems:
@@ -107,7 +109,7 @@ def beside(method: Stimulates, targets: Tensor | None = None) -> Iterator[Beside
             return original(*args, **kwargs)
         inside = True
         try:
-            return _run(method, step, token_targets(model, kwargs) if targets is None else targets, args, kwargs)
+            return _run(method, step, targets, args, kwargs)
         finally:
             inside = False
 
@@ -184,30 +186,30 @@ def as_input(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
 
 
-def _run(
-    method: Stimulates, step: Beside, targets: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
+def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What the main net returns; the subnets' divergences go to the step."""
-    batch = next((len(tensor) for tensor in tensors_in((args, kwargs)) if tensor.dim()), 0)
-    x = as_input(method.network.model, args, kwargs)
+    task, model = method.task, method.network.model
+    batch = batch_of((args, kwargs))
+    x = as_input(model, args, kwargs)
     returned: Any = None
-    main = torch.empty(0)
+    main: Any = None
+    known: Any = None
     for position, output, _ in method.passes(x, batch, step.subnets, cut=False):
+        outputs = task.outputs_of(output)
         if position == 0:
-            returned, main = output, _checked(logits_of(output))
+            task.check_outputs(outputs)
+            returned, main = output, outputs
+            if targets is None:
+                known = known_targets(task, model, kwargs, outputs)
+            elif callable(targets):
+                known = targets(outputs)
+            else:
+                task.check(outputs, targets, values=False)
+                known = targets
         else:
-            step.divergences.append(method.subnet_term(logits_of(output), main, targets))
-        del output
+            step.divergences.append(method.subnet_term(outputs, main, known, batch))
+        del output, outputs
     return returned
-
-
-def _checked(logits: Tensor) -> Tensor:
-    if logits.dim() not in (2, 3) or logits.shape[-1] < 2:
-        raise UsageError(
-            "subnets learn the class probabilities of the main net, from logits of shape (B, classes) or (B, "
-            f"positions, classes) with two classes or more; the model returns {tuple(logits.shape)}"
-        )
-    return logits
 
 
 def _impossible_beside(settings: Mapping[str, Any]) -> Sequence[str]:

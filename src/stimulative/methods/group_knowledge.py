@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -32,8 +33,9 @@ from torch import Tensor
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ADVICE, ramped
 from stimulative.methods.base import Method, Terms, check_settings, impossible
-from stimulative.objectives import counted, cross_entropy, group_divergence, logits_of
+from stimulative.objectives import group_divergence
 from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, nested_inside
+from stimulative.tasks import TASKS, Task
 
 
 class GroupKnowledge(Method):
@@ -52,6 +54,7 @@ class GroupKnowledge(Method):
         decay: How much less likely a stage's depth is with each block less than in the subnet around, above 0 and at
             most 1; 1 makes all depths equally likely.
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
+        task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1.
         total_steps: The number of steps that training will take.
         seed: Seed of the draws.
@@ -61,6 +64,7 @@ class GroupKnowledge(Method):
     """
 
     advice = ADVICE
+    tasks = tuple(TASKS)
 
     def __init__(
         self,
@@ -74,11 +78,12 @@ class GroupKnowledge(Method):
         momentum: float = 0.5,
         decay: float = 0.5,
         freeze_subnet_statistics: bool = True,
+        task: str | Task | None = None,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
+        super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
         check_settings(
             type(self),
             {
@@ -124,7 +129,7 @@ class GroupKnowledge(Method):
         """Whether subnets' passes changed the main net's running statistics."""
         return not self.freeze_subnet_statistics
 
-    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+    def forward(self, x: Any, y: Any, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``.
 
         Args:
@@ -137,14 +142,13 @@ class GroupKnowledge(Method):
         drawn = self.draw() if subnets is None and balance else []  # none where they have no weight
         chosen = drawn if subnets is None else self.checked(subnets)
         main, *others = self._run(x, chosen)
-        main_ce = cross_entropy(main, y, label_smoothing=self.label_smoothing)
+        main_ce = self.label_loss(main, y)
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
         loops = [others[start : start + self.levels] for start in range(0, len(others), self.levels)]
-        subnet_kl = group_divergence(
-            main, loops, momentum=self.momentum, temperature=self.temperature, counted=counted(y)
-        )
+        compare = partial(self.task.divergence, targets=y, temperature=self.temperature)
+        subnet_kl = group_divergence(main, loops, momentum=self.momentum, divergence=compare)
         loss = main_ce + balance * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
@@ -188,5 +192,5 @@ class GroupKnowledge(Method):
 
         outputs: list[Any] = [None] * (1 + len(subnets))
         for position, output, _ in self.network.passes(x, [self.network.full, *subnets], before_pass=before_pass):
-            outputs[position] = logits_of(output)
+            outputs[position] = self.task.outputs_of(output)
         return outputs

@@ -33,7 +33,6 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import run_main
 from stimulative.objectives import logits_of
 from stimulative.residual import ResidualNetwork, arguments_of, call_slot, intercepted, quietly, tensors_in
 
@@ -183,7 +182,8 @@ def layouts_of(network: ResidualNetwork, points: Sequence[Point]) -> tuple[list[
 
     with quietly(network.model):
         with _watching(network, points, seen):
-            logits = run_main(network, pytree.tree_map_only(Tensor, torch.Tensor.clone, example))
+            args, kwargs = arguments_of(pytree.tree_map_only(Tensor, torch.Tensor.clone, example))
+            logits = logits_of(network.model(*args, **kwargs))
         if logits.dim() != 2 or len(logits) != batch:
             raise UsageError(
                 f"auxiliary classifiers need a model that returns logits of shape (batch, classes); this one returns "

@@ -19,6 +19,31 @@ def samples_of(batch: int, share: float) -> int:
     return max(1, round(share * batch))
 
 
+def batch_of(x: Any) -> int:
+    """How many samples a batch has: the length of its first tensor that has dimensions, 0 without any."""
+    return next((len(tensor) for tensor in tensors_in(x) if tensor.dim()), 0)
+
+
+def first_samples(tree: Any, samples: int, batch: int) -> Any:
+    """The first samples of a batch, of every tensor and every list that has one entry for each of its samples."""
+
+    def cut(node: Any) -> Any:
+        return node[:samples] if is_batch(node) else node
+
+    def is_batch(node: Any) -> bool:
+        if isinstance(node, Tensor):
+            return node.dim() > 0 and len(node) == batch
+        of_samples = isinstance(node, list | tuple) and len(node) == batch
+        return of_samples and not any(map(is_batch, tensors_in(node)))
+
+    return pytree.tree_map(cut, tree, is_leaf=is_batch)
+
+
+def detached(tree: Any) -> Any:
+    """The same without graph."""
+    return pytree.tree_map_only(Tensor, Tensor.detach, tree)
+
+
 def sides_of(side: int, share: float) -> range:
     """The sides that images may get: every whole number of pixels from that share of their side to all of it."""
     return range(min(side, max(1, int(share * side))), side + 1)

@@ -32,11 +32,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets, run_main
+from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets
 from stimulative.methods.heads import Layout, initialising, layouts_of, reading, stage_points
 from stimulative.methods.supervision import inner_points, sum_of
-from stimulative.objectives import cross_entropy, hint_loss, shallow_loss
+from stimulative.objectives import hint_loss, shallow_loss
 from stimulative.residual import ResidualNetwork, SubnetLike
+from stimulative.tasks import Task
 
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS: dict[int, Any] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -52,6 +53,7 @@ class SelfDistillation(Method):
         temperature: Temperature of both distributions in the divergence.
         hint_weight: Weight of the distance between shallow features and the deepest ones.
         weight: Weight of all that the shallow classifiers add. 0 is common training, without classifiers.
+        task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of all cross-entropies, 0 to 1.
         total_steps: The number of steps that training will take.
         seed: Seed of the classifiers' initial values.
@@ -59,6 +61,8 @@ class SelfDistillation(Method):
     Raises:
         UsageError: If a setting has an impossible value, or a classifier cannot read the network's features.
     """
+
+    tasks = ("classification",)
 
     def __init__(
         self,
@@ -68,11 +72,12 @@ class SelfDistillation(Method):
         temperature: float = 3.0,
         hint_weight: float = 0.03,
         weight: float = 1.0,
+        task: str | Task | None = None,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
+        super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
         settings = {"alpha": alpha, "temperature": temperature, "hint_weight": hint_weight, "weight": weight}
         check_settings(type(self), settings)
         self.alpha = alpha
@@ -100,7 +105,7 @@ class SelfDistillation(Method):
         }
         return impossible(settings, rules)
 
-    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+    def forward(self, x: Any, y: Any, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
         refuse_subnets("self-distillation", subnets)
         shallow: dict[int, tuple[Tensor, Tensor]] = {}
@@ -114,8 +119,8 @@ class SelfDistillation(Method):
                     deepest[:] = [self.layouts[-1].pool(features)]
 
         with reading(self.network, self.points, self.layouts, head):
-            logits = run_main(self.network, x)
-        main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+            logits = self.run_main(x)
+        main_ce = self.label_loss(logits, y)
         self._count()
         if not shallow:
             return Terms(loss=main_ce, main_ce=main_ce, logits=logits)

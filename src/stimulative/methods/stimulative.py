@@ -49,10 +49,20 @@ from stimulative.errors import UsageError
 from stimulative.methods.balance import ADVICE, ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
-from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
+from stimulative.methods.inputs import (
+    batch_of,
+    check_part,
+    check_smaller,
+    detached,
+    first_samples,
+    image_side,
+    resized,
+    samples_of,
+    sides_of,
+)
 from stimulative.methods.subnet_objectives import SubnetObjective, objective_problem, resolve_objective
-from stimulative.objectives import cross_entropy, logits_of, normalised
 from stimulative.residual import Pass, ResidualNetwork, Sampler, Subnet, SubnetLike, resolve_sampler, sampler_problem
+from stimulative.tasks import Task
 
 EFFICIENT: Mapping[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
 """What ``efficient: true`` sets; measured in docs/methods.md."""
@@ -88,6 +98,7 @@ class StimulativeTraining(Method):
         schedule: ``joint`` is one backward pass over everything. ``lean`` runs the main net backward before the subnet
             runs forward, which takes the memory of common training; it is used by ``backward``.
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
+        task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1; of the subnets' as well with
             ``labels``.
         total_steps: The number of steps that training will take.
@@ -118,11 +129,12 @@ class StimulativeTraining(Method):
         efficient: bool = False,
         schedule: Literal["joint", "lean"] = "joint",
         freeze_subnet_statistics: bool = True,
+        task: str | Task | None = None,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
+        super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
         settings: dict[str, Any] = {
             "balance": balance,
             "balance_ramp": balance_ramp,
@@ -157,6 +169,7 @@ class StimulativeTraining(Method):
         self.efficient = efficient
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
+        self._check_task()
         self._try_out()
 
     @classmethod
@@ -217,28 +230,29 @@ class StimulativeTraining(Method):
     @property
     def calibrates(self) -> bool:
         """Whether logits come out at a scale of their own: where a term of the loss does not see their scale."""
-        return not self._learned.sees_scale or self.normalise_main
+        return self.task.has_direction and (not self._learned.sees_scale or self.normalise_main)
 
-    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+    def forward(self, x: Any, y: Any, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
         chosen, weight = self.plan(subnets)
-        outputs: list[Tensor] = [torch.empty(0)] * (1 + len(chosen))
-        for position, output, _ in self.passes(x, len(y), chosen, cut=False):
-            outputs[position] = logits_of(output)
+        outputs: list[Any] = [None] * (1 + len(chosen))
+        batch = batch_of(x)
+        for position, output, _ in self.passes(x, batch, chosen, cut=False):
+            outputs[position] = self.task.outputs_of(output)
             del output
         main, *others = outputs
         main_ce = self.label_term(main, y)
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        subnet_kl = torch.stack([self.subnet_term(logits, main, y) for logits in others]).mean()
+        subnet_kl = torch.stack([self.subnet_term(one, main, y, batch) for one in others]).mean()
         loss = main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
     def backward(
         self,
         x: Any,
-        y: Tensor,
+        y: Any,
         subnets: Sequence[SubnetLike] | None = None,
         *,
         scale: float = 1.0,
@@ -248,30 +262,31 @@ class StimulativeTraining(Method):
         if self.schedule == "joint":
             return super().backward(x, y, subnets, scale=scale, backward=backward)
         chosen, weight = self.plan(subnets)
-        main: Tensor | None = None
+        batch = batch_of(x)
+        main: Any = None
         main_ce: Tensor | None = None
         terms = []
-        for position, output, retain_graph in self.passes(x, len(y), chosen, cut=bool(chosen)):
-            logits = logits_of(output)
+        for position, output, retain_graph in self.passes(x, batch, chosen, cut=bool(chosen)):
+            outputs = self.task.outputs_of(output)
             if position == 0:
-                term = self.label_term(logits, y)
-                main, main_ce, factor = logits.detach(), term.detach(), scale
+                term = self.label_term(outputs, y)
+                main, main_ce, factor = detached(outputs), term.detach(), scale
             else:
-                if main is None:
+                if main_ce is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = self.subnet_term(logits, main, y)
+                term = self.subnet_term(outputs, main, y, batch)
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
             with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
                 backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
-            del output, logits, term  # their graph has to go before the next pass
-        assert main is not None and main_ce is not None
+            del output, outputs, term  # their graph has to go before the next pass
+        assert main_ce is not None
         self._count()
         subnet_kl = torch.stack(terms).mean() if terms else None
         loss = main_ce if subnet_kl is None else main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
-    def beside(self, targets: Tensor | None = None) -> AbstractContextManager[Beside]:
+    def beside(self, targets: Any = None) -> AbstractContextManager[Beside]:
         """The subnets' term beside a loss of one's own: what to do where a loop calls the model itself.
 
         While the context is open, each call of the model in training mode and with gradients also runs this step's
@@ -283,8 +298,9 @@ class StimulativeTraining(Method):
             (loss + subnets.term).backward()
 
         Args:
-            targets: The target of each position of sequences, shape ``(B, positions)``, -100 where it does not count.
-                By default those that a model of Transformers gets as ``labels``; without any, everything counts.
+            targets: The targets as the task takes them, which say what counts: of sequences that of each position,
+                shape ``(B, positions)``, -100 where it does not; or a function from the main net's outputs to them. By
+                default those that a model of Transformers gets as ``labels``; without any, everything counts.
 
         Raises:
             UsageError: If a setting belongs to the loss (``labels``, ``normalise_main``, ``label_smoothing``) or to the
@@ -302,29 +318,32 @@ class StimulativeTraining(Method):
         drawn = [self.sampler(self.network.space, self.generator) for _ in range(self.subnets_per_step)]
         return drawn, balance * self.every
 
-    def label_term(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy with the targets, of normalised logits with ``normalise_main``, a scalar.
+    def label_term(self, outputs: Any, y: Any) -> Tensor:
+        """The loss by the targets, with ``normalise_main`` of normalised logits, a scalar.
 
         Args:
-            logits: Those of the main net or, with ``labels``, of a subnet.
+            outputs: Those of the main net or, with ``labels``, of a subnet.
             y: The targets of the same samples.
         """
-        logits = normalised(logits, amplitude=self.amplitude) if self.normalise_main else logits
-        return cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        outputs = self.task.direction(outputs, self.amplitude) if self.normalise_main else outputs
+        return self.label_loss(outputs, y)
 
-    def subnet_term(self, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
+    def subnet_term(self, outputs: Any, main: Any, y: Any, batch: int) -> Tensor:
         """How far a subnet is from what it learns from, on the samples that it ran on.
 
         Args:
-            logits: The subnet's logits, of as many samples as it ran on.
-            main: The main net's logits, of the whole batch.
+            outputs: The subnet's outputs, of as many samples as it ran on.
+            main: The main net's outputs, of the whole batch.
             y: The targets of the whole batch; None where everything counts, which is not for ``labels``.
+            batch: How many samples that has.
 
         Returns:
             A scalar.
         """
-        samples = len(logits)
-        return self._learned.term(self, logits, main[:samples].detach(), None if y is None else y[:samples])
+        samples = samples_of(batch, self.subnet_share)
+        if samples < batch:
+            main, y = first_samples(main, samples, batch), first_samples(y, samples, batch)
+        return self._learned.term(self, outputs, detached(main), y)
 
     def passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:
         """The main net's pass, position 0, and then the subnets', those on images of one size after the other.
@@ -369,6 +388,23 @@ class StimulativeTraining(Method):
         sides = sides_of(image_side(x), self.smaller_inputs)
         drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=self.generator).tolist()
         return [side if side < sides[-1] else None for side in drawn]
+
+    def _check_task(self) -> None:
+        """Make sure that the settings make sense of what the network is for."""
+        problems = []
+        if not self.task.has_direction and (self.objective == "directional" or self.normalise_main):
+            key = "normalise_main" if self.normalise_main else "objective"
+            problems.append(
+                f"{key}: got {getattr(self, key)!r}, but only logits of classes that exclude each other have a "
+                f"direction, and the task is {self.task.name}; leave it out"
+            )
+        if not self.task.has_temperature and self.temperature != 1:
+            problems.append(
+                f"temperature: got {self.temperature}, but outputs of {self.task.name} are no logits to be softened; "
+                "leave it out"
+            )
+        if problems:
+            raise UsageError(f"{type(self).__name__}: " + "; ".join(problems))
 
     def _try_out(self) -> None:
         """Make sure that the network runs on what subnets would get."""

@@ -42,9 +42,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import Method, Terms, check_settings, impossible, run_main
-from stimulative.objectives import cross_entropy
+from stimulative.methods.base import Method, Terms, check_settings, impossible
 from stimulative.residual import Place, ResidualNetwork, Subnet, SubnetLike, branch_ends, tensors_in
+from stimulative.tasks import Task
 
 Decay = Literal["linear", "uniform", "exponential"]
 
@@ -81,6 +81,7 @@ class StochasticDepth(Method):
             LayerDrop and LayerSkip do not, and the model is left as it was trained.
         per_sample: Whether blocks are skipped for each image by itself rather than for the whole batch. All of them
             are then computed, so that no time is saved.
+        task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of the cross-entropy, 0 to 1.
         total_steps: The number of steps that training will take; nothing depends on it.
         seed: Seed of the draws.
@@ -98,11 +99,12 @@ class StochasticDepth(Method):
         decay: Decay = "linear",
         rescale: bool = True,
         per_sample: bool = False,
+        task: str | Task | None = None,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
+        super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
         check_settings(type(self), {"survival": survival, "decay": decay})
         self.survival = survival
         self.decay: Decay = decay
@@ -160,7 +162,7 @@ class StochasticDepth(Method):
             self._scale()
             self.deployed = True
 
-    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+    def forward(self, x: Any, y: Any, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``.
 
         ``main_ce`` and ``logits`` are those of the net that ran. In evaluation mode nothing is skipped.
@@ -171,7 +173,7 @@ class StochasticDepth(Method):
                 "use StimulativeTraining"
             )
         if not self.training or self.survival == 1:
-            drawn, logits = (), run_main(self.network, x)
+            drawn, logits = (), self.run_main(x)
         elif self.deployed:
             raise UsageError(
                 "the network has been deployed: its branches are scaled by their survival probabilities, and further "
@@ -183,8 +185,8 @@ class StochasticDepth(Method):
             subnet = self.draw()
             drawn = (subnet,)
             with self.network.only(subnet) if subnet != self.network.full else nullcontext():
-                logits = run_main(self.network, x)
-        main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+                logits = self.run_main(x)
+        main_ce = self.label_loss(logits, y)
         self._count()
         loss = main_ce
         for subnet in drawn:
@@ -235,7 +237,7 @@ class StochasticDepth(Method):
             return pytree.tree_map(chosen, output, skipped())
 
         with self.network.after_blocks(choose):
-            return run_main(self.network, x)
+            return self.run_main(x)
 
     def _nothing(self, subnet: Subnet) -> Tensor:
         """Zero, with a gradient of zero for every parameter of the blocks that a subnet skips."""

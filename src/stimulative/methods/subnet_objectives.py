@@ -8,8 +8,9 @@ One of your own is a function of logits that returns a scalar::
 A recipe names it ``objective: package.module:squared``, or with settings
 ``objective: {name: package.module:squared, scale: 0.1}``; in Python the function itself will do. It gets
 
-- ``subnet_logits``, the raw logits of one subnet, shape ``(b, classes)`` or, of sequences, ``(b, positions, classes)``;
-  ``b`` is the number of samples that subnets run on, less than the batch with ``subnet_share``;
+- ``subnet_logits``, the raw logits of one subnet, shape ``(b, classes)`` or, of sequences, ``(b, positions, classes)``,
+  or the outputs of another task; ``b`` is the number of samples that subnets run on, less than the batch with
+  ``subnet_share``;
 - ``main_logits``, the main net's raw logits of the same samples, the same shape, without graph;
 - ``targets`` of these samples as the method was given them: class indices of shape ``(b,)`` or ``(b, positions)``, -100
   where a position does not count, or probabilities in the shape of the logits. Beside a loss of one's own (``beside``)
@@ -32,7 +33,7 @@ from torch import Tensor
 from stimulative.errors import UsageError
 from stimulative.extension import imported, is_own
 from stimulative.naming import did_you_mean
-from stimulative.objectives import counted, directional_divergence, kl_divergence
+from stimulative.tasks import Task
 
 SubnetObjective = Callable[..., Tensor]
 """One's own: ``(subnet_logits, main_logits, targets, **settings)`` to a scalar; see the head of this file."""
@@ -43,13 +44,14 @@ _ARGUMENTS = 3
 
 
 class Settled(Protocol):
-    """The method that asks, for the settings that the built-in objectives read."""
+    """The method that asks, for what the built-in objectives read."""
 
+    task: Task
     temperature: float
     amplitude: float
 
-    def label_term(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy as the main net has it."""
+    def label_term(self, outputs: Any, y: Any) -> Tensor:
+        """The loss that the main net has."""
         ...
 
 
@@ -58,31 +60,28 @@ class Objective:
     """What a subnet learns from, built in or one's own.
 
     Attributes:
-        term: The method, the subnet's logits, the main net's without graph and the targets, of the same samples, to a
+        term: The method, the subnet's outputs, the main net's without graph and the targets, of the same samples, to a
             scalar.
         needs_targets: Whether it is none where targets are not known.
         sees_scale: Whether it goes by the scale of logits; where it does not, evaluation fits a temperature.
     """
 
-    term: Callable[[Settled, Tensor, Tensor, Tensor | None], Tensor]
+    term: Callable[[Settled, Any, Any, Any], Tensor]
     needs_targets: bool = False
     sees_scale: bool = True
 
 
-def _kl(method: Settled, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
-    return kl_divergence(logits, main, temperature=method.temperature, counted=None if y is None else counted(y))
+def _kl(method: Settled, outputs: Any, main: Any, y: Any) -> Tensor:
+    return method.task.divergence(outputs, main, y, temperature=method.temperature)
 
 
-def _directional(method: Settled, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
-    count = None if y is None else counted(y)
-    return directional_divergence(
-        logits, main, temperature=method.temperature, amplitude=method.amplitude, counted=count
-    )
+def _directional(method: Settled, outputs: Any, main: Any, y: Any) -> Tensor:
+    student, teacher = (method.task.direction(one, method.amplitude) for one in (outputs, main))
+    return method.task.divergence(student, teacher, y, temperature=method.temperature)
 
 
-def _labels(method: Settled, logits: Tensor, main: Tensor, y: Tensor | None) -> Tensor:
-    assert y is not None  # it needs targets
-    return method.label_term(logits, y)
+def _labels(method: Settled, outputs: Any, main: Any, y: Any) -> Tensor:
+    return method.label_term(outputs, y)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -147,10 +146,8 @@ def _of_function(function: SubnetObjective, name: str, settings: Mapping[str, An
     return Objective(partial(_own, partial(function, **settings), name))
 
 
-def _own(
-    compare: SubnetObjective, name: str, method: Settled, logits: Tensor, main: Tensor, y: Tensor | None
-) -> Tensor:
-    found = compare(logits, main, y)
+def _own(compare: SubnetObjective, name: str, method: Settled, outputs: Any, main: Any, y: Any) -> Tensor:
+    found = compare(outputs, main, y)
     if not isinstance(found, Tensor) or found.dim():
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise UsageError(f"objective {name!r} has to return a scalar tensor, the mean over samples; got {got}")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets, run_main
+from stimulative.methods.base import Method, Terms, check_settings, impossible, refuse_subnets
 from stimulative.methods.heads import Layout, LinearHead, Point, initialising, layouts_of, reading
-from stimulative.objectives import cross_entropy
 from stimulative.residual import ResidualNetwork, SubnetLike
+from stimulative.tasks import Task
 
 
 class Supervision(Method):
@@ -20,6 +20,7 @@ class Supervision(Method):
     Args:
         network: The network to train.
         weight: Weight of each classifier's cross-entropy. 0 is common training, without classifiers.
+        task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of all cross-entropies, 0 to 1.
         total_steps: The number of steps that training will take.
         seed: Seed of the classifiers' initial values.
@@ -29,17 +30,19 @@ class Supervision(Method):
     """
 
     title: ClassVar[str]
+    tasks = ("classification", "multilabel", "regression")
 
     def __init__(
         self,
         network: ResidualNetwork,
         *,
         weight: float = 0.3,
+        task: str | Task | None = None,
         label_smoothing: float = 0.0,
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
+        super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
         check_settings(type(self), {"weight": weight})
         self.weight = weight
         self.points = inner_points(self.title, self.all_points(network)) if weight else []
@@ -61,7 +64,7 @@ class Supervision(Method):
         """What is impossible about settings of this method, a sentence each."""
         return impossible(settings, {"weight": (lambda v: v >= 0, "0 or more")})
 
-    def forward(self, x: Any, y: Tensor, subnets: Sequence[SubnetLike] | None = None) -> Terms:
+    def forward(self, x: Any, y: Any, subnets: Sequence[SubnetLike] | None = None) -> Terms:
         """The terms of one step; see ``Method.forward``."""
         refuse_subnets(self.title, subnets)
         read: dict[int, Tensor] = {}
@@ -70,12 +73,12 @@ class Supervision(Method):
             read[number] = self.heads[number](features)
 
         with reading(self.network, self.points, self.layouts, head):
-            logits = run_main(self.network, x)
-        main_ce = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+            logits = self.run_main(x)
+        main_ce = self.label_loss(logits, y)
         self._count()
         if not read:
             return Terms(loss=main_ce, main_ce=main_ce, logits=logits)
-        total = sum_of([cross_entropy(z, y, label_smoothing=self.label_smoothing) for z in read.values()])
+        total = sum_of([self.label_loss(z, y) for z in read.values()])
         loss = main_ce + self.weight * total
         return Terms(loss=loss, main_ce=main_ce, auxiliary=total / len(read), logits=logits)
 

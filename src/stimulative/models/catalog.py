@@ -19,7 +19,7 @@ from stimulative.models.huggingface import find_transformers
 from stimulative.models.libraries import NO_WEIGHTS, find_timm, find_torchvision
 from stimulative.models.own_factory import find_own
 from stimulative.naming import did_you_mean
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 _STEM_IS_FIXED = dict.fromkeys(("stem_type", "stem_width", "replace_stem_pool"), "the cifar/ stem is fixed")
 _UNTRAINED = {"pretrained": NO_WEIGHTS}
@@ -68,7 +68,7 @@ def names() -> list[str]:
     return list(_CIFAR)
 
 
-def find(name: str, task: Task = "images") -> Factory:
+def find(name: str, task: TaskName = "images") -> Factory:
     """Finds the model without building it; imports the library or module it comes from.
 
     Raises:
@@ -105,7 +105,7 @@ def build(
     classes: int,
     channels: int = 3,
     arguments: Mapping[str, Any] | None = None,
-    task: Task = "images",
+    task: TaskName = "images",
 ) -> nn.Module:
     """Builds the model with new parameters, drawn from torch's global generator.
 
@@ -132,7 +132,7 @@ def build(
 
 
 def build_pretrained(
-    name: str, *, channels: int = 3, arguments: Mapping[str, Any] | None = None, task: Task = "images"
+    name: str, *, channels: int = 3, arguments: Mapping[str, Any] | None = None, task: TaskName = "images"
 ) -> nn.Module:
     """Builds the model with the weights that timm or torchvision publishes, and with as many classes as these have.
 

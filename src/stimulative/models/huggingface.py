@@ -18,7 +18,7 @@ from torch import nn
 from stimulative.errors import UsageError
 from stimulative.models.factory import Factory
 from stimulative.naming import did_you_mean
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 """What a model is for: classifying images, or predicting the next token of a text."""
 
@@ -32,7 +32,7 @@ _PREFIX = "transformers/"
 _NO_CHECKPOINT = "it is built from a config, which is that of no checkpoint in particular"
 
 
-def find_transformers(name: str, task: Task = "images") -> Factory:
+def find_transformers(name: str, task: TaskName = "images") -> Factory:
     """Finds ``transformers/MODEL_TYPE``, for instance ``transformers/vit`` or ``transformers/gpt2``.
 
     Args:
@@ -115,7 +115,7 @@ def _make(auto_class: str, model_type: str, fields: set[str], **arguments: Any) 
     return model
 
 
-def _examples(task: Task) -> str:
+def _examples(task: TaskName) -> str:
     types = ("vit", "deit", "dinov2", "swin", "convnext") if task == "images" else ("gpt2", "llama", "mistral", "qwen3")
     return ", ".join(_PREFIX + model_type for model_type in types)
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from stimulative.errors import UsageError
 from stimulative.models.catalog import find
 from stimulative.residual import Subnet
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 PRETRAINED = "pretrained"
 """What ``weights`` says for the weights that the model's library publishes."""
@@ -41,14 +41,14 @@ class ModelSettings:
     weights: str | None = None
     freeze_stem: bool = False
 
-    def problems(self, task: Task | None = "images") -> list[str]:
+    def problems(self, task: TaskName | None = "images") -> list[str]:
         """Returns what is wrong with these settings, one sentence each, without building the model.
 
         Args:
             task: What the recipe's data are; None if that is not known yet, and what is fine for either is fine.
         """
         if task is None:
-            either = [self.problems(one) for one in get_args(Task)]
+            either = [self.problems(one) for one in get_args(TaskName)]
             return min(either, key=lambda found: (any(one.startswith("model.name") for one in found), len(found)))
         problems = []
         try:

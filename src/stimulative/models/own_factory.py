@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from stimulative.extension import imported, seeing_here
 from stimulative.models.factory import Factory, accepted_keywords
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 
-def find_own(name: str, task: Task = "images") -> Factory:
+def find_own(name: str, task: TaskName = "images") -> Factory:
     """Imports the module, also from the current directory, and finds the factory in it.
 
     The factory (a function or a class) is called with ``num_classes`` and ``in_chans`` if its signature takes

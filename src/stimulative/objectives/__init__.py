@@ -1,7 +1,11 @@
 """Losses as pure functions of logits: no network, no state, no schedule."""
 
+from stimulative.objectives.bernoulli import label_cross_entropy as label_cross_entropy
+from stimulative.objectives.bernoulli import label_divergence as label_divergence
 from stimulative.objectives.directional import directional_divergence as directional_divergence
 from stimulative.objectives.directional import normalised as normalised
+from stimulative.objectives.distances import cosine_distance as cosine_distance
+from stimulative.objectives.distances import squared_distance as squared_distance
 from stimulative.objectives.groups import group_divergence as group_divergence
 from stimulative.objectives.groups import running_averages as running_averages
 from stimulative.objectives.kl import IGNORED as IGNORED

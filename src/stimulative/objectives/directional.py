@@ -28,7 +28,8 @@ def normalised(logits: Tensor, *, amplitude: float = 1.0) -> Tensor:
         amplitude: ``A``; the greatest logit that it allows is ``A * sqrt(classes - 1)``.
 
     Returns:
-        The same shape, float32 or, when the logits are float64, float64; zeros where all logits are equal.
+        The same shape, float32 or, when the logits are float64, float64; zeros where all logits are equal. Classes that
+        are masked by -inf stay so, and do not count.
 
     Raises:
         UsageError: The logits are not floating point or have no two classes, or the amplitude is not positive.
@@ -43,8 +44,12 @@ def normalised(logits: Tensor, *, amplitude: float = 1.0) -> Tensor:
     if not 0 < amplitude < float("inf"):
         raise UsageError(f"the amplitude must be a positive number; got {amplitude}, 1.0 is the papers'")
     z = logits.to(torch.promote_types(torch.float32, logits.dtype))
-    variance, mean = torch.var_mean(z, dim=-1, correction=0, keepdim=True)
-    return amplitude * (z - mean) * torch.rsqrt(variance + EPS)
+    masked = z.isneginf()
+    count = (~masked).sum(-1, keepdim=True).clamp(min=1)
+    mean = torch.where(masked, 0, z).sum(-1, keepdim=True) / count
+    centred = torch.where(masked, 0, z - mean)
+    variance = centred.square().sum(-1, keepdim=True) / count
+    return torch.where(masked, z, amplitude * centred * torch.rsqrt(variance + EPS))
 
 
 def directional_divergence(

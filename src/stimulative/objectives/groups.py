@@ -12,7 +12,7 @@ from. The authors' code was not available to us: the formulas are ours, made aft
 where ``g_(k-1)`` holds the subnets of the loops so far, the present one included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,8 +50,7 @@ def group_divergence(
     subnet_logits: Sequence[Sequence[Tensor]],
     *,
     momentum: float = 0.5,
-    temperature: float = 1.0,
-    counted: Tensor | None = None,
+    divergence: Callable[[Tensor, Tensor], Tensor] = kl_divergence,
 ) -> Tensor:
     """How far subnets are from what the group above them knows.
 
@@ -60,8 +59,7 @@ def group_divergence(
         subnet_logits: For each loop the logits of its subnets, from the largest level to the smallest, each of the
             same shape. They learn, and what they add to their group's average is a fixed target.
         momentum: What a group's average keeps of itself from loop to loop, from 0 to below 1.
-        temperature: ``T``; above 1 it softens both distributions.
-        counted: Which samples count, booleans of the leading dimensions' shape; all of them by default.
+        divergence: How far logits that learn, the first, are from those that they learn from, a scalar.
 
     Returns:
         A scalar in nats: the mean over loops, levels and the batch.
@@ -78,9 +76,6 @@ def group_divergence(
     above: Sequence[Tensor] = [main_logits] * len(subnet_logits)
     divergences = []
     for group in zip(*subnet_logits, strict=True):
-        divergences += [
-            kl_divergence(logits, teacher, temperature=temperature, counted=counted)
-            for logits, teacher in zip(group, above, strict=True)
-        ]
+        divergences += [divergence(logits, teacher) for logits, teacher in zip(group, above, strict=True)]
         above = running_averages(group, momentum=momentum)
     return torch.stack(divergences).mean()

@@ -74,8 +74,10 @@ def kl_divergence(
         raise UsageError(f"the temperature must be a positive number; got {temperature}, 1.0 is plain KL")
 
     dtype = torch.promote_types(torch.float32, torch.promote_types(student_logits.dtype, teacher_logits.dtype))
-    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
+    # a class that is masked by -inf has probability 0 and adds nothing, but 0 times infinity would be no number
+    least = torch.finfo(dtype).min
+    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1).clamp(min=least)
+    teacher = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1).clamp(min=least)
     if counted is not None:
         if counted.shape != student.shape[:-1]:
             raise UsageError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stimulative.studies import Failed
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trained(Protocol):
         ...
 
 
-def words_of(task: Task) -> Words:
+def words_of(task: TaskName) -> Words:
     """What the numbers of a run or a study are called."""
     return TEXT if task == "text" else IMAGES
 

@@ -11,7 +11,7 @@ from stimulative.data import View
 from stimulative.records import Record, RecordError, absent, check_format
 from stimulative.runs.score import MainScore
 from stimulative.runs.spread import DepthSpread, SizeSpread, Spread
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 FORMAT = 1
 """The number of the present format; a file without a number is of version 0.1.0, and has neither that nor the task."""
@@ -151,7 +151,7 @@ class Summary(Record):
     """
 
     format: int = FORMAT
-    task: Task
+    task: TaskName
     method: str | None
     model: str
     data: str

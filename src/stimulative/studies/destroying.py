@@ -38,7 +38,7 @@ from stimulative.studies.destruction import (
     SwappedRow,
 )
 from stimulative.studies.finished import FinishedRun, finished_runs
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 from stimulative.training import Prepared, calibration_of, estimate_statistics, measure
 from stimulative.weights import sha256
 
@@ -276,7 +276,7 @@ def _row(
     )
 
 
-def _together(parts: Sequence[DestroyedNet], task: Task, draws: int, seed: int) -> Destruction:
+def _together(parts: Sequence[DestroyedNet], task: TaskName, draws: int, seed: int) -> Destruction:
     """The parts of several runs as one; of all together it is said what they were measured on where that is one."""
     runs = [part.run for part in parts]
     return Destruction(

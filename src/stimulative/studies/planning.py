@@ -12,7 +12,7 @@ from stimulative.methods import method_named
 from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import run_all
 from stimulative.studies.study import StudyOfRuns
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 Result = TypeVar("Result", bound=StudyOfRuns)
 Results = TypeVar("Results", bound=StudyOfRuns, covariant=True)
@@ -69,7 +69,7 @@ def carry_out(
     return study
 
 
-def task_of(outcome: Outcome, recipe: Recipe) -> Task:
+def task_of(outcome: Outcome, recipe: Recipe) -> TaskName:
     """What the nets of a study are for, as its runs say; where none has finished, as the recipe's data do."""
     for summary in outcome.summaries.values():
         return summary.task

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from stimulative import files
 from stimulative.records import Record, absent, check_format, understanding
 from stimulative.runs import Summary
-from stimulative.tasks import Task
+from stimulative.tasks import TaskName
 
 FORMAT = 1
 """The number of the present format of the files of studies; files of version 0.1.0 have none."""
@@ -43,7 +43,7 @@ class Study(Record):
     """What the study is called; its file is ``NAME.json``."""
 
     format: int = FORMAT
-    task: Task
+    task: TaskName
 
     @property
     def of_text(self) -> bool:

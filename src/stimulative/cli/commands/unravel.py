@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stimulative.tasks import Task
+    from stimulative.tasks import TaskName
 
 TAKES_SETTINGS = False
 _EXAMPLES = """examples:
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _task_of(name: str) -> Task:
+def _task_of(name: str) -> TaskName:
     """What a model is for, where nobody says it."""
     if not name.startswith("transformers/"):
         return "images"
