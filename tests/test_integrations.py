@@ -20,7 +20,8 @@ import stimulative
 from stimulative.errors import UsageError
 from stimulative.integrations.lightning import StimulativeCallback
 from stimulative.integrations.transformers import StimulativeMixin, StimulativeTrainer
-from stimulative.methods import StimulativeTraining, token_targets
+from stimulative.methods import StimulativeTraining, known_targets, shifted_labels
+from stimulative.tasks import Classification
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -708,8 +709,9 @@ def test_targets_of_tokens_are_shifted_for_decoders_alone():
         (t5, labels),
         (transformers.BertForMaskedLM(bert), labels),
     ):
-        targets = token_targets(model, {"labels": labels})
-        assert targets is not None and torch.equal(targets, expected), type(model)
-    assert token_targets(t5, {"labels": torch.tensor([1, 2])}) is None
-    assert token_targets(t5, {}) is None
-    assert token_targets(t5, {"labels": labels, "shift_labels": shifted}) is shifted
+        assert torch.equal(shifted_labels(model, {"labels": labels}), expected), type(model)
+        targets = known_targets(Classification(), model, {"labels": labels}, torch.zeros(1, 3, 9))
+        assert torch.equal(targets, expected), type(model)
+    assert known_targets(Classification(), t5, {"labels": torch.tensor([1, 2])}, torch.zeros(1, 3, 9)) is None
+    assert known_targets(Classification(), t5, {}, torch.zeros(1, 3, 9)) is None
+    assert shifted_labels(t5, {"labels": labels, "shift_labels": shifted}) is shifted

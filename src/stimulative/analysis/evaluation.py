@@ -60,8 +60,7 @@ def evaluate(
         latency: Whether to measure latencies.
         latency_batch: Images, or sequences, in the batch that is timed.
         latency_seconds: About how long that may take, rounds beyond the fifth.
-        calibration: How the training images are prepared that statistics are estimated on, as the recipe's
-            ``evaluation.calibration`` says it; by default as the summary says, or else the recipe.
+        calibration: How training images are prepared for the statistics; by default as before, else the recipe's.
         device: Where to compute; by default as the recipe says.
         progress: Called with the steps done and about how many there are in all.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.integrations.first_call import method_of
@@ -138,6 +138,8 @@ class StimulativeCallback(Callback):
         return {**result, "loss": result["loss"] + subnets.term} if "loss" in result else result
 
     def _set_up(self, trainer: Trainer, network: ResidualNetwork) -> StimulativeTraining:
+        if self._settings.get("task") is None and self._module is not None:
+            _check_criteria(self._module)
         self.method = method_of(network, {**self._settings, "total_steps": self._total_steps(trainer)})
         if self._saved:
             self.method.set_extra_state(self._saved)
@@ -167,4 +169,30 @@ def _check(trainer: Trainer, pl_module: LightningModule) -> None:
         raise UsageError(
             f"{type(trainer.strategy).__name__} keeps parts of parameters on each device, and blocks that are skipped "
             "would be gathered on none; use one device or strategy='ddp'"
+        )
+
+
+_OTHER_CRITERIA = {
+    nn.BCEWithLogitsLoss: "multilabel",
+    nn.MultiLabelSoftMarginLoss: "multilabel",
+    nn.MSELoss: "regression",
+    nn.L1Loss: "regression",
+    nn.SmoothL1Loss: "regression",
+    nn.HuberLoss: "regression",
+}
+
+
+def _check_criteria(pl_module: LightningModule) -> None:
+    """Refuse to take a module for one that tells classes apart where all its criteria are of another task.
+
+    Raises:
+        UsageError: If they are.
+    """
+    criteria = [module for module in pl_module.modules() if isinstance(module, nn.modules.loss._Loss)]
+    tasks = {_OTHER_CRITERIA.get(type(criterion)) for criterion in criteria}
+    if criteria and None not in tasks:
+        kind, task = type(criteria[0]).__name__, _OTHER_CRITERIA[type(criteria[0])]
+        raise UsageError(
+            f"{type(pl_module).__name__} has a {kind}, but its subnets would learn class probabilities: say what the "
+            f"network is for, StimulativeCallback(task={task!r}), or task='classification' if that is meant"
         )

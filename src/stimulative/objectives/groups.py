@@ -13,6 +13,7 @@ where ``g_(k-1)`` holds the subnets of the loops so far, the present one include
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,7 +51,9 @@ def group_divergence(
     subnet_logits: Sequence[Sequence[Tensor]],
     *,
     momentum: float = 0.5,
-    divergence: Callable[[Tensor, Tensor], Tensor] = kl_divergence,
+    temperature: float = 1.0,
+    counted: Tensor | None = None,
+    divergence: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """How far subnets are from what the group above them knows.
 
@@ -59,7 +62,10 @@ def group_divergence(
         subnet_logits: For each loop the logits of its subnets, from the largest level to the smallest, each of the
             same shape. They learn, and what they add to their group's average is a fixed target.
         momentum: What a group's average keeps of itself from loop to loop, from 0 to below 1.
-        divergence: How far logits that learn, the first, are from those that they learn from, a scalar.
+        temperature: ``T``; above 1 it softens both distributions.
+        counted: Which samples count, booleans of the leading dimensions' shape; all of them by default.
+        divergence: How far outputs that learn, the first, are from those that they learn from, a scalar; by default
+            ``kl_divergence`` with these two.
 
     Returns:
         A scalar in nats: the mean over loops, levels and the batch.
@@ -67,6 +73,7 @@ def group_divergence(
     Raises:
         UsageError: There are no subnets, loops have different numbers of levels, or shapes differ.
     """
+    compare = divergence or partial(kl_divergence, temperature=temperature, counted=counted)
     levels = {len(logits) for logits in subnet_logits}
     if len(levels) != 1 or 0 in levels:
         raise UsageError(
@@ -76,6 +83,6 @@ def group_divergence(
     above: Sequence[Tensor] = [main_logits] * len(subnet_logits)
     divergences = []
     for group in zip(*subnet_logits, strict=True):
-        divergences += [divergence(logits, teacher) for logits, teacher in zip(group, above, strict=True)]
+        divergences += [compare(logits, teacher) for logits, teacher in zip(group, above, strict=True)]
         above = running_averages(group, momentum=momentum)
     return torch.stack(divergences).mean()
