@@ -9,6 +9,8 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED, counted, cross_entropy, kl_divergence, normalised
+from stimulative.tasks.meters import ClassMeter
+from stimulative.tasks.rows import two_classes
 from stimulative.tasks.task import Task, shape_of
 
 _SUM_TOLERANCE = 1e-2  # probabilities in half precision
@@ -67,14 +69,13 @@ class Classification(Task):
         counts = None if targets is None else counted(_in_shape(teacher, targets))
         return kl_divergence(_two(student), _two(teacher), temperature=temperature, counted=counts)
 
+    def meter(self, *, temperature: float = 1.0) -> ClassMeter:
+        """Top-1 accuracy, and F1 of each class."""
+        return ClassMeter(temperature)
+
     def direction(self, outputs: Any, amplitude: float) -> Tensor:
         """Logits of a standard deviation of ``amplitude`` over the classes."""
         return normalised(_two(outputs), amplitude=amplitude)
-
-
-def two_classes(logits: Tensor, dim: int = -1) -> Tensor:
-    """A single logit as two, that of the first class being 0; others as they are."""
-    return torch.cat([torch.zeros_like(logits), logits], dim) if logits.shape[dim] == 1 else logits
 
 
 def check_indices(targets: Tensor, classes: int, *ignored: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.objectives import cosine_distance, squared_distance
+from stimulative.tasks.meters import VectorMeter
 from stimulative.tasks.task import Task, shape_of
 
 _WHAT = "embedding takes vectors (batch, features) with None or vectors of the same shape as targets"
@@ -47,6 +48,10 @@ class Embedding(Task):
     def loss(self, outputs: Any, targets: Any, *, label_smoothing: float = 0.0) -> Tensor:
         """The distance from the targets, 0 without any; see ``Task.loss``."""
         return outputs.sum() * 0 if targets is None else _DISTANCES[self.distance](outputs, targets)
+
+    def meter(self, *, temperature: float = 1.0) -> VectorMeter:
+        """The cosine to what the vectors are to be like, and whether similarities rank alike."""
+        return VectorMeter()
 
     def divergence(self, student: Any, teacher: Any, targets: Any = None, *, temperature: float = 1.0) -> Tensor:
         """The distance from the main net's vectors; see ``Task.divergence``."""

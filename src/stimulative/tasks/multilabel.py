@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED, label_cross_entropy, label_divergence
+from stimulative.tasks.meters import LabelMeter
 from stimulative.tasks.task import Task, shape_of
 
 _WHAT = (
@@ -44,6 +45,10 @@ class MultiLabel(Task):
     def loss(self, outputs: Any, targets: Any, *, label_smoothing: float = 0.0) -> Tensor:
         """Binary cross-entropy, the mean over samples and labels; see ``Task.loss``."""
         return label_cross_entropy(outputs, targets)
+
+    def meter(self, *, temperature: float = 1.0) -> LabelMeter:
+        """Mean average precision, and that of each label."""
+        return LabelMeter()
 
     def divergence(self, student: Any, teacher: Any, targets: Any = None, *, temperature: float = 1.0) -> Tensor:
         """The divergence of each label's probability; see ``Task.divergence``."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stimulative.errors import UsageError
+from stimulative.tasks.meters import OwnMeter
 from stimulative.tasks.task import Task, shape_of
 
 
@@ -28,6 +29,8 @@ class OwnTask(Task):
             whose outputs are without graph. Beside a loss of one's own (``beside``) targets are None. Without it
             subnets can learn from the targets alone (``objective: labels``).
         outputs: From what the model returns to what both get; by default that itself.
+        score: ``(outputs, targets)`` to a number, the mean over a batch, the greater the better; by default the loss
+            with its sign changed.
     """
 
     name = "own"
@@ -38,13 +41,15 @@ class OwnTask(Task):
         divergence: Callable[[Any, Any, Any], Tensor] | None = None,
         *,
         outputs: Callable[[Any], Any] | None = None,
+        score: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        for what, function in (("loss", loss), ("divergence", divergence), ("outputs", outputs)):
+        for what, function in (("loss", loss), ("divergence", divergence), ("outputs", outputs), ("score", score)):
             if function is not None and not callable(function):
                 raise UsageError(f"{what}= of a task of your own is a function; got {function!r}")
         self._loss = loss
         self._divergence = divergence
         self._outputs = outputs
+        self._score = score
 
     def outputs_of(self, returned: Any) -> Any:
         """What the model returns, or what ``outputs`` makes of it."""
@@ -68,6 +73,10 @@ class OwnTask(Task):
                 "OwnTask(loss, divergence), or let subnets learn from the targets with objective='labels'"
             )
         return scalar(self._divergence(student, teacher, targets), "divergence")
+
+    def meter(self, *, temperature: float = 1.0) -> OwnMeter:
+        """The mean score of all samples."""
+        return OwnMeter(self._loss, self._score)
 
     def __repr__(self) -> str:
         return f"OwnTask(loss={self._loss!r}, divergence={self._divergence!r})"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.objectives import squared_distance
+from stimulative.tasks.meters import ImageMeter, Meter, NumberMeter
 from stimulative.tasks.task import Task, shape_of
 
 _WHAT = "regression takes outputs of any shape with floating point targets of the same shape"
@@ -39,9 +40,23 @@ class Regression(Task):
         """The mean squared difference from the targets; see ``Task.loss``."""
         return squared_distance(outputs, _in_shape(outputs, targets))
 
+    def meter(self, *, temperature: float = 1.0) -> Meter:
+        """The share of the variance that is explained."""
+        return NumberMeter()
+
     def divergence(self, student: Any, teacher: Any, targets: Any = None, *, temperature: float = 1.0) -> Tensor:
         """The mean squared difference from the main net; see ``Task.divergence``."""
         return squared_distance(student, teacher)
+
+
+class ImageToImage(Regression):
+    """Images of images, values from 0 to 1: super-resolution, denoising; as ``Regression``, but scored in dB."""
+
+    name = "image_to_image"
+
+    def meter(self, *, temperature: float = 1.0) -> Meter:
+        """The peak signal-to-noise ratio."""
+        return ImageMeter()
 
 
 def _in_shape(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED, cross_entropy, kl_divergence, normalised
-from stimulative.tasks.classification import check_indices, two_classes
+from stimulative.tasks.classification import check_indices
+from stimulative.tasks.meters import PixelMeter
+from stimulative.tasks.rows import two_classes
 from stimulative.tasks.task import Task, shape_of
 
 _WHAT = (
@@ -66,11 +68,24 @@ class Segmentation(Task):
     def loss(self, outputs: Any, targets: Any, *, label_smoothing: float = 0.0) -> Tensor:
         """Cross-entropy, the mean over all places that count; see ``Task.loss``."""
         targets = _in_shape(outputs, targets)
-        logits = _rows(_resized(outputs, targets))
         if targets.is_floating_point():
-            return cross_entropy(logits, targets.movedim(1, -1), label_smoothing=label_smoothing)
-        known = torch.where(self._counted(targets), targets, IGNORED)
-        return cross_entropy(logits, known, label_smoothing=label_smoothing)
+            rows = _rows(_resized(outputs, targets))
+            return cross_entropy(rows, targets.movedim(1, -1), label_smoothing=label_smoothing)
+        return cross_entropy(*self.rows_and_indices(outputs, targets), label_smoothing=label_smoothing)
+
+    def rows_and_indices(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits with the classes last, at the resolution of the targets, and these, -100 where none counts.
+
+        Args:
+            outputs: Logits of shape (batch, classes, ...).
+            targets: Class indices of shape (batch, ...).
+        """
+        targets = _in_shape(outputs, targets)
+        return _rows(_resized(outputs, targets)), torch.where(self._counted(targets), targets, IGNORED)
+
+    def meter(self, *, temperature: float = 1.0) -> PixelMeter:
+        """Mean IoU, and that of each class."""
+        return PixelMeter(self)
 
     def divergence(self, student: Any, teacher: Any, targets: Any = None, *, temperature: float = 1.0) -> Tensor:
         """The divergence of class probabilities, the mean over all places that count; see ``Task.divergence``."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from stimulative.errors import UsageError
-
-TaskName = Literal["images", "text"]
-"""What the nets of a run are for, as files say it: to classify images, or to predict the next token of texts."""
+from stimulative.tasks.meters import Meter
 
 
 class Task(ABC):
@@ -91,6 +89,14 @@ class Task(ABC):
             teacher: The main net's, of the same samples.
             targets: Their targets, which say what counts; None where everything does.
             temperature: Softens both, where outputs are logits.
+        """
+
+    @abstractmethod
+    def meter(self, *, temperature: float = 1.0) -> Meter:
+        """What adds up how good outputs are.
+
+        Args:
+            temperature: What logits are divided by for the loss, where they are those of classes.
         """
 
     def direction(self, outputs: Any, amplitude: float) -> Any:

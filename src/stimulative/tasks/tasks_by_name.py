@@ -9,15 +9,18 @@ from stimulative.errors import UsageError
 from stimulative.naming import did_you_mean
 from stimulative.tasks.classification import Classification
 from stimulative.tasks.embedding import Embedding
+from stimulative.tasks.measures import TaskName
 from stimulative.tasks.multilabel import MultiLabel
-from stimulative.tasks.regression import Regression
+from stimulative.tasks.regression import ImageToImage, Regression
 from stimulative.tasks.segmentation import Segmentation
 from stimulative.tasks.task import Task
 
 TASKS: Mapping[str, Callable[[], Task]] = {
-    one.name: one for one in (Classification, MultiLabel, Segmentation, Regression, Embedding)
+    one.name: one for one in (Classification, MultiLabel, Segmentation, Regression, ImageToImage, Embedding)
 }
 """The tasks of this library by name."""
+
+_OF_CLASSES = "images", "text"
 
 _PROBLEMS = {
     "single_label_classification": Classification,
@@ -26,7 +29,7 @@ _PROBLEMS = {
 }
 _HEADS: Mapping[str, Callable[[], Task]] = {
     "ForSemanticSegmentation": Segmentation,
-    "ForImageSuperResolution": Regression,
+    "ForImageSuperResolution": ImageToImage,
     "ForDepthEstimation": Regression,
 }
 
@@ -51,6 +54,15 @@ def resolve_task(task: str | Task | None, model: Any = None) -> Task:
             f"stimulative.tasks.OwnTask(loss, divergence){did_you_mean(str(task), TASKS)}"
         )
     return TASKS[task]()
+
+
+def task_named(name: TaskName) -> Task:
+    """The task that runs are for, by its name in files.
+
+    Raises:
+        UsageError: If it is of the user's own, which no file holds.
+    """
+    return Classification() if name in _OF_CLASSES else resolve_task(name)
 
 
 def task_of_model(model: Any) -> Task | None:

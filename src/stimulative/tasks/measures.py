@@ -1,0 +1,53 @@
+"""What nets of a task are compared by: one number each, the greater the better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+TaskName = Literal["images", "text", "multilabel", "segmentation", "regression", "image_to_image", "embedding", "own"]
+"""What the nets of a run are for, as files say it; ``images`` is to classify them, ``text`` to predict next tokens."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The number that nets of a task are compared by.
+
+    Args:
+        key: What it is called in files.
+        name: What it is called in sentences.
+        short: What it is called in tables.
+        unit: What stands behind the number, nothing for pure numbers.
+        digits: How many digits behind the point are shown.
+    """
+
+    key: str
+    name: str
+    short: str
+    unit: str = ""
+    digits: int = 2
+
+    @property
+    def axis(self) -> str:
+        """The title of an axis, or of a column."""
+        return f"{self.short} ({self.unit.strip()})" if self.unit else self.short
+
+    def shown(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{value:.{self.digits}f}{self.unit}"
+
+
+MEASURES: Mapping[TaskName, Measure] = {
+    "images": Measure("top1", "top-1 accuracy", "top-1", "%"),
+    "text": Measure("top1", "next-token accuracy", "next-token accuracy", "%"),
+    "multilabel": Measure("map", "mean average precision", "mAP", "%"),
+    "segmentation": Measure("miou", "mean IoU", "mIoU", "%"),
+    "regression": Measure("r2", "R²", "R²", digits=4),
+    "image_to_image": Measure("psnr", "PSNR", "PSNR", " dB"),
+    "embedding": Measure("cosine", "cosine", "cosine", digits=4),
+    "own": Measure("score", "score", "score", digits=4),
+}
+
+KEYS: tuple[str, ...] = tuple(dict.fromkeys(measure.key for measure in MEASURES.values()))
+"""What measures are called in files, each once."""

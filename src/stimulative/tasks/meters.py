@@ -1,0 +1,309 @@
+"""How good the outputs of a net are on a data set: batches are added up, and the result is one number and a few more.
+
+Top-1 and losses are counted here; all other scores are torchmetrics'.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from stimulative.objectives import IGNORED, cosine_distance, counted, label_cross_entropy
+from stimulative.tasks.rows import two_classes
+
+_MOST_CLASSES = 10_000  # of more, such as a vocabulary, nothing is said of each
+_MOST_PAIRED = 2_000  # samples whose similarities are ranked
+
+
+class Measured(NamedTuple):
+    """What a net has on a data set.
+
+    Args:
+        quality: The number that nets are compared by; see ``MEASURES``.
+        loss: The mean loss of the task.
+        more: Further scores by name.
+        by_class: A score of each class that occurs: F1, average precision or IoU, in percent; by its number.
+    """
+
+    quality: float
+    loss: float
+    more: Mapping[str, float]
+    by_class: Mapping[int, float]
+
+
+class Meter(ABC):
+    """Adds up batches; ``samples`` is how many there have been, of dense outputs how many places."""
+
+    def __init__(self) -> None:
+        self._loss: Tensor | None = None
+        self._samples: Tensor | int = 0
+
+    @abstractmethod
+    def add(self, outputs: Any, targets: Any) -> None:
+        """Count a batch in."""
+
+    @abstractmethod
+    def measured(self) -> Measured:
+        """What there is to say of all batches so far."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples, labels or places have counted."""
+        return int(self._samples)
+
+    def _add_loss(self, total: Tensor, samples: Tensor | int) -> None:
+        double = total.double() if total.device.type != "mps" else total
+        self._loss = double if self._loss is None else self._loss + double
+        self._samples = self._samples + samples
+
+    def _mean_loss(self) -> float:
+        assert self._loss is not None
+        return float(self._loss) / max(1, self.samples)
+
+
+class ClassMeter(Meter):
+    """Classes that exclude each other: top-1 accuracy, and F1 of each class.
+
+    Args:
+        temperature: What logits are divided by for the loss.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self._temperature = temperature
+        self._hits: Tensor | int = 0
+        self._f1: Any = None
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch in: logits, and class indices or probabilities."""
+        from torchmetrics.classification import MulticlassF1Score
+
+        logits = two_classes(outputs)
+        if targets.dim() == logits.dim() and not targets.is_floating_point():
+            targets = targets.squeeze(-1)
+        self._hits = self._hits + hits(logits, targets)
+        scaled = logits.float() if self._temperature == 1 else logits.float() / self._temperature
+        flat = targets.flatten(0, -2) if targets.is_floating_point() else targets.flatten()
+        loss = F.cross_entropy(scaled.flatten(0, -2), flat, reduction="sum", ignore_index=IGNORED)
+        counts = counted(targets)
+        self._add_loss(loss, len(targets) if counts is None else counts.sum())
+        if logits.dim() == 2 and logits.shape[-1] <= _MOST_CLASSES:
+            if self._f1 is None:
+                classes = logits.shape[-1]
+                self._f1 = MulticlassF1Score(classes, average=None, validate_args=False).to(logits.device)
+            self._f1.update(logits, targets.argmax(-1) if targets.is_floating_point() else targets)
+
+    def measured(self) -> Measured:
+        """Top-1 accuracy and macro F1 in percent, the loss in nats."""
+        top1 = 100 * int(self._hits) / max(1, self.samples)
+        if self._f1 is None:
+            return Measured(top1, self._mean_loss(), {}, {})
+        there = (self._f1.tp + self._f1.fn) > 0
+        by_class = _of_those(100 * self._f1.compute(), there)
+        return Measured(top1, self._mean_loss(), {"macro_f1": _mean(by_class)}, by_class)
+
+
+class LabelMeter(Meter):
+    """Labels that are present or not: mean average precision, and that of each label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._precision: Any = None
+        self._f1: Any = None
+        self._present: Tensor | int = 0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch in: logits, and 0 or 1 for each label, -100 where nobody knows."""
+        from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+
+        known = targets != IGNORED
+        self._add_loss(label_cross_entropy(outputs, targets) * known.sum(), known.sum())
+        settings: dict[str, Any] = {"average": None, "ignore_index": IGNORED, "validate_args": False}
+        if self._precision is None:
+            self._precision = MultilabelAveragePrecision(outputs.shape[1], **settings).to(outputs.device)
+            self._f1 = MultilabelF1Score(outputs.shape[1], **settings).to(outputs.device)
+        rounded = torch.where(known, targets.round(), IGNORED).long()
+        self._precision.update(outputs.float().sigmoid(), rounded)
+        self._f1.update(outputs.float().sigmoid(), rounded)
+        self._present = self._present + (rounded == 1).sum(0)
+
+    def measured(self) -> Measured:
+        """Mean average precision and macro F1 in percent, over the labels that occur; the loss in nats."""
+        assert isinstance(self._present, Tensor)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of labels that do not occur, which are left out
+            precision, f1 = 100 * self._precision.compute(), 100 * self._f1.compute()
+        by_class = _of_those(precision, self._present > 0)
+        macro = _mean(_of_those(f1, self._present > 0))
+        return Measured(_mean(by_class), self._mean_loss(), {"macro_f1": macro}, by_class)
+
+
+class PixelMeter(Meter):
+    """A class of each place: mean IoU, and that of each class.
+
+    Args:
+        aim: The task, which brings logits to the resolution of the targets.
+    """
+
+    def __init__(self, aim: Any) -> None:
+        super().__init__()
+        self._aim = aim
+        self._overlap: Any = None
+        self._hits: Tensor | int = 0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch in: logits of shape (batch, classes, ...), and a class index of each place."""
+        from torchmetrics.classification import MulticlassJaccardIndex
+
+        rows, known = self._aim.rows_and_indices(outputs, targets)
+        counts = known != IGNORED
+        self._add_loss(self._aim.loss(outputs, targets) * counts.sum(), counts.sum())
+        predicted = rows.argmax(-1)
+        self._hits = self._hits + (predicted == known).sum()
+        if self._overlap is None:
+            self._overlap = MulticlassJaccardIndex(
+                rows.shape[-1], average=None, ignore_index=IGNORED, validate_args=False
+            ).to(rows.device)
+        self._overlap.update(predicted, known)
+
+    def measured(self) -> Measured:
+        """Mean IoU, over the classes that occur or are predicted, and pixel accuracy in percent; the loss in nats."""
+        matrix = self._overlap.confmat
+        there = (matrix.sum(0) + matrix.sum(1)) > 0
+        by_class = _of_those(100 * self._overlap.compute(), there)
+        accuracy = 100 * int(self._hits) / max(1, self.samples)
+        return Measured(_mean(by_class), self._mean_loss(), {"pixel_accuracy": accuracy}, by_class)
+
+
+class NumberMeter(Meter):
+    """Numbers: the share of their variance that is explained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._r2: Any = None
+        self._mae: Any = None
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch in: outputs and targets of one shape."""
+        from torchmetrics.regression import MeanAbsoluteError, R2Score
+
+        targets = targets.view_as(outputs).float()
+        self._add_loss(F.mse_loss(outputs.float(), targets, reduction="sum"), targets.numel())
+        if self._r2 is None:
+            self._r2, self._mae = R2Score().to(outputs.device), MeanAbsoluteError().to(outputs.device)
+        flat, wanted = outputs.float().flatten(1).squeeze(1), targets.flatten(1).squeeze(1)
+        self._r2.update(flat, wanted)
+        self._mae.update(flat.contiguous(), wanted.contiguous())
+
+    def measured(self) -> Measured:
+        """R², the mean over outputs, and the mean absolute error; the loss is the mean squared error."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            r2 = float(self._r2.compute()) if int(self._r2.total) > 1 else 0.0
+        return Measured(r2, self._mean_loss(), {"mae": float(self._mae.compute())}, {})
+
+
+class ImageMeter(Meter):
+    """Images of images: the peak signal-to-noise ratio, the mean over images of values from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._psnr: Any = None
+        self._images = 0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch in: images of one shape, (batch, channels, height, width)."""
+        from torchmetrics.image import PeakSignalNoiseRatio
+
+        self._add_loss(F.mse_loss(outputs.float(), targets.float(), reduction="sum"), targets.numel())
+        if self._psnr is None:
+            dims = tuple(range(1, outputs.dim()))
+            self._psnr = PeakSignalNoiseRatio(data_range=1.0, dim=dims).to(outputs.device)
+        self._psnr.update(outputs.float(), targets.float())
+
+    def measured(self) -> Measured:
+        """The ratio in dB; the loss is the mean squared error."""
+        return Measured(float(self._psnr.compute()), self._mean_loss(), {}, {})
+
+
+class VectorMeter(Meter):
+    """Embeddings: the cosine to those that they are to be like, and whether they rank similarities alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch in: vectors, and those that they are to be like."""
+        self._add_loss(cosine_distance(outputs, targets) * len(targets), len(targets))
+        if self.samples - len(targets) < _MOST_PAIRED:
+            self._kept.append((outputs.detach().float(), targets.detach().float()))
+
+    def measured(self) -> Measured:
+        """The mean cosine, and Spearman's correlation of the similarities of all pairs (of 2,000 vectors at most)."""
+        from torchmetrics.functional import spearman_corrcoef
+
+        loss = self._mean_loss()
+        given, wanted = (torch.cat(part)[:_MOST_PAIRED] for part in zip(*self._kept, strict=True))
+        pairs = torch.triu_indices(len(given), len(given), 1, device=given.device)
+        if pairs.shape[1] < 2:
+            return Measured(1 - loss, loss, {}, {})
+        similar = [(F.normalize(one) @ F.normalize(one).T)[pairs[0], pairs[1]] for one in (given, wanted)]
+        return Measured(1 - loss, loss, {"rank_correlation": float(spearman_corrcoef(*similar))}, {})
+
+
+class OwnMeter(Meter):
+    """A score of one's own, the mean over samples.
+
+    Args:
+        loss: ``(outputs, targets)`` to the mean loss of a batch.
+        score: The same to the mean score, or None for the loss with its sign changed.
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], Tensor], score: Callable[[Any, Any], Any] | None) -> None:
+        super().__init__()
+        self._of_loss = loss
+        self._of_score = score
+        self._score: float = 0.0
+
+    def add(self, outputs: Any, targets: Any) -> None:
+        """Count a batch in."""
+        samples = next((len(one) for one in pytree.tree_leaves((targets, outputs)) if _has_samples(one)), 1)
+        self._add_loss(self._of_loss(outputs, targets) * samples, samples)
+        if self._of_score is not None:
+            self._score += float(self._of_score(outputs, targets)) * samples
+
+    def measured(self) -> Measured:
+        """The score and the loss."""
+        loss = self._mean_loss()
+        return Measured(-loss if self._of_score is None else self._score / max(1, self.samples), loss, {}, {})
+
+
+def _has_samples(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many samples' most likely class is the right one, or the most probable one where targets are probabilities.
+
+    Args:
+        logits: Shape ``(B, classes)``, or ``(B, positions, classes)`` of text.
+        targets: Class indices in their shape without the classes, or probabilities in their shape.
+    """
+    right = targets.argmax(-1) if targets.is_floating_point() else targets
+    return (logits.argmax(-1) == right).sum()
+
+
+def _of_those(values: Tensor, there: Tensor) -> dict[int, float]:
+    return {number: float(value) for number, value in enumerate(values.tolist()) if there[number]}
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return sum(values.values()) / len(values) if values else 0.0
