@@ -144,7 +144,7 @@ def test_the_full_subnet_is_the_main_net(run):
     summary = evaluate(run)
     full = list(Family.read(run / "subnets.csv"))[-1]
     assert str(full.subnet) == "3-3-3"
-    assert full.score.top1 == pytest.approx(summary["main"]["top1"], abs=1e-3)
+    assert full.score.quality == pytest.approx(summary["main"]["top1"], abs=1e-3)
     assert full.score.loss == pytest.approx(summary["main"]["loss"], abs=1e-5)
     assert full.cost.parameters == summary["parameters"]
 
@@ -160,7 +160,7 @@ def test_a_subnet_is_as_good_as_measured_by_hand(run):
     with torch.no_grad():
         hits = [(plain(x).argmax(-1) == y).float() for x, y in prepared.data.test]
     by_name = {str(member.subnet): member for member in list(Family.read(run / "subnets.csv"))}
-    assert by_name["1-2-1"].score.top1 == pytest.approx(100 * float(torch.cat(hits).mean()), abs=1e-3)
+    assert by_name["1-2-1"].score.quality == pytest.approx(100 * float(torch.cat(hits).mean()), abs=1e-3)
 
 
 def test_a_part_of_the_subnets_is_stated(run):

@@ -173,7 +173,7 @@ def test_those_that_are_timed_have_the_best_one_among_them():
             return per_flop * each.cost.flops + per_block * each.subnet.blocks
 
         limit = draw.choice(sorted(map(latency, family))[20:])
-        best = [max(each.score.top1 for each in of if latency(each) <= limit) for of in (family, timed)]
+        best = [max(each.score.quality for each in of if latency(each) <= limit) for of in (family, timed)]
         assert best[0] == best[1]
 
 
@@ -373,7 +373,9 @@ def test_the_most_accurate_within_a_budget_of_operations_is_chosen_by_validation
     allowed = [subnet for subnet in network.space if costs.of(subnet).flops <= limit]
     best = min(allowed, key=lambda s: (-round(by_hand[s], 6), costs.of(s).flops, costs.of(s).parameters, s))
     assert choice.subnet == best
-    assert {each.subnet: pytest.approx(each.score.top1) for each in choice.measured} == {s: by_hand[s] for s in allowed}
+    assert {each.subnet: pytest.approx(each.score.quality) for each in choice.measured} == {
+        s: by_hand[s] for s in allowed
+    }
     assert choice.main.subnet == network.full and choice.main.latency is not None
     assert (choice.images, choice.validation_images, choice.tried.measured) == (90, 90, len(allowed))
     assert not choice.tried.searched and 0 < len(choice.runners_up) <= 4
@@ -410,7 +412,7 @@ def test_latency_is_that_of_the_extracted_subnet_and_decides(run, by_hand, tmp_p
     assert clock == [(3, 2)] and torch.get_num_threads() == before  # of a recipe that asks for one
     assert all(each.latency.median_ms == each.cost.parameters / 1000 for each in choice.measured)
     allowed = {s: top1 for s, top1 in by_hand.items() if costs_of(run).of(s).parameters <= 10_000}
-    assert choice.member.score.top1 == pytest.approx(max(allowed.values()))
+    assert choice.member.score.quality == pytest.approx(max(allowed.values()))
     with pytest.raises(UsageError, match=r"at most 1 ms: of the 27 measured, subnet 1-1-1 has the least: 4.93 ms"):
         choose(run, max_latency_ms=1, out=tmp_path)
     assert torch.get_num_threads() == before

@@ -169,7 +169,11 @@ def test_blocks_that_concatenate_are_not_swapped():
 def runs(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs")
     for method in ("common", "stimulative"):
-        train(load_recipe("digits", {**TINY, "method.name": method}), directory / method, progress=False)
+        train(
+            load_recipe("digits", {**TINY, "method.name": method, "evaluation.calibration": "training"}),
+            directory / method,
+            progress=False,
+        )
     return directory
 
 
@@ -235,10 +239,10 @@ def test_a_deletion_is_a_plain_model_with_an_identity_in_the_blocks_place(runs, 
         plain = copy.deepcopy(model)
         plain.set_submodule(row.name, nn.Identity())
         top1, loss = score(plain, data.test)
-        assert row.top1 == pytest.approx(top1, abs=1e-4) and row.loss == pytest.approx(loss, rel=1e-4)
+        assert row.quality == pytest.approx(top1, abs=1e-4) and row.loss == pytest.approx(loss, rel=1e-4)
         assert other.subnet == row.subnet and other.name == row.name
         top1, loss = score(recalibrated_by_hand(plain, data), data.test)
-        assert other.top1 == pytest.approx(top1, abs=0.12) and other.loss == pytest.approx(loss, rel=1e-4)
+        assert other.quality == pytest.approx(top1, abs=0.12) and other.loss == pytest.approx(loss, rel=1e-4)
     assert rows[0].loss != pytest.approx(recalibrated[0].loss, rel=1e-3)
 
 
@@ -250,7 +254,7 @@ def test_all_that_can_go_is_gone_in_the_last_deletion(runs, destroyed):
     row = rows_of(found.deletions, "stimulative", False)[-1]
     assert (row.k, row.subnet) == (7, "0-1-1")
     top1, loss = score(model, data.test)
-    assert row.top1 == pytest.approx(top1, abs=1e-4) and row.loss == pytest.approx(loss, rel=1e-4)
+    assert row.quality == pytest.approx(top1, abs=1e-4) and row.loss == pytest.approx(loss, rel=1e-4)
 
 
 def test_a_swap_is_a_plain_model_with_exchanged_modules(runs, destroyed):
@@ -271,7 +275,7 @@ def test_a_swap_is_a_plain_model_with_exchanged_modules(runs, destroyed):
             layer[a], layer[b] = layer[b], layer[a]
             plain = recalibrated_by_hand(plain, data) if recalibrated else plain
             top1, loss = score(plain, data.test)
-            assert row.top1 == pytest.approx(top1, abs=0.12) and row.loss == pytest.approx(loss, rel=1e-4)
+            assert row.quality == pytest.approx(top1, abs=0.12) and row.loss == pytest.approx(loss, rel=1e-4)
             # 7 blocks in 21 pairs, of which a swap of neighbours turns round one, one over a block in between three
             assert row.tau == pytest.approx((21 - 2 * (2 * (b - a) - 1)) / 21)
 
@@ -299,7 +303,7 @@ def test_rows_are_means_and_spreads_of_the_draws(destroyed):
             if row.k == 0:
                 continue
             of = [one for one in rows_of(getattr(found, table), row.run, row.recalibrated) if one.k == row.k]
-            top1 = [one.top1 for one in of]
+            top1 = [one.quality for one in of]
             assert [one.draw for one in of] == list(range(row.draws))
             assert (row.min, row.max) == (min(top1), max(top1))
             assert row.mean == pytest.approx(statistics.fmean(top1))
@@ -342,7 +346,7 @@ def test_the_files_say_what_was_measured(runs, destroyed):
         assert len(written) == len(getattr(found, table))
         for text, row in zip(written, getattr(found, table), strict=True):
             assert list(text) == list(row.to_mapping())
-            assert text["subnet"] == row.subnet and float(text["top1"]) == pytest.approx(row.top1, abs=1e-5)
+            assert text["subnet"] == row.subnet and float(text["top1"]) == pytest.approx(row.quality, abs=1e-5)
             assert text["recalibrated"] == ("true" if row.recalibrated else "false")
 
 

@@ -159,7 +159,7 @@ def test_the_frontier_equals_its_definition():
     family = [member(f"{number + 1}", float(top1[number]), int(flops[number])) for number in range(80)]
 
     def beats(one, other):
-        a, b = (one.cost.flops, -one.score.top1), (other.cost.flops, -other.score.top1)
+        a, b = (one.cost.flops, -one.score.quality), (other.cost.flops, -other.score.quality)
         return a != b and a[0] <= b[0] and a[1] <= b[1]
 
     expected = {str(one.subnet) for one in family if not any(beats(other, one) for other in family)}
@@ -327,7 +327,7 @@ def test_the_summary_says_everything_of_the_family(run):
     ]
     assert all(row["subnets"] == 9 for row in summary["by_stage"])
     smallest = next(one for one in family if str(one.subnet) == "1-1-1")
-    assert summary["by_blocks"][0]["mean"] == pytest.approx(smallest.score.top1, abs=1e-3)
+    assert summary["by_blocks"][0]["mean"] == pytest.approx(smallest.score.quality, abs=1e-3)
 
 
 def test_evaluating_twice_gives_the_same(run):

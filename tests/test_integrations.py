@@ -163,7 +163,7 @@ def test_what_is_no_logits_is_refused():
 
     model = Dense().double()
     method = StimulativeTraining(stimulative.unravel(model, images()))
-    with pytest.raises(UsageError, match=r"the model returns \(6, 8, 4, 4\)"), method.beside():
+    with pytest.raises(UsageError, match=r"the model gives \(6, 8, 4, 4\)"), method.beside():
         model(batch()[0])
 
 

@@ -61,8 +61,8 @@ def test_what_is_loaded_is_each_subnet_as_it_was_measured(run, tmp_path):
             for x, y in finished.run.data.test:
                 correct += int((call(net, x).argmax(1) == y).sum())
                 seen += len(y)
-        assert 100 * correct / seen == pytest.approx(family[str(subnet)].score.top1, abs=1e-3)
-        assert entry["top1"] == family[str(subnet)].score.top1
+        assert 100 * correct / seen == pytest.approx(family[str(subnet)].score.quality, abs=1e-3)
+        assert entry["top1"] == family[str(subnet)].score.quality
 
 
 @pytest.mark.parametrize("which", ["run", "dense"])

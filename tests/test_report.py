@@ -163,7 +163,7 @@ def test_histogram_depth_and_stages_are_counted_from_the_same_subnets(tmp_path):
     group = group_of(made.run(tmp_path / "c", "common"), made.run(tmp_path / "s", "stimulative"))
     figures = {figure.name: figure for figure in family_figures(group)}
     for series in ("common", "stimulative"):
-        top1 = {str(one.member.subnet): one.top1 for one in group.subnets if one.series == series}
+        top1 = {str(one.member.subnet): one.quality for one in group.subnets if one.series == series}
         bins = [row for row in figures["histogram"].rows if row["series"] == series]
         assert sum(row["subnets"] for row in bins) == 27 and sum(row["share"] for row in bins) == pytest.approx(100)
         for row in bins:

@@ -97,7 +97,7 @@ def test_the_accuracy_inside_is_that_of_the_subnet_of_the_trained_main_net(study
         prepared.data.calibration, [subnet], images=one.evaluation.calibration_images
     )
     score = measure(prepared.network, prepared.data.test, [subnet], statistics=statistics_)[0]
-    assert pair.in_group == pytest.approx(score.top1, abs=1e-3)
+    assert pair.in_group == pytest.approx(score.quality, abs=1e-3)
 
 
 def test_the_same_seed_gives_the_same_study_with_two_jobs_at_once(study, tmp_path):
@@ -293,7 +293,7 @@ def test_a_matrix_has_each_net_alone_and_inside_every_larger_one(recipe, tmp_pat
         "mean": statistics.fmean(values),
         "std": pytest.approx(statistics.stdev(values)),
     }
-    inside = [measured_scores(tmp_path / f"common-2-1-1-seed{s}")["1-1-1"].top1 for s in (0, 1)]
+    inside = [measured_scores(tmp_path / f"common-2-1-1-seed{s}")["1-1-1"].quality for s in (0, 1)]
     assert result.cells[2].mean == pytest.approx(statistics.fmean(inside))
 
 

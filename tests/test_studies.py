@@ -123,14 +123,14 @@ class MainsPlan:
         self.jobs = {f"seed{seed}": Job(replace(recipe, seed=seed), ()) for seed in range(seeds)}
 
     def result(self, outcome: Outcome, out: Path) -> Mains:
-        top1 = tuple(one.main.top1 for one in outcome.summaries.values())
+        top1 = tuple(one.main.quality for one in outcome.summaries.values())
         return Mains(task="images", top1=top1, failed=outcome.failures)
 
 
 def test_a_study_of_ones_own_is_a_record_and_a_plan(tmp_path):
     plan: Plan[Mains] = MainsPlan(load_recipe("digits", {**QUICK, "method.name": "common"}), 2)
     told = []
-    study = carry_out(plan, tmp_path, after_run=lambda name, summary: told.append((name, summary.main.top1)))
+    study = carry_out(plan, tmp_path, after_run=lambda name, summary: told.append((name, summary.main.quality)))
     assert not study.empty and told == list(zip(plan.jobs, study.top1, strict=True))
     assert Mains.read(tmp_path) == study
 

@@ -118,7 +118,7 @@ def test_measuring_at_a_temperature_changes_the_loss_alone():
     subnets = [network.full, network.resolve("1-1")]
     plain = measure(network, batches, subnets)
     scaled = measure(network, batches, subnets, temperatures=[1.0, 4.0])
-    assert plain[0] == scaled[0] and plain[1].top1 == scaled[1].top1
+    assert plain[0] == scaled[0] and plain[1].quality == scaled[1].quality
     with torch.no_grad():
         network.eval()
         expected = [F.cross_entropy(network(x, "1-1") / 4, y).item() for x, y in batches]
@@ -153,7 +153,7 @@ def test_a_run_writes_the_temperature_of_its_main_net(calibrated):
     (score,) = measure(network, data.test, temperatures=[main["temperature"]])
     assert score.loss == pytest.approx(main["loss"], rel=1e-4)
     (raw,) = measure(network, data.test)
-    assert raw.top1 == main["top1"] and raw.loss > main["loss"]
+    assert raw.quality == main["top1"] and raw.loss > main["loss"]
 
 
 def test_the_validation_loss_of_the_log_is_that_of_scaled_logits(calibrated):
@@ -181,4 +181,4 @@ def test_losses_of_a_destroyed_net_are_at_the_temperature_of_the_net_itself(cali
     run = open_run(out)
     subnet = run.network.resolve(row.subnet)
     (score,) = measure(run.network, run.data.test, [subnet], temperatures=[trained["main"]["temperature"]])
-    assert (row.top1, row.loss) == (pytest.approx(score.top1, rel=1e-4), pytest.approx(score.loss, rel=1e-4))
+    assert (row.quality, row.loss) == (pytest.approx(score.quality, rel=1e-4), pytest.approx(score.loss, rel=1e-4))

@@ -310,7 +310,7 @@ def test_loss_accuracy_and_perplexity_equal_those_worked_out_by_hand():
         (score,) = measure(network, batches)
         assert score.loss == pytest.approx(math.log(12) / 3)
         assert score.perplexity == pytest.approx(12 ** (1 / 3))
-        assert score.top1 == pytest.approx(100 / 3)  # argmax takes the first of equal ones
+        assert score.quality == pytest.approx(100 / 3)  # argmax takes the first of equal ones
 
 
 def test_the_perplexity_of_every_subnet_equals_a_plain_loop(trained: Path):
@@ -336,7 +336,7 @@ def test_the_perplexity_of_every_subnet_equals_a_plain_loop(trained: Path):
         model.transformer.h = blocks
         score = family[str(depth)].score
         assert score.perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
-        assert score.top1 == pytest.approx(100 * right / count, abs=0.01)
+        assert score.quality == pytest.approx(100 * right / count, abs=0.01)
 
 
 def test_a_temperature_is_fitted_to_the_positions_that_count():

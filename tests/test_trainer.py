@@ -46,7 +46,7 @@ def test_a_run_tells_of_steps_epochs_and_checkpoints_in_their_order(tmp_path):
     story = Story()
     summary = train(load_recipe("digits", TINY), tmp_path / "run", progress=False, callbacks=[story])
     batches = summary["steps"] // 2
-    first, second = (epoch.validation_top1 for epoch in story.epochs)
+    first, second = (epoch.validation_quality for epoch in story.epochs)
     expected = ["checkpoint-last.ckpt 0"]
     for epoch in (1, 2):
         expected += [f"step {epoch}.{number}" for number in range(1, batches + 1)] + [f"epoch {epoch}"]

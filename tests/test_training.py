@@ -74,12 +74,12 @@ def test_the_summary_names_what_was_done(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary) == {
         *("method", "model", "data", "seed", "epochs", "steps", "train_seconds", "peak_memory_mib", "parameters"),
-        *("main", "subnets", "device", "versions", "task", "format"),
+        *("main", "subnets", "device", "versions", "task", "format", "calibration"),
     }
     assert summary["method"] == "stimulative" and summary["model"] == "cifar/resnet20" and summary["data"] == "digits"
     assert summary["task"] == "images" and summary["format"] == 1
     assert summary["subnets"]["count"] == 27 and summary["subnets"]["evaluated"] == 0
-    assert set(summary["main"]) == {"top1", "loss"} and summary["main"]["top1"] > 15
+    assert set(summary["main"]) == {"top1", "loss", "macro_f1", "by_class"} and summary["main"]["top1"] > 15
     parameters = sum(v.numel() for k, v in weights(finished).items() if "running" not in k and "num_" not in k)
     assert summary["parameters"] == parameters
 

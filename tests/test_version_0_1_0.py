@@ -34,18 +34,18 @@ def test_all_of_it_is_read():
     assert (summary.format, summary.task) == (1, "images")
     assert {key: value for key, value in summary.to_mapping().items() if key not in ("format", "task")} == stored
     assert run.recipe.model.name == "cifar/resnet20" and run.recipe.seed == summary.seed == 8
-    assert [epoch.validation_top1 for epoch in run.metrics] == [10, 18.8889, 51.1111]
+    assert [epoch.validation_quality for epoch in run.metrics] == [10, 18.8889, 51.1111]
     assert run.environment.versions["stimulative"] == "0.1.0" and run.environment.threads == 1
     assert len(family) == 27 and family.to_csv() == (OLD / "subnets.csv").read_text()
-    assert family.by_subnet[Subnet.parse("1-1-1")].score.top1 == 36.9299
+    assert family.by_subnet[Subnet.parse("1-1-1")].score.quality == 36.9299
     for cost in ("flops", "parameters", "latency_ms"):
         assert tuple(str(member.subnet) for member in family.frontier(cost)) == summary.frontier[cost]
 
 
 def test_its_subnets_are_measured_again_and_are_as_good(run):
-    before = {member.subnet: member.score.top1 for member in RunDirectory(run).family}
+    before = {member.subnet: member.score.quality for member in RunDirectory(run).family}
     summary = evaluate(run, latency=False)
-    after = {member.subnet: member.score.top1 for member in RunDirectory(run).family}
+    after = {member.subnet: member.score.quality for member in RunDirectory(run).family}
     assert summary["main"]["top1"] == json.loads((OLD / "summary.json").read_text())["main"]["top1"]
     assert before.keys() == after.keys() and all(abs(before[net] - after[net]) < 0.5 for net in before)
     assert (summary["task"], summary["format"], summary["latency"]) == ("images", 1, None)

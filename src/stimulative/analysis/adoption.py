@@ -26,8 +26,8 @@ from stimulative.analysis.trained import fill, prepare_to_measure
 from stimulative.config import Recipe, load_recipe
 from stimulative.data import FOLDER, Data, ImageData
 from stimulative.errors import UsageError
-from stimulative.runs import Environment, FamilySummary, MainScore, Origin, RunDirectory, Summary, device_name, versions
-from stimulative.training import Prepared, measure, parameters_of
+from stimulative.runs import Environment, FamilySummary, Origin, RunDirectory, Summary, device_name, versions
+from stimulative.training import Prepared, measure_main, parameters_of
 from stimulative.weights import read_weights, sha256
 
 
@@ -105,7 +105,6 @@ def _measured(prepared: Prepared, origin: Origin, progress: Callable[[int, int],
     """The summary of weights: their main net on the test split."""
     network, data = prepared.network, prepared.data
     steps = Steps(progress, len(data.test))
-    score = measure(network, data.test, after_batch=steps.step)[0]
     return Summary(
         task=data.task,
         method=None,
@@ -113,7 +112,7 @@ def _measured(prepared: Prepared, origin: Origin, progress: Callable[[int, int],
         data=data.name,
         seed=prepared.recipe.seed,
         parameters=parameters_of(network),
-        main=MainScore(**vars(score)),
+        main=measure_main(network, data.test, data, after_batch=steps.step),
         subnets=FamilySummary(count=network.space.count),
         device=device_name(_place(prepared)),
         versions=versions(),

@@ -164,7 +164,13 @@ def _measured(
     if calibrates:
         temperatures = fit_temperatures(network, data.validation, chosen, statistics=statistics, after_batch=steps.step)
     scores = measure(
-        network, data.test, chosen, statistics=statistics, temperatures=temperatures, after_batch=steps.step
+        network,
+        data.test,
+        chosen,
+        statistics=statistics,
+        temperatures=temperatures,
+        aim=data.aim,
+        after_batch=steps.step,
     )
     costs = CostModel(network, as_in(network, data.example(1, evaluation=True)))
     return Family(

@@ -126,7 +126,7 @@ def _tell_run(name: str, summary: Summary) -> None:
     if family.evaluated:
         rest = f", subnets {family.mean or 0:.2f} ± {family.std or 0:.2f}%"
         rest += in_words(None if family.perplexity is None else family.perplexity.mean)
-    print(f"{name}: main {summary.main.top1:.2f}%{in_words(summary.main.perplexity)}{rest}", flush=True)
+    print(f"{name}: main {summary.main.quality:.2f}%{in_words(summary.main.perplexity)}{rest}", flush=True)
 
 
 def _tell_failures(study: StudyOfRuns, options: argparse.Namespace) -> int:

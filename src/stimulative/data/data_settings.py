@@ -10,6 +10,8 @@ from stimulative.data.digits import DigitsSettings
 from stimulative.data.fake import FAKE, FakeSettings
 from stimulative.data.folder import FOLDER, FolderSettings
 from stimulative.data.kind import KindSettings
+from stimulative.data.label_lists import MULTILABEL, LabelListSettings
+from stimulative.data.masks import SEGMENTATION, MaskSettings
 from stimulative.data.own_data import OwnSettings
 from stimulative.data.resized_images import ResizedSettings
 from stimulative.data.texts import PYDOC, TEXT, TextSettings
@@ -27,10 +29,18 @@ _NAMED: Mapping[str, type[KindSettings]] = {
     FAKE: FakeSettings,
     PYDOC: TextSettings,
 }
-_IN_FOLDERS: Mapping[str, type[KindSettings]] = {FOLDER: FolderSettings, TEXT: TextSettings}
+_IN_FOLDERS: Mapping[str, type[KindSettings]] = {
+    FOLDER: FolderSettings,
+    MULTILABEL: LabelListSettings,
+    SEGMENTATION: MaskSettings,
+    TEXT: TextSettings,
+}
 _KINDS = {*_NAMED.values(), *_IN_FOLDERS.values()}
 
-KNOWN = ("digits", "cifar10", "cifar100", FOLDER + "PATH", FAKE, PYDOC, TEXT + "PATH")
+KNOWN = (
+    *("digits", "cifar10", "cifar100", FOLDER + "PATH", FAKE, MULTILABEL + "PATH", SEGMENTATION + "PATH"),
+    *(PYDOC, TEXT + "PATH"),
+)
 
 _TOLD_FIRST = ("name", "path", "classes", "images", "image_size")
 _OF_ONE = {
@@ -48,7 +58,11 @@ class DataSettings:
     Args:
         name: The data set: `digits` (scikit-learn's, built in), `cifar10`, `cifar100`, `folder:PATH` with
             one folder of images per class in `PATH/train` and `PATH/val`, or `fake`: images made up on the fly, to
-            try a recipe without its data, which are prepared like those of `folder:PATH`. For language models `pydoc`
+            try a recipe without its data, which are prepared like those of `folder:PATH`. Prepared alike, too, are
+            `multilabel:PATH`, images of which each has any number of labels, listed in `PATH/train.csv` and
+            `PATH/val.csv` (file and labels, `a.jpg,cat|dog`; or a column of 0 and 1 for each label), and
+            `segmentation:PATH`, with the class of each pixel in masks beside the images (`PATH/train/images`,
+            `PATH/train/masks`, `PATH/val/...`; 255 is no class). For language models `pydoc`
             (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a document
             a file, in `PATH/train` and `PATH/val`. Or `package.module:name`: a function of your own that gets these
             settings and returns a `Data`, most simply what `from_loaders` gives.
@@ -181,7 +195,7 @@ class DataSettings:
         if kind is None:
             found = {**value_problems(self, CHECKS), "name": _unknown(self.name)}
             if self.path is not None and f"{self.name}:" in _IN_FOLDERS:
-                what = {FOLDER: "images", TEXT: "texts"}[f"{self.name}:"]
+                what = "texts" if f"{self.name}:" == TEXT else "images"
                 found["path"] = (
                     f"data.path: a folder of {what} is given in the name, as data.name: {self.name}:{self.path}"
                 )

@@ -3,13 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Required, TypedDict
+from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 import torch
 from torch import Tensor
 
 from stimulative.data.batches import Loader
-from stimulative.tasks import TaskName
+from stimulative.tasks import Task, TaskName, task_named
 
 View = Literal["training", "evaluation"]
 """How training images are prepared: augmented as for training, or as for evaluation."""
@@ -55,9 +55,9 @@ class DataSet(ABC):
             in every pass; to recalibrate BatchNorm on.
         plain_calibration: The same images in the same order, prepared as validation images are; the same loader where
             training images are not augmented, and None where nobody knows, as of loaders of one's own.
+        task: What they are for, as files say it.
+        own_task: A task of one's own, where ``task`` is ``own``.
     """
-
-    task: ClassVar[TaskName]
 
     name: str
     classes: int
@@ -67,6 +67,13 @@ class DataSet(ABC):
     test: Loader
     calibration: Loader
     plain_calibration: Loader | None = field(default=None, kw_only=True)
+    task: TaskName = field(default="images", kw_only=True)
+    own_task: Task | None = field(default=None, kw_only=True)
+
+    @property
+    def aim(self) -> Task:
+        """What the targets are for: the loss, the check of targets, and the score."""
+        return self.own_task or task_named(self.task)
 
     def calibration_as(self, view: View) -> Loader:
         """The training images to estimate normalisation statistics on, in one of the views that there are of them.
@@ -82,9 +89,12 @@ class DataSet(ABC):
         return self.task == "text"
 
     @property
-    def chance(self) -> Chance:
-        """What a net does that has learned nothing yet, or nothing but the frequencies of tokens."""
-        return Chance(math.log(self.classes), 100 / self.classes)
+    def chance(self) -> Chance | None:
+        """What a net does that has learned nothing yet, or nothing but the frequencies of tokens.
+
+        None where targets are no classes of samples.
+        """
+        return Chance(math.log(self.classes), 100 / self.classes) if self.task in ("images", "text") else None
 
     @property
     @abstractmethod
@@ -112,7 +122,7 @@ class DataSet(ABC):
 
 @dataclass(frozen=True)
 class ImageData(DataSet):
-    """Images and their classes.
+    """Images, and their classes, labels, masks, or whatever a task of one's own has.
 
     Args:
         channels: Channels of an image.
@@ -123,8 +133,6 @@ class ImageData(DataSet):
         std: Standard deviation of each channel on the scale 0..1, which the images are divided by. Empty if
             unknown.
     """
-
-    task = "images"
 
     channels: int
     image_size: int
@@ -163,13 +171,12 @@ class TextData(DataSet):
             loaders of one's own.
     """
 
-    task = "text"
-
     length: int
     token_chance: Chance | None = None
+    task: TaskName = field(default="text", kw_only=True)
 
     @property
-    def chance(self) -> Chance:
+    def chance(self) -> Chance | None:
         """What a net does that has learned nothing but the frequencies of tokens."""
         return self.token_chance or super().chance
 

@@ -83,10 +83,12 @@ class FakeImages:
     classes: int
     side: int
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Their classes, int64 (images,)."""
-        return np.arange(self.count, dtype=np.int64) % self.classes
+    def __len__(self) -> int:
+        return self.count
+
+    def target(self, number: int) -> torch.Tensor:
+        """Its class, int64."""
+        return torch.tensor(number % self.classes)
 
     def read(self, number: int) -> Any:
         """Make the image of a number, as PIL's RGB."""

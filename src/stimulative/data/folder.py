@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out
@@ -53,25 +55,37 @@ class ImageList:
 
     Args:
         paths: Their files.
-        labels: Their classes, int64 (images,).
+        labels: Their classes, int64 (images,), or their labels, float32 (images, labels).
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
     def read(self, number: int) -> Any:
         """The image of a number, as PIL's RGB whatever it is stored as."""
-        from PIL import Image
+        return read_rgb(self.paths[number])
 
-        with Image.open(self.paths[number]) as image:
-            if image.mode.startswith("I;16"):
-                # Pillow's own conversion would clip 16-bit grey to white.
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("RGB")
+    def target(self, number: int) -> Tensor:
+        """Its class, int64, or its labels, float32 (labels,)."""
+        return torch.as_tensor(self.labels[number])
 
     def origin(self, number: int) -> str:
         """Where the image of a number is from, for messages."""
         return self.paths[number]
+
+
+def read_rgb(path: str) -> Any:
+    """The image of a file as PIL's RGB, whatever it is stored as."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode.startswith("I;16"):
+            # Pillow's own conversion would clip 16-bit grey to white.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
 
 
 @dataclass(frozen=True)

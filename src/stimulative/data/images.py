@@ -26,13 +26,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Images(Protocol):
     """Numbered images that are read one by one."""
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Their classes, int64 (images,)."""
+    def __len__(self) -> int:
+        """How many there are."""
         ...
 
     def read(self, number: int) -> Any:
         """The image of a number, as PIL's RGB."""
+        ...
+
+    def target(self, number: int) -> Any:
+        """What it shows: a tensor, or a mask that is prepared with the image."""
         ...
 
     def origin(self, number: int) -> str:
@@ -40,17 +43,21 @@ class Images(Protocol):
         ...
 
 
+Preparation = Callable[[Any, Any], tuple[Tensor, Tensor]]
+"""From PIL's image and what it shows to uint8 (3, side, side) and the target."""
+
+
 class _Sample(NamedTuple):
     """An image on its way from a worker.
 
     Args:
         image: uint8 (3, side, side).
-        label: Its class.
+        target: What it shows: its class, its labels, or the class of each pixel.
         light: What is added to its channels on the scale 0..1, float32 (3,).
     """
 
     image: Tensor
-    label: int
+    target: Tensor
     light: Tensor
 
 
@@ -64,25 +71,25 @@ class _Unreadable(NamedTuple):
 class _Prepared(Dataset[_Sample | _Unreadable]):
     """Images, prepared, by `(number, random number)`."""
 
-    def __init__(self, images: Images, transform: Callable[[Any], Tensor], lighting: float) -> None:
+    def __init__(self, images: Images, transform: Preparation, lighting: float) -> None:
         self._images = images
         self._transform = transform
         self._lighting = lighting
 
     def __len__(self) -> int:
-        return len(self._images.labels)
+        return len(self._images)
 
     def __getitem__(self, item: tuple[int, int]) -> _Sample | _Unreadable:
         number, random_number = item
         try:
-            image = self._images.read(number)
+            image, target = self._images.read(number), self._images.target(number)
         # Decoders raise almost anything on damaged files: OSError, SyntaxError, ValueError, struct.error.
         except Exception as error:
             return _Unreadable(self._images.origin(number), str(error))
         with _seeded(random_number):
-            prepared = self._transform(image)
+            prepared, target = self._transform(image, target)
             light = lighting_noise(self._lighting) if self._lighting else torch.zeros(3)
-        return _Sample(prepared, int(self._images.labels[number]), light)
+        return _Sample(prepared, target, light)
 
 
 @contextmanager
@@ -110,8 +117,8 @@ def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tens
         if isinstance(sample, _Unreadable):
             return sample
         whole.append(sample)
-    images, labels, lights = zip(*whole, strict=True)
-    return torch.stack(images), torch.tensor(labels, dtype=torch.int64), torch.stack(lights)
+    images, targets, lights = zip(*whole, strict=True)
+    return torch.stack(images), torch.stack(targets), torch.stack(lights)
 
 
 class _Order(Sampler[tuple[int, int]]):
@@ -135,7 +142,7 @@ class ImageLoader:
 
     Args:
         images: The images.
-        transform: PIL image to uint8 (3, side, side).
+        transform: PIL image and what it shows to uint8 (3, side, side) and the target.
         order: Numbers and random numbers of the images of an epoch; always equally many.
         count: How many.
         batch_size: Images per batch.
@@ -152,7 +159,7 @@ class ImageLoader:
     def __init__(
         self,
         images: Images,
-        transform: Callable[[Any], Tensor],
+        transform: Preparation,
         order: Callable[[int], tuple[Tensor, Tensor]],
         *,
         count: int,

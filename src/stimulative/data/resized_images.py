@@ -107,8 +107,8 @@ class ResizedSettings(ImageSettings):
             normalisation=Normalisation(mean, std, opening.device),
             std=std,
         )
-        augmented = partial(loader, source.train, self._augment(source.size, mean), lighting=self.lighting)
-        show = evaluation_transform(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
+        augmented = partial(loader, source.train, self.augmentation(source.size, mean), lighting=self.lighting)
+        show = self.preparation(evaluation_size)
 
         def in_order(shown: images.Images, numbers: Tensor) -> images.ImageLoader:
             order = images.fixed_order(numbers)
@@ -127,6 +127,7 @@ class ResizedSettings(ImageSettings):
             evaluation_image_size=evaluation_size,
             mean=mean,
             std=std,
+            task=self.task or "images",
             train=augmented(
                 images.training_order(source.training, seed=seed, rank=opening.rank, world_size=opening.world_size),
                 count=len(source.training) // opening.world_size,
@@ -135,7 +136,7 @@ class ResizedSettings(ImageSettings):
                 keep_workers=True,
             ),
             validation=evaluation(source.train, source.validation),
-            test=LazyLoader(lambda: evaluation(source.test, np.arange(len(source.test.labels)))),
+            test=LazyLoader(lambda: evaluation(source.test, np.arange(len(source.test)))),
             calibration=augmented(
                 images.fixed_order(*calibration),
                 count=len(source.training),
@@ -144,17 +145,40 @@ class ResizedSettings(ImageSettings):
             plain_calibration=in_order(source.train, calibration[0]),
         )
 
-    def _augment(self, size: int, mean: tuple[float, ...]) -> Callable[[Any], Tensor]:
-        return training_transform(
-            size,
-            crop_scale=self.crop_scale,
-            crop_aspect=self.crop_aspect,
-            flip=self.flip,
-            interpolation=self.interpolation,
-            color_jitter=self.color_jitter,
-            auto_augment=self.auto_augment,
-            mean=mean,
+    def augmentation(self, size: int, mean: tuple[float, ...]) -> images.Preparation:
+        """What is done to training images.
+
+        Args:
+            size: Side of the result in pixels.
+            mean: Mean of each channel from 0 to 1.
+        """
+        return ImageAlone(
+            training_transform(
+                size,
+                crop_scale=self.crop_scale,
+                crop_aspect=self.crop_aspect,
+                flip=self.flip,
+                interpolation=self.interpolation,
+                color_jitter=self.color_jitter,
+                auto_augment=self.auto_augment,
+                mean=mean,
+            )
         )
+
+    def preparation(self, size: int) -> images.Preparation:
+        """What is done to images that nothing is trained on; ``size`` is the side of the result in pixels."""
+        return ImageAlone(evaluation_transform(size, crop_ratio=self.crop_ratio, interpolation=self.interpolation))
+
+
+@dataclass(frozen=True)
+class ImageAlone:
+    """A preparation of images that does not touch what they show."""
+
+    transform: Callable[[Any], Tensor]
+
+    def __call__(self, image: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """The image prepared, and the target as it is."""
+        return self.transform(image), target
 
 
 def _processors() -> int:

@@ -50,3 +50,24 @@ def hold_out(
         random_state=derived_seed(seed, "validation split") % 2**32,
     )
     return np.sort(training), np.sort(validation)
+
+
+def hold_out_any(count: int, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split images that have no single class into a part to train on and a part held out.
+
+    Args:
+        count: How many images.
+        share: Share to hold out, above 0 and below 1.
+        seed: Of the run; the same seed holds out the same images.
+
+    Returns:
+        Positions to train on and positions held out, both ascending int64.
+
+    Raises:
+        UsageError: If one of them would be empty.
+    """
+    held = math.ceil(share * count)
+    if not 0 < held < count:
+        raise UsageError(f"data.validation: {share} of {count} training images leaves none to train on; add images")
+    order = np.random.default_rng(derived_seed(seed, "validation split")).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -77,6 +77,7 @@ class Finished:
                 new,
                 statistics=statistics,
                 temperatures=temperatures,
+                aim=self.run.data.aim,
                 after_batch=after_batch,
             )
             costs = CostModel(self.network, as_in(self.network, self.run.data.example(1, evaluation=True)))

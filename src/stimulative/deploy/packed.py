@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from stimulative.records import Record, absent
-from stimulative.runs import Member
+from stimulative.runs import Member, Scored
 from stimulative.tasks import TaskName
 
 
@@ -40,30 +40,32 @@ class StoredSubnet(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality(Record):
+class Quality(Scored):
     """How good a subnet is on the test split, and what it costs.
 
     Args:
-        top1: Its accuracy in percent.
-        loss: Its mean cross-entropy, in nats.
+        quality: How good it is, as ``Score`` has it.
+        loss: Its mean loss.
         perplexity: Of text, ``exp(loss)``.
         parameters: The number of its parameters.
         flops: Floating-point operations for one sample; a multiply-add counts as two.
         temperature: What its logits are divided by for the loss, where one was fitted.
+        measure: What the quality is.
     """
 
-    top1: float
+    quality: float
     loss: float
     perplexity: float | None = absent()
     parameters: int
     flops: int
     temperature: float | None = absent()
+    measure: str = "top1"
 
     @classmethod
     def of(cls, member: Member) -> Self:
         """What was measured of a member."""
         score, cost = member.score, member.cost
-        return cls(**vars(score), parameters=cost.parameters, flops=cost.flops, temperature=member.temperature)
+        return cls(**score.main_parts(), parameters=cost.parameters, flops=cost.flops, temperature=member.temperature)
 
 
 @dataclass(frozen=True)

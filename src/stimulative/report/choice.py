@@ -65,7 +65,7 @@ def choice_figure(choice: Choice) -> Figure:
         scale=scale,
         axis=alt.Axis(format=form, tickCount=6),
     )
-    y = alt.Y("top1", type="quantitative", title=words.axis, scale=alt.Scale(zero=False, padding=14))
+    y = alt.Y("quality", type="quantitative", title=words.axis, scale=alt.Scale(zero=False, padding=14))
     base = alt.Chart(data(rows)).encode(x, y)
     colours, shapes = [[_LOOKS[kind][look] for kind in kinds] for look in (0, 1)]
     points = base.mark_point().encode(
@@ -78,7 +78,7 @@ def choice_figure(choice: Choice) -> Figure:
         tooltip=tooltip(
             subnet="subnet",
             kind="is",
-            top1=f"{words.axis}:.2f",
+            quality=f"{words.axis}:.2f",
             **({"perplexity": "perplexity:.2f"} if words is TEXT else {}),
             parameters="parameters:,d",
             flops="FLOPs:,d",
@@ -162,7 +162,7 @@ def _lines(choice: Choice, cost: CostName, x: alt.X, y: alt.Y, ends: tuple[float
         label = line.mark_text(align=align, baseline="bottom", dy=-4, text=f"at most {written(cost, budget)}")
         layers += [line.mark_rule(strokeDash=[6, 4], strokeWidth=1.5), label.encode(y=alt.value(0))]
     if least is not None:
-        line = alt.Chart(data([{"top1": least}])).encode(y)
+        line = alt.Chart(data([{"quality": least}])).encode(y)
         label = line.mark_text(align="right", baseline="top", dx=-4, dy=4, text=f"at least {least:g}%")
         layers += [line.mark_rule(strokeDash=[2, 3], strokeWidth=1.5), label.encode(x=alt.value("width"))]
     return layers

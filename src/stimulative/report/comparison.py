@@ -152,13 +152,13 @@ class _Compared:
 
     @property
     def accuracies(self) -> alt.Scale:
-        shown = [one.top1 for one in self.subnets] + [row.main_mean for row in self.rows]
+        shown = [one.quality for one in self.subnets] + [row.main_mean for row in self.rows]
         return alt.Scale(domain=[float(np.floor(min(shown))), float(np.ceil(max(shown)))], nice=True)
 
-    def top1(self) -> dict[str, list[float]]:
+    def quality(self) -> dict[str, list[float]]:
         """The accuracies of all subnets of all seeds, by method."""
         measured = grouped(self.subnets, lambda one: one.series)
-        return {name: [one.top1 for one in measured.get(name, [])] for name in self.names}
+        return {name: [one.quality for one in measured.get(name, [])] for name in self.names}
 
     def subnet_rows(self) -> list[Row]:
         """Each subnet of each method: its mean over seeds."""
@@ -168,7 +168,7 @@ class _Compared:
                 "method": method,
                 "subnet": str(subnet),
                 "blocks": subnet.blocks,
-                "top1": statistics.fmean(one.top1 for one in measured),
+                "quality": statistics.fmean(one.quality for one in measured),
                 "seeds": len(measured),
             }
             | _mean_perplexity(measured)
@@ -215,22 +215,22 @@ def _by_blocks(compared: _Compared) -> Any:
             scale=alt.Scale(zero=False, nice=False, padding=12),
             axis=alt.Axis(tickMinStep=1, format="d"),
         ),
-        y("top1"),
+        y("quality"),
         palette.shape.legend(None),
     )
-    means = base.mark_line().encode(alt.X("blocks", type="quantitative"), y("mean(top1)"), palette.dash)
+    means = base.mark_line().encode(alt.X("blocks", type="quantitative"), y("mean(quality)"), palette.dash)
     return (marks + means).properties(width=_LEFT, height=compared.height)
 
 
 def _distribution_figure(compared: _Compared) -> Figure:
-    by_method = compared.top1()
+    by_method = compared.quality()
     rows = []
     for row in compared.rows:
-        top1 = by_method[row.method]
+        quality = by_method[row.method]
         rows.append(
             {"method": row.method, "seeds": row.seeds, "main_mean": row.main_mean, "all_mean": row.all_mean}
-            | {"all_std": row.all_std, "min": min(top1, default=None), "max": max(top1, default=None)}
-            | _quartiles(top1)
+            | {"all_std": row.all_std, "min": min(quality, default=None), "max": max(quality, default=None)}
+            | _quartiles(quality)
         )
     return Figure(
         "comparison",
@@ -245,20 +245,20 @@ def _distribution_figure(compared: _Compared) -> Figure:
 def _distributions(compared: _Compared, width: int | None = None) -> Any:
     """A row a method; all in one chart of two numbers, whose width can follow that of a page."""
     colour, shape = compared.palette.colour.legend(None), compared.palette.shape.legend(None)
-    x, by_method = compared.x, compared.top1()
+    x, by_method = compared.x, compared.quality()
     tick = _TICK * len(compared.rows) / compared.height
     outlines, summaries = [], []
     for place, row in enumerate(compared.rows):
-        top1 = by_method[row.method]
-        if top1:
+        quality = by_method[row.method]
+        if quality:
             outlines += [
-                {"method": row.method, "top1": at, "low": place - _HALF * density, "high": place + _HALF * density}
-                for at, density in _density(np.array(top1))
+                {"method": row.method, "quality": at, "low": place - _HALF * density, "high": place + _HALF * density}
+                for at, density in _density(np.array(quality))
             ]
         summaries.append(
             {"method": row.method, "place": place, "main": row.main_mean, "all": row.all_mean, "std": row.all_std}
             | {"seeds": row.seeds, "top": place - tick, "bottom": place + tick}
-            | _quartiles(top1)
+            | _quartiles(quality)
         )
     shown = tooltip(method="method", seeds="seeds:d", main="main net (%):.2f", all="all subnets (%):.2f", std="±:.2f")
     shapes = alt.Chart(data(outlines)).mark_area(opacity=0.35, orient="vertical")
@@ -270,7 +270,7 @@ def _distributions(compared: _Compared, width: int | None = None) -> Any:
         x("main"), at_row, colour, shape, tooltip=shown
     )
     layers = (
-        shapes.encode(x("top1"), _in_rows("low", compared.labels, compared.height), alt.Y2("high"), colour)
+        shapes.encode(x("quality"), _in_rows("low", compared.labels, compared.height), alt.Y2("high"), colour)
         + bars
         + medians
         + mains

@@ -15,7 +15,7 @@ from stimulative.runs import Spread
 
 def depth_figure(group: Group) -> Figure:
     """The mean accuracy of the subnets with each number of blocks, and a band from the worst to the best."""
-    rows = _rows(group, lambda one: one.top1)
+    rows = _rows(group, lambda one: one.quality)
     return Figure(
         "depth",
         "Accuracy by number of blocks",

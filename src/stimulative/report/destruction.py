@@ -87,10 +87,10 @@ def _swaps(study: Destruction, palette: Palette) -> Figure:
         scale=alt.Scale(reverse=True, zero=False),
         axis=alt.Axis(format="~g", tickCount=6),
     )
-    y = alt.Y("top1", type="quantitative", title=words_of(study.task).axis)
+    y = alt.Y("quality", type="quantitative", title=words_of(study.task).axis)
     looks = (palette.colour, alt.Detail("statistics", type="nominal"))
     line = (
-        alt.Chart(data([row | {"top1": row["mean"]} for row in means]))
+        alt.Chart(data([row | {"quality": row["mean"]} for row in means]))
         .mark_line()
         .encode(x, y, *looks, _dash(means), alt.Order("k", type="quantitative"))
     )
@@ -108,7 +108,7 @@ def _swaps(study: Destruction, palette: Palette) -> Figure:
                 statistics="statistics",
                 k="swapped pairs:d",
                 tau="tau:.2f",
-                top1=f"{words_of(study.task).axis}:.2f",
+                quality=f"{words_of(study.task).axis}:.2f",
                 subnet="order",
             ),
         )
@@ -135,7 +135,7 @@ def _singles(study: Destruction, palette: Palette) -> Figure:
             axis=names_axis(names),
             scale=alt.Scale(padding=0.3),
         ),
-        alt.Y("top1", type="quantitative", title=words_of(study.task).axis),
+        alt.Y("quality", type="quantitative", title=words_of(study.task).axis),
         palette.colour,
         alt.Detail("statistics", type="nominal"),
     )
@@ -143,7 +143,11 @@ def _singles(study: Destruction, palette: Palette) -> Figure:
         palette.shape,
         *palette.full_or_hollow("statistics", _STATISTICS[False]),
         tooltip=tooltip(
-            run="run", statistics="statistics", name="without", top1=f"{words_of(study.task).axis}:.2f", subnet="subnet"
+            run="run",
+            statistics="statistics",
+            name="without",
+            quality=f"{words_of(study.task).axis}:.2f",
+            subnet="subnet",
         ),
     )
     chart = base.mark_line(strokeWidth=1.2, opacity=0.7).encode(_dash(rows)) + marks

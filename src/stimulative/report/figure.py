@@ -122,7 +122,7 @@ def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
 
 
 def tooltip(**titles: str) -> list[alt.Tooltip]:
-    """What hovering shows: titles by field, each with its type and format as in ``top1="Q.2f"``."""
+    """What hovering shows: titles by field, each with its type and format as in ``quality="Q.2f"``."""
     shown = []
     for field, text in titles.items():
         title, _, kind = text.partition(":")

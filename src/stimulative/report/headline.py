@@ -32,7 +32,7 @@ def headline(group: Group) -> Headline:
 
 def _numbers(runs: Sequence[ReportedRun]) -> dict[str, str]:
     summaries = [run.summary for run in runs]
-    main = [summary.main.top1 for summary in summaries]
+    main = [summary.main.quality for summary in summaries]
     spreads = [run.family.spread() for run in runs if run.family]
     members = [member for run in runs for member in run.family]
     latencies = [member.latency.median_ms for member in members if member.latency is not None]

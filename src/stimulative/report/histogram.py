@@ -46,15 +46,15 @@ def histogram_figure(group: Group) -> Figure:
 def _bins(group: Group) -> list[Row]:
     """Intervals of a round width, the same for every series; empty ones are left out."""
     subnets = group.subnets
-    low, high = min(one.top1 for one in subnets), max(one.top1 for one in subnets)
+    low, high = min(one.quality for one in subnets), max(one.quality for one in subnets)
     width = next(w for w in (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / w <= 30 or w == 5.0)
 
-    def place(top1: float) -> int:
-        return math.floor(top1 / width + 1e-9)
+    def place(quality: float) -> int:
+        return math.floor(quality / width + 1e-9)
 
     rows = []
     for series, of_series in grouped(subnets, lambda one: one.series).items():
-        inside = grouped(of_series, lambda one: place(one.top1))
+        inside = grouped(of_series, lambda one: place(one.quality))
         rows += [
             {
                 "series": series,

@@ -41,9 +41,9 @@ class MeasuredSubnet:
     member: Member
 
     @property
-    def top1(self) -> float:
+    def quality(self) -> float:
         """Its accuracy, in percent."""
-        return self.member.score.top1
+        return self.member.score.quality
 
     @property
     def blocks(self) -> int:

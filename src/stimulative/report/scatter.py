@@ -27,7 +27,7 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
     name, title, axis, form = _COSTS[cost]
     rows = [row for row in _points(group) if row[cost] is not None]
     for of_series in grouped(rows, lambda row: row["series"]).values():
-        best = frontier(of_series, lambda row: row[cost], lambda row: row["top1"])
+        best = frontier(of_series, lambda row: row[cost], lambda row: row["quality"])
         names = {row["subnet"] for row in best}
         for row in of_series:
             row["frontier"] = row["subnet"] in names
@@ -42,7 +42,7 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
         scale=alt.Scale(zero=False, nice=False, padding=12),
         axis=alt.Axis(format=form, tickCount=6),
     )
-    y = alt.Y("top1", type="quantitative", title=group.words.axis, scale=alt.Scale(zero=False))
+    y = alt.Y("quality", type="quantitative", title=group.words.axis, scale=alt.Scale(zero=False))
     base = alt.Chart(data(drawn)).encode(x, y, palette.colour)
     line = base.transform_filter("datum.frontier").mark_line(interpolate="step-after", opacity=0.8).encode(palette.dash)
     marks = base.mark_point(opacity=0.65, size=55 if len(drawn) < 100 else 30).encode(
@@ -50,7 +50,7 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
         tooltip=tooltip(
             subnet="subnet",
             series="trained",
-            top1=f"{group.words.axis}:.2f",
+            quality=f"{group.words.axis}:.2f",
             **({"perplexity": "perplexity:.2f"} if any("perplexity" in row for row in rows) else {}),
             blocks="blocks:d",
             parameters="parameters:,d",
@@ -72,7 +72,7 @@ def _points(group: Group) -> list[Row]:
     """A row for each subnet of each series: means over seeds."""
     rows = []
     for (series, subnet), measured in grouped(group.subnets, lambda one: (one.series, one.member.subnet)).items():
-        top1 = [one.top1 for one in measured]
+        quality = [one.quality for one in measured]
         members = [one.member for one in measured]
         perplexities = [member.score.perplexity for member in members if member.score.perplexity is not None]
         latencies = [member.latency.median_ms for member in members if member.latency is not None]
@@ -84,9 +84,9 @@ def _points(group: Group) -> list[Row]:
                 "parameters": members[0].cost.parameters,
                 "flops": members[0].cost.flops,
                 "latency_ms": statistics.fmean(latencies) if latencies else None,
-                "top1": statistics.fmean(top1),
-                "top1_std": statistics.stdev(top1) if len(top1) > 1 else 0.0,
-                "seeds": len(top1),
+                "quality": statistics.fmean(quality),
+                "quality_std": statistics.stdev(quality) if len(quality) > 1 else 0.0,
+                "seeds": len(quality),
             }
             | ({"perplexity": statistics.fmean(perplexities)} if perplexities else {})
         )

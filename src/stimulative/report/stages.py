@@ -39,7 +39,7 @@ def _rows(group: Group) -> list[Row]:
         rows.append(
             {"series": order[series], "stage": stage, "name": names.get(stage, f"stage {stage + 1}"), "depth": depth}
             | {"subnets": len({one.member.subnet for one in subnets})}
-            | Spread.of([one.top1 for one in subnets]).to_mapping()
+            | Spread.of([one.quality for one in subnets]).to_mapping()
         )
     return rows
 

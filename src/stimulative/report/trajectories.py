@@ -10,7 +10,7 @@ from stimulative.report.figure import Figure, Row, data, tooltip
 from stimulative.report.run_groups import Group
 from stimulative.report.style import HEIGHT
 
-_LOGGED = "epoch", "loss", "main_ce", "train_top1", "validation_top1"
+_LOGGED = "epoch", "loss", "main_ce", "train_quality", "validation_quality"
 _MARKS = 20
 """About so many epochs of a run have a mark to hover over."""
 
@@ -45,7 +45,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
             _chart(group, rows, loss, "cross-entropy" if own else "loss", points),
         )
     ]
-    validated = [row for row in rows if row["validation_top1"] is not None]
+    validated = [row for row in rows if row["validation_quality"] is not None]
     if validated:
         figures.append(
             Figure(
@@ -54,7 +54,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
                 f"{words.accuracy.capitalize()} of the main net on {words.samples} held out of the training split. "
                 f"{_lines(group)}",
                 validated,
-                _chart(group, validated, "validation_top1", words.axis, points),
+                _chart(group, validated, "validation_quality", words.axis, points),
             )
         )
     return figures

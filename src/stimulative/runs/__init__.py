@@ -23,6 +23,7 @@ from stimulative.runs.metrics import MetricsFile as MetricsFile
 from stimulative.runs.metrics import read_metrics as read_metrics
 from stimulative.runs.score import MainScore as MainScore
 from stimulative.runs.score import Score as Score
+from stimulative.runs.score import Scored as Scored
 from stimulative.runs.score import perplexity_of as perplexity_of
 from stimulative.runs.spread import DepthSpread as DepthSpread
 from stimulative.runs.spread import FamilySpread as FamilySpread

@@ -15,6 +15,7 @@ from stimulative.residual import Subnet
 from stimulative.runs.member import Cost, CostName, Latency, Member
 from stimulative.runs.score import Score
 from stimulative.runs.spread import DepthSpread, FamilySpread, SizeSpread, Spread
+from stimulative.tasks import KEYS
 
 COLUMNS = (
     *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
@@ -53,7 +54,17 @@ class Family:
     def frontier(self, cost: CostName = "flops") -> list[Member]:
         """The members that no other one beats; those whose cost is not known are left out; see ``frontier``."""
         known = [member for member in self.members if member.cost_in(cost) is not None]
-        return frontier(known, lambda member: member.cost_in(cost) or 0.0, lambda member: member.score.top1)
+        return frontier(known, lambda member: member.cost_in(cost) or 0.0, lambda member: member.score.quality)
+
+    @property
+    def measure(self) -> str:
+        """What the quality of the members is, as files call it."""
+        return self.members[0].score.measure if self.members else "top1"
+
+    def _more(self) -> list[str]:
+        """The further scores that all members have."""
+        names = dict.fromkeys(key for member in self.members for key in member.score.more)
+        return [key for key in names if all(key in member.score.more for member in self.members)]
 
     def spread(self) -> FamilySpread:
         """Mean, standard deviation (the population's), least and greatest of the top-1 accuracies, in percent."""
@@ -87,15 +98,16 @@ class Family:
         """The text of ``subnets.csv``."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        measure, more = self.measure, self._more()
+        writer.writerow([*(measure if column == "top1" else column for column in COLUMNS), *more])
         for member in self.members:
             score, cost, latency = member.score, member.cost, member.latency
             times = ("", "") if latency is None else (f"{latency.median_ms:.4f}", f"{latency.iqr_ms:.4f}")
-            accuracy = (f"{score.top1:.4f}", f"{score.loss:.6f}")
+            accuracy = (f"{score.quality:.4f}", f"{score.loss:.6f}")
             temperature = "" if member.temperature is None else f"{member.temperature:.6g}"
             perplexity = "" if score.perplexity is None else f"{score.perplexity:.6g}"
             row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times]
-            writer.writerow([*row, temperature, perplexity])
+            writer.writerow([*row, temperature, perplexity, *(f"{score.more[key]:.6g}" for key in more)])
         return text.getvalue()
 
     @classmethod
@@ -136,16 +148,20 @@ def frontier(items: Iterable[T], cost: Callable[[T], float], quality: Callable[[
 
 def _spread_of(members: Sequence[Member]) -> FamilySpread:
     perplexities = [member.score.perplexity for member in members if member.score.perplexity is not None]
-    of_accuracy = vars(Spread.of([member.score.top1 for member in members]))
+    of_accuracy = vars(Spread.of([member.score.quality for member in members]))
     return FamilySpread(**of_accuracy, perplexity=Spread.of(perplexities) if perplexities else None)
 
 
 def _member(row: dict[str, str]) -> Member:
     # asked for in the order of the file, so that the first that is missing is named
-    subnet, _, top1, loss, parameters, flops = (row[column] for column in COLUMNS[:6])
+    measure = next((key for key in KEYS if key in row), "top1")
+    columns = [measure if column == "top1" else column for column in COLUMNS[:6]]
+    subnet, _, quality, loss, parameters, flops = (row[column] for column in columns)
+    known = {*COLUMNS, measure}
+    more = {key: float(value) for key, value in row.items() if key not in known and value}
     return Member(
         Subnet.parse(subnet),
-        Score(float(top1), float(loss), _number(row.get("perplexity"))),
+        Score(float(quality), float(loss), _number(row.get("perplexity")), more, measure),
         Cost(int(parameters), int(flops)),
         Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
         _number(row.get("temperature")),

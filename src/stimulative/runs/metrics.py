@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from stimulative.files import write_text
+from stimulative.tasks import KEYS
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Epoch:
         main_ce: The mean cross-entropy of the main net.
         subnet_kl: The mean divergence of the subnets.
         auxiliary: The mean loss of auxiliary heads.
-        train_top1: The main net's accuracy on what was trained on, in percent.
-        validation_top1: Its accuracy on the validation part, in percent.
-        validation_loss: Its cross-entropy there, in nats.
+        train_quality: How good the main net was on what was trained on, where single batches tell; of classes its
+            accuracy in percent.
+        validation_quality: How good it is on the validation part, as ``Score`` has it.
+        validation_loss: Its loss there.
         images_per_second: Images, or sequences, trained on per second.
         train_seconds: How long training has taken so far, without validation.
+        measure: What the quality is; the columns are called ``train_top1`` and ``validation_top1`` where it is that.
     """
 
     epoch: int
@@ -38,11 +41,12 @@ class Epoch:
     main_ce: float | None
     subnet_kl: float | None
     auxiliary: float | None
-    train_top1: float | None
-    validation_top1: float | None
+    train_quality: float | None
+    validation_quality: float | None
     validation_loss: float | None
     images_per_second: float | None
     train_seconds: float | None
+    measure: str = "top1"
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> Epoch:
@@ -52,28 +56,46 @@ class Epoch:
             KeyError: If a column is missing.
             ValueError: If it holds something else than numbers.
         """
-        step = row["step"]
-        numbers = {name: float(row[name]) if row[name] else None for name in COLUMNS if name not in ("epoch", "step")}
-        return cls(epoch=int(row["epoch"]), step=int(step) if step else None, **numbers)
+        step, measure = row["step"], measure_of(row)
+        columns = {name: column for name, column in columns_of(measure).items() if name not in ("epoch", "step")}
+        numbers = {name: float(row[column]) if row[column] else None for name, column in columns.items()}
+        return cls(epoch=int(row["epoch"]), step=int(step) if step else None, measure=measure, **numbers)
 
 
-COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Epoch))
+def columns_of(measure: str) -> dict[str, str]:
+    """What the fields of an epoch are called in the file, where its quality is that measure."""
+    names = [field.name for field in fields(Epoch) if field.name != "measure"]
+    return {name: name.replace("quality", measure) for name in names}
+
+
+def measure_of(row: Collection[str]) -> str:
+    """The measure that the columns of a file are of."""
+    return next((key for key in KEYS if f"validation_{key}" in row), KEYS[0])
 
 
 class MetricsFile:
-    """metrics.csv: a row an epoch. Opening it drops the rows after ``epochs`` (of a run that died and goes on)."""
+    """metrics.csv: a row an epoch. Opening it drops the rows after ``epochs`` (of a run that died and goes on).
 
-    def __init__(self, path: Path, epochs: int) -> None:
+    Args:
+        path: The file.
+        epochs: Epochs that are done.
+        measure: What the quality of nets is called.
+    """
+
+    def __init__(self, path: Path, epochs: int, measure: str = "top1") -> None:
         self.path = path
+        self.columns = columns_of(measure)
         rows = [row for row in read_metrics(path) if int(row["epoch"]) <= epochs] if path.exists() else []
-        lines = [",".join(COLUMNS), *(",".join(row[column] for column in COLUMNS) for row in rows)]
+        columns = self.columns.values()
+        lines = [",".join(columns), *(",".join(row[column] for column in columns) for row in rows)]
         write_text(path, "\n".join(lines) + "\n")
 
     def add(self, epoch: Epoch) -> None:
         """Append a row."""
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, list(COLUMNS), lineterminator="\n").writerow(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in vars(epoch).items()}
+            values = {column: getattr(epoch, name) for name, column in self.columns.items()}
+            csv.DictWriter(file, list(values), lineterminator="\n").writerow(
+                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
             )
 
 
@@ -81,5 +103,6 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     """The whole rows of a metrics.csv, as they are; one that a crash cut short is left out."""
     with path.open(encoding="utf-8", newline="") as file:
         read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
-    rows = [{column: row[column] for column in COLUMNS if row.get(column) is not None} for row in read]
-    return [row for row in rows if len(row) == len(COLUMNS) and row["epoch"].isdigit()]
+    columns = columns_of(measure_of(read[0] if read else ())).values()
+    rows = [{column: row[column] for column in columns if row.get(column) is not None} for row in read]
+    return [row for row in rows if len(row) == len(columns) and row["epoch"].isdigit()]

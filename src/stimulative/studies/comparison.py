@@ -175,19 +175,14 @@ class ComparisonPlan:
         self.recipes = recipes_of(recipe, variants(methods))
         self.seeds = seeds_from(recipe, seeds)
         # methods take turns, so that a machine that slows down slows all of them
-        self.runs = {self.run_of(variant, seed): (variant, seed) for seed in self.seeds for variant in self.recipes}
+        turns = sorted(self.recipes, key=lambda variant: str(variant) != _REFERENCE)
+        self.runs = {self.run_of(variant, seed): (variant, seed) for seed in self.seeds for variant in turns}
         recipe.override({"seed": self.seeds[-1]})  # none of them may be too large
         self.jobs = {name: Job(replace(self.recipes[of], seed=seed)) for name, (of, seed) in self.runs.items()}
 
     def run_of(self, variant: Variant, seed: int) -> str:
         """The name of the directory of a run."""
         return f"{variant.directory}-seed{seed}"
-
-    @property
-    def reference(self) -> str:
-        """The first run of common training, or else of the first method."""
-        named = {str(variant): variant for variant in self.recipes}
-        return self.run_of(named.get(_REFERENCE) or next(iter(self.recipes)), self.seeds[0])
 
     def result(self, outcome: Outcome, out: Path) -> Comparison:
         """Put the methods side by side."""
@@ -272,7 +267,7 @@ def table(summaries: Mapping[tuple[str, int], Summary]) -> list[ComparisonRow]:
                 **vars(over_seeds(list(of_method.values()))),
                 n=len(of_method),
                 seeds_used=tuple(of_method),
-                main_values=tuple(summary.main.top1 for summary in of_method.values()),
+                main_values=tuple(summary.main.quality for summary in of_method.values()),
                 all_values=tuple(summary.subnets.mean or 0.0 for summary in of_method.values()),
                 train_seconds=effort.seconds,
                 peak_memory_mib=effort.mib,

@@ -148,7 +148,7 @@ def _measured(
         model=run.summary.model,
         data=run.summary.data,
         method=run.summary.method,
-        main=main.top1,
+        main=main.quality,
         main_perplexity=main.perplexity,
         images=min(images or test.images, test.images),
         test_images=test.images,
@@ -180,7 +180,7 @@ def _scores(
     total = len(batches) + len(groups) * (len(batches) + to_calibrate)
     steps = Steps(progress, total)
     temperatures = None if temperature is None else [temperature] * len(subnets)
-    whole = measure(network, batches, subnets, temperatures=temperatures, after_batch=steps.step)
+    whole = measure(network, batches, subnets, temperatures=temperatures, aim=opened.data.aim, after_batch=steps.step)
     scores = {False: dict(zip(subnets, whole, strict=True))}
     used = 0
     for group in groups:
@@ -191,6 +191,7 @@ def _scores(
             group,
             statistics=found,
             temperatures=None if temperatures is None else temperatures[: len(group)],
+            aim=opened.data.aim,
             after_batch=steps.step,
         )
         scores.setdefault(True, {}).update(zip(group, measured, strict=True))
@@ -259,7 +260,7 @@ def _row(
 ) -> DrawsRow:
     """The nets of one k together; with the mean of their ranks, where they were swapped."""
     of = [scores[subnet] for subnet in draws.subnets]
-    top1 = [score.top1 for score in of]
+    top1 = [score.quality for score in of]
     perplexities = [score.perplexity for score in of if score.perplexity is not None]
     return DrawsRow(
         run=run,

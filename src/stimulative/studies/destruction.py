@@ -12,13 +12,14 @@ from typing import Any, Self
 from stimulative import files
 from stimulative.data import View
 from stimulative.records import Record, absent
+from stimulative.runs import Scored
 from stimulative.studies.study import Study
 
 _TABLES = ("single", "deletions", "swaps", "delete_rows", "swap_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleRow(Record):
+class SingleRow(Scored):
     """A net without one block; accuracy in percent, loss in nats."""
 
     run: str
@@ -27,13 +28,14 @@ class SingleRow(Record):
     block: int
     name: str
     subnet: str
-    top1: float
+    quality: float
     loss: float
     perplexity: float | None = absent()
+    measure: str = "top1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeletedRow(Record):
+class DeletedRow(Scored):
     """A net without k random blocks, the draw of that number."""
 
     run: str
@@ -41,13 +43,14 @@ class DeletedRow(Record):
     k: int
     draw: int
     subnet: str
-    top1: float
+    quality: float
     loss: float
     perplexity: float | None = absent()
+    measure: str = "top1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwappedRow(Record):
+class SwappedRow(Scored):
     """A net after k random swaps; ``tau`` is Kendall's rank correlation of its order with the original one."""
 
     run: str
@@ -56,9 +59,10 @@ class SwappedRow(Record):
     draw: int
     subnet: str
     tau: float
-    top1: float
+    quality: float
     loss: float
     perplexity: float | None = absent()
+    measure: str = "top1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ class DestroyedRun(Record):
     main_perplexity: float | None = absent()
     images: int | None = None
     test_images: int | None = None
-    calibration: View | None = None
+    calibration: View | None = absent()
     calibration_images: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -134,7 +138,7 @@ class Destruction(Study):
 
     images: int | None
     test_images: int | None = None
-    calibration: View | None = None
+    calibration: View | None = absent()
     calibration_images: int | None
     draws: int
     seed: int
@@ -194,7 +198,8 @@ class DestroyedNet(Record):
 def _csv_text(kind: type[Record], rows: Sequence[Record]) -> str:
     """Rows as the text of a CSV file; perplexities are a column where there are some."""
     mappings = [row.to_mapping() for row in rows]
-    names = [field.name for field in fields(kind)]
+    measure = next((getattr(row, "measure") for row in rows if hasattr(row, "measure")), "top1")  # noqa: B009
+    names = [field.name.replace("quality", measure) for field in fields(kind) if field.name != "measure"]
     text = io.StringIO()
     told = [name for name in names if name != "perplexity" or any(name in mapping for mapping in mappings)]
     writer = csv.DictWriter(text, told, lineterminator="\n")

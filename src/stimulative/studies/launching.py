@@ -25,17 +25,15 @@ def run_all(
     jobs: Mapping[str, Job],
     out: Path,
     *,
-    reference: str | None = None,
     workers: Workers | None = None,
     after_run: AfterRun | None = None,
 ) -> Outcome:
     """Train and measure runs, each in a directory of ``out`` that has its name.
 
     Args:
-        jobs: The runs by name, in the order in which they start.
+        jobs: The runs by name, in the order in which they start. The first one is the reference: where recipes leave
+            open which images statistics come from, all take what suits it, and it is trained before the others.
         out: The directory that they are in.
-        reference: The run whose choice of the images that statistics come from holds for all whose recipes leave it
-            open; the first one by default. It is trained before the others.
         workers: Where they are computed; one after the other on this machine by default.
         after_run: Called with the name and the summary of each run that has finished, now or before.
 
@@ -59,7 +57,7 @@ def run_all(
             outcome.summaries[name] = summary
             if after_run is not None:
                 after_run(name, summary)
-    _compute(waiting, outcome, out, reference, workers, after_run)
+    _compute(waiting, outcome, out, workers, after_run)
     outcome.summaries = {name: outcome.summaries[name] for name in jobs if name in outcome.summaries}
     return outcome
 
@@ -68,16 +66,13 @@ def _compute(
     waiting: dict[str, Job],
     outcome: Outcome,
     out: Path,
-    reference: str | None,
     workers: Workers,
     after_run: AfterRun | None,
 ) -> None:
     """Compute the runs that are to do, alone those that the view of the training images is to be learned from."""
-    if reference in waiting:
-        waiting = {reference: waiting[reference], **waiting}
     compute = on_this_machine if workers.cluster is None else on_cluster
     while waiting:
-        view = _view_of(outcome, reference)
+        view = _view_of(outcome)
         undecided = [name for name, job in waiting.items() if job.recipe.evaluation.calibration == "auto"]
         alone = undecided[:1] if view is None and len(undecided) > 1 else []
         now = {name: waiting.pop(name) for name in alone or [*waiting]}
@@ -93,10 +88,9 @@ def _compute(
                 after_run(name, result)
 
 
-def _view_of(outcome: Outcome, reference: str | None) -> View | None:
-    """The view of the training images that the reference took, or else the first run that has finished."""
-    finished_first = next(iter(outcome.summaries.values()), None)
-    summary = finished_first if reference is None else outcome.summaries.get(reference, finished_first)
+def _view_of(outcome: Outcome) -> View | None:
+    """The view of the training images that the runs take, as one that has finished says; None before that."""
+    summary = next(iter(outcome.summaries.values()), None)
     if summary is None:
         return None
     # without a record it keeps no statistics, or is of a version that knew the view of training only

@@ -20,26 +20,27 @@ from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.records import Record, absent
 from stimulative.residual import Subnet, SubnetSpace
-from stimulative.runs import Score
+from stimulative.runs import Score, Scored
 from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import measured_scores
 from stimulative.studies.planning import carry_out, check_methods, seeds_from, task_of
 from stimulative.studies.smaller import network_of, ordered_subnet, run_name, smaller, unique
 from stimulative.studies.study import Failed, StudyOfRuns
+from stimulative.tasks import MEASURES
 
 ALONE = "common"
 """The method that nets alone are trained by."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoafingRow(Record):
+class LoafingRow(Scored):
     """A main net by a method: means and spreads over its subnets, of all seeds; accuracies in percent.
 
     Args:
         method: How the main net was trained.
         main: The main net.
         blocks: Its number of blocks.
-        main_top1: Its own accuracy, mean over seeds.
+        main_quality: How good it is itself, mean over seeds; in the file ``main_top1``, or as its measure is called.
         subnets: How many different subnets were compared.
         in_group_mean: Mean accuracy of the subnets inside of the main net.
         in_group_std: Its standard deviation, the population's.
@@ -54,7 +55,7 @@ class LoafingRow(Record):
     method: str
     main: str
     blocks: int
-    main_top1: float | None = None
+    main_quality: float | None = None
     subnets: int
     in_group_mean: float
     in_group_std: float
@@ -64,6 +65,7 @@ class LoafingRow(Record):
     gap_std: float | None = None
     in_group_perplexity_mean: float | None = absent()
     alone_perplexity_mean: float | None = absent()
+    measure: str = "top1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +171,6 @@ class LoafingPlan:
                 one = smaller(recipe, network, subnet).override({"method.name": ALONE, "seed": seed})
                 self.jobs.setdefault(run_name(ALONE, subnet, seed), Job(one, ()))
 
-    @property
-    def reference(self) -> str:
-        """The first run."""
-        return next(iter(self.jobs))
-
     def result(self, outcome: Outcome, out: Path) -> Loafing:
         """Compare each subnet inside of its main nets with itself alone."""
         pairs = self._pairs(outcome, out)
@@ -209,9 +206,10 @@ class LoafingPlan:
             for net in self.main:
                 of_net = [pair for pair in pairs if pair.method == method and pair.main == str(net)]
                 names = [run_name(method, net, seed) for seed in self.seeds]
-                main = [outcome.summaries[name].main.top1 for name in names if name in outcome.summaries]
+                main = [outcome.summaries[name].main.quality for name in names if name in outcome.summaries]
                 if of_net and main:
-                    rows.append(_row(method, net, main, of_net))
+                    measure = MEASURES[task_of(outcome, self.recipe)].key
+                    rows.append(_row(method, net, main, of_net, measure))
         return rows
 
 
@@ -231,21 +229,22 @@ def _pair(method: str, net: Subnet, subnet: Subnet, seed: int, inside: Score, al
         subnet=str(subnet),
         blocks=subnet.blocks,
         seed=seed,
-        in_group=inside.top1,
-        alone=alone.top1,
-        gap=alone.top1 - inside.top1,
+        in_group=inside.quality,
+        alone=alone.quality,
+        gap=alone.quality - inside.quality,
         in_group_perplexity=inside.perplexity if of_text else None,
         alone_perplexity=alone.perplexity if of_text else None,
     )
 
 
-def _row(method: str, net: Subnet, main: Sequence[float], pairs: Sequence[LoafingPair]) -> LoafingRow:
+def _row(method: str, net: Subnet, main: Sequence[float], pairs: Sequence[LoafingPair], measure: str) -> LoafingRow:
     in_group, alone, gap = ([getattr(pair, key) for pair in pairs] for key in ("in_group", "alone", "gap"))
     return LoafingRow(
         method=method,
         main=str(net),
         blocks=net.blocks,
-        main_top1=statistics.fmean(main),
+        main_quality=statistics.fmean(main),
+        measure=measure,
         subnets=len({pair.subnet for pair in pairs}),
         in_group_mean=statistics.fmean(in_group),
         in_group_std=statistics.pstdev(in_group),

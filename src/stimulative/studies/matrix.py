@@ -109,11 +109,6 @@ class MatrixPlan:
         """The name of the directory of a run."""
         return run_name(self.recipe.method.name, net, seed)
 
-    @property
-    def reference(self) -> str:
-        """The first run."""
-        return next(iter(self.jobs))
-
     def result(self, outcome: Outcome, out: Path) -> Matrix:
         """Fill the cells whose runs have finished."""
         pairs = [(subnet, net) for subnet in self.nets for net in self.nets if subnet == net or fits(subnet, net)]
@@ -139,7 +134,7 @@ class MatrixPlan:
 
 
 def _cell(subnet: Subnet, net: Subnet, scores: Sequence[Score]) -> MatrixCell:
-    values = [score.top1 for score in scores]
+    values = [score.quality for score in scores]
     perplexities = [score.perplexity for score in scores if score.perplexity is not None]
     return MatrixCell(
         subnet=str(subnet),

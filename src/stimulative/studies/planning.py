@@ -28,12 +28,7 @@ class Plan(Protocol[Results]):
 
     @property
     def jobs(self) -> Mapping[str, Job]:
-        """The runs by the names of their directories, in the order in which they start."""
-        ...
-
-    @property
-    def reference(self) -> str:
-        """The run whose choice of the images that statistics come from holds for all; see ``run_all``."""
+        """The runs by the names of their directories, in the order in which they start, the reference first."""
         ...
 
     def result(self, outcome: Outcome, out: Path) -> Results:
@@ -63,8 +58,7 @@ def carry_out(
         UsageError: If ``out`` holds runs of another recipe, or the cluster cannot be reached.
     """
     out = Path(out)
-    outcome = run_all(plan.jobs, out, reference=plan.reference, workers=workers, after_run=after_run)
-    study = plan.result(outcome, out)
+    study = plan.result(run_all(plan.jobs, out, workers=workers, after_run=after_run), out)
     study.write(out)
     return study
 

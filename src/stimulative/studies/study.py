@@ -127,7 +127,7 @@ class OverSeeds(Record):
 
 def over_seeds(summaries: Sequence[Summary]) -> OverSeeds:
     """Main nets and families of evaluated runs that differ in their seed alone."""
-    main = [summary.main.top1 for summary in summaries]
+    main = [summary.main.quality for summary in summaries]
     families = [summary.subnets for summary in summaries]
     means = [family.mean or 0.0 for family in families]
     perplexities = [(summary.main.perplexity, summary.subnets.perplexity) for summary in summaries]

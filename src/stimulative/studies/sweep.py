@@ -115,11 +115,6 @@ class SweepPlan:
         """The name of the directory of a run."""
         return f"{self.names[text]}-seed{seed}"
 
-    @property
-    def reference(self) -> str:
-        """The first run."""
-        return next(iter(self.jobs))
-
     def result(self, outcome: Outcome, out: Path) -> Sweep:
         """A row for each value that has a finished run."""
         rows, runs = [], []

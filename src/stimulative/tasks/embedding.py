@@ -24,6 +24,7 @@ class Embedding(Task):
         distance: ``cosine``, one minus the cosine of the angle; or ``squared``, the mean squared difference.
     """
 
+    measure = "cosine"
     name = "embedding"
     fields = ("sentence_embedding", "text_embeds", "image_embeds", "embeddings", "pooler_output", "logits")
 

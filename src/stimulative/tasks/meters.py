@@ -30,12 +30,14 @@ class Measured(NamedTuple):
         loss: The mean loss of the task.
         more: Further scores by name.
         by_class: A score of each class that occurs: F1, average precision or IoU, in percent; by its number.
+        of_sequences: Whether each position of sequences was classified, so that the loss has a perplexity.
     """
 
     quality: float
     loss: float
     more: Mapping[str, float]
     by_class: Mapping[int, float]
+    of_sequences: bool = False
 
 
 class Meter(ABC):
@@ -80,6 +82,7 @@ class ClassMeter(Meter):
         self._temperature = temperature
         self._hits: Tensor | int = 0
         self._f1: Any = None
+        self._of_sequences = False
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits, and class indices or probabilities."""
@@ -93,6 +96,7 @@ class ClassMeter(Meter):
         flat = targets.flatten(0, -2) if targets.is_floating_point() else targets.flatten()
         loss = F.cross_entropy(scaled.flatten(0, -2), flat, reduction="sum", ignore_index=IGNORED)
         counts = counted(targets)
+        self._of_sequences = logits.dim() > 2
         self._add_loss(loss, len(targets) if counts is None else counts.sum())
         if logits.dim() == 2 and logits.shape[-1] <= _MOST_CLASSES:
             if self._f1 is None:
@@ -104,7 +108,7 @@ class ClassMeter(Meter):
         """Top-1 accuracy and macro F1 in percent, the loss in nats."""
         top1 = 100 * int(self._hits) / max(1, self.samples)
         if self._f1 is None:
-            return Measured(top1, self._mean_loss(), {}, {})
+            return Measured(top1, self._mean_loss(), {}, {}, self._of_sequences)
         there = (self._f1.tp + self._f1.fn) > 0
         by_class = _of_those(100 * self._f1.compute(), there)
         return Measured(top1, self._mean_loss(), {"macro_f1": _mean(by_class)}, by_class)

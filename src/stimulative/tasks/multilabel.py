@@ -22,6 +22,7 @@ class MultiLabel(Task):
     """Any number of labels of each sample: a sigmoid for each, binary cross-entropy and its divergence."""
 
     has_temperature = True
+    measure = "map"
     name = "multilabel"
 
     def check_outputs(self, outputs: Any) -> None:

@@ -33,6 +33,7 @@ class OwnTask(Task):
             with its sign changed.
     """
 
+    measure = "score"
     name = "own"
 
     def __init__(

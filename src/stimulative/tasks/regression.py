@@ -17,6 +17,7 @@ _WHAT = "regression takes outputs of any shape with floating point targets of th
 class Regression(Task):
     """Numbers of any shape: the mean squared difference, from the targets and from the main net."""
 
+    measure = "r2"
     name = "regression"
     fields = ("logits", "reconstruction", "predicted_depth", "sample", "out")
 
@@ -52,6 +53,7 @@ class Regression(Task):
 class ImageToImage(Regression):
     """Images of images, values from 0 to 1: super-resolution, denoising; as ``Regression``, but scored in dB."""
 
+    measure = "psnr"
     name = "image_to_image"
 
     def meter(self, *, temperature: float = 1.0) -> Meter:

@@ -33,6 +33,7 @@ class Segmentation(Task):
     """
 
     has_temperature = True
+    measure = "miou"
     name = "segmentation"
     fields = ("logits", "out")
     smooths = True

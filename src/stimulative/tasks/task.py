@@ -21,6 +21,9 @@ class Task(ABC):
 
     name: ClassVar[str]
 
+    measure: ClassVar[str] = "top1"
+    """What nets are compared by, as files call it; see ``MEASURES``."""
+
     fields: ClassVar[tuple[str, ...]] = ("logits",)
     """Where outputs are in what a model returns, if that is no tensor: keys or attributes, the first that is there."""
 

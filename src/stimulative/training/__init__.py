@@ -15,6 +15,7 @@ from stimulative.training.finishing import parameters_of as parameters_of
 from stimulative.training.measuring import in_format as in_format
 from stimulative.training.measuring import in_precision_of as in_precision_of
 from stimulative.training.measuring import measure as measure
+from stimulative.training.measuring import measure_main as measure_main
 from stimulative.training.optimization import optimizer_of as optimizer_of
 from stimulative.training.preparing import Prepared as Prepared
 from stimulative.training.preparing import as_in as as_in

@@ -92,10 +92,10 @@ def choose_calibration(prepared: Prepared, setting: CalibrationSetting | None = 
     images = 0
     for view in views:
         statistics = estimate_statistics(prepared, view)
-        scores[view] = measure(network, data.validation, statistics=statistics)[0].top1
+        scores[view] = measure(network, data.validation, statistics=statistics, aim=data.aim)[0].quality
         images = statistics.images
     best = max(views, key=lambda view: scores[view])
-    own = None if prepared.method.pollutes_statistics else measure(network, data.validation)[0].top1
+    own = None if prepared.method.pollutes_statistics else measure(network, data.validation, aim=data.aim)[0].quality
     return Calibration(best, setting, images, own, scores.get("training"), scores.get("evaluation"))
 
 

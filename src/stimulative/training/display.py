@@ -60,10 +60,10 @@ class TrainingProgress:
         """Move the bar by that many steps."""
         self.bar.advance(self.task, number)
 
-    def epoch_done(self, epoch: int, loss: float, top1: float, images_per_second: float) -> None:
+    def epoch_done(self, epoch: int, loss: float, quality: str, images_per_second: float) -> None:
         """Show what the epoch brought."""
         speed = f"{images_per_second:,.0f} {self.unit}/s"
-        state = f"epoch {epoch}/{self.epochs}  loss {loss:.3f}  val {top1:5.2f}%  {speed}"
+        state = f"epoch {epoch}/{self.epochs}  loss {loss:.3f}  val {quality:>6}  {speed}"
         self.bar.update(self.task, state=state)
         often = max(1, self.epochs // _LINES)
         if self.visible and not self.live and (epoch % often == 0 or epoch == self.epochs):

@@ -4,7 +4,7 @@
 
     class Tell(Callback):
         def on_epoch(self, trainer, epoch):
-            print(epoch.epoch, epoch.validation_top1)
+            print(epoch.epoch, epoch.validation_quality)
 
     train("digits", "runs/digits", callbacks=[Tell()])
 """

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stimulative.residual import ResidualNetwork, Statistics
-from stimulative.runs import FamilySummary, MainScore, Summary, device_name, versions
+from stimulative.runs import FamilySummary, Summary, device_name, versions
 from stimulative.training.calibration import choose_calibration, estimate_statistics, warn_of_loss
-from stimulative.training.measuring import measure
+from stimulative.training.measuring import measure_main
 from stimulative.training.preparing import Prepared
 from stimulative.training.temperature import fit_temperatures
 
@@ -32,8 +32,8 @@ def finish(trainer: Trainer) -> Summary:
         warn_of_loss(calibration)
         network.load_statistics(estimate_statistics(prepared, calibration.view))
     temperatures = main_temperatures(prepared)
-    score = measure(network, trainer.data.test, temperatures=temperatures)[0]
-    main = MainScore(**vars(score), temperature=None if temperatures is None else temperatures[0])
+    temperature = None if temperatures is None else temperatures[0]
+    main = measure_main(network, trainer.data.test, trainer.data, temperature=temperature)
     summary = Summary(
         task=trainer.data.task,
         method=trainer.recipe.method.name,

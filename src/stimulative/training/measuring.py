@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.data import Batch
+from stimulative.data import Batch, Data
 from stimulative.errors import UsageError
-from stimulative.objectives import IGNORED, counted, logits_of
-from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
-from stimulative.runs import Score, perplexity_of
+from stimulative.objectives import counted
+from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating, tensors_in
+from stimulative.runs import MainScore, Score
+from stimulative.tasks import Classification, Measured, Task
 
 
 def in_format(x: Any, dtype: torch.dtype) -> Any:
@@ -37,16 +37,6 @@ def samples_in(y: Tensor) -> Tensor | int:
     return len(y) if mask is None else mask.sum()
 
 
-def hits(logits: Tensor, y: Tensor) -> Tensor:
-    """How many samples' most likely class is the right one, or the most probable one where targets are probabilities.
-
-    Args:
-        logits: Shape ``(B, classes)``, or ``(B, positions, classes)`` of text.
-        y: Their targets.
-    """
-    return (logits.argmax(-1) == (y.argmax(-1) if y.is_floating_point() else y)).sum()
-
-
 def measure(
     network: ResidualNetwork,
     batches: Iterable[Batch],
@@ -54,54 +44,84 @@ def measure(
     *,
     statistics: Statistics | None = None,
     temperatures: Sequence[float] | None = None,
+    aim: Task | None = None,
     after_batch: Callable[[], Any] | None = None,
 ) -> list[Score]:
     """Measure subnets of a network in evaluation mode, sharing what they have in common.
 
     Args:
         network: The network; its mode comes back as it was.
-        batches: Pairs of what the model takes and class indices; of text, the token that follows each position.
+        batches: Pairs of what the model takes and targets; of text, the token that follows each position.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
         temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
             alone.
+        aim: What the network is for, which says what its outputs are compared with; classification by default.
         after_batch: Called after each batch, to show progress.
 
     Returns:
         A score for each subnet, in their order.
 
     Raises:
-        UsageError: If there is no batch, or not a temperature for each subnet.
+        UsageError: If there is no batch, targets are not those of the task, or there is not a temperature for each
+            subnet.
     """
+    aim = aim or Classification()
+    found = _measured(network, batches, subnets, statistics, temperatures, aim, after_batch)
+    return [Score.of(one, aim.measure) for one in found]
+
+
+def _measured(
+    network: ResidualNetwork,
+    batches: Iterable[Batch],
+    subnets: Sequence[Subnet] | None,
+    statistics: Statistics | None,
+    temperatures: Sequence[float] | None,
+    aim: Task,
+    after_batch: Callable[[], Any] | None,
+) -> list[Measured]:
     chosen = [network.full] if subnets is None else list(subnets)
     if temperatures is not None and len(temperatures) != len(chosen):
         raise UsageError(f"{len(chosen)} subnets need as many temperatures, got {len(temperatures)}")
-    correct: Tensor | None = None
-    loss: Tensor | None = None
-    samples: Tensor | int = 0
-    sequences = False
+    meters = [aim.meter(temperature=1.0 if temperatures is None else temperatures[at]) for at in range(len(chosen))]
+    batch = 0
     with evaluating(network), torch.no_grad():
-        for x, y in in_precision_of(network, batches):
-            if correct is None or loss is None:
-                correct = torch.zeros(len(chosen), device=y.device, dtype=torch.int64)
-                double = None if y.device.type == "mps" else torch.float64
-                loss = torch.zeros(len(chosen), device=y.device, dtype=double)
-            for position, output, _ in network.passes(x, chosen, statistics=statistics):
-                logits = logits_of(output)
-                correct[position] += hits(logits, y)
-                scaled = logits.float() if temperatures is None else logits.float() / temperatures[position]
-                loss[position] += F.cross_entropy(
-                    scaled.flatten(0, -2), y.flatten(), reduction="sum", ignore_index=IGNORED
-                )
-            samples += samples_in(y)
-            sequences = y.dim() > 1
+        for batch, (x, y) in enumerate(in_precision_of(network, batches), start=1):
+            for position, returned, _ in network.passes(x, chosen, statistics=statistics):
+                outputs = aim.outputs_of(returned)
+                if position == 0:
+                    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors_in(outputs))
+                    aim.check(outputs, y, values=on_cpu or batch == 1)
+                meters[position].add(outputs, y)
             if after_batch is not None:
                 after_batch()
-    if correct is None or loss is None:
+    if not batch:
         raise UsageError("there is nothing to measure on: the data set has no batch")
-    count = int(samples)
-    losses = [total / count for total in loss.tolist()]
-    return [
-        Score(100 * right / count, mean, perplexity_of(mean) if sequences else None)
-        for right, mean in zip(correct.tolist(), losses, strict=True)
-    ]
+    return [meter.measured() for meter in meters]
+
+
+def measure_main(
+    network: ResidualNetwork,
+    batches: Iterable[Batch],
+    data: Data,
+    *,
+    temperature: float | None = None,
+    after_batch: Callable[[], Any] | None = None,
+) -> MainScore:
+    """Measure a main net with its own statistics; see ``measure``.
+
+    Args:
+        network: The network.
+        batches: Pairs of what the model takes and targets.
+        data: The data that they are of.
+        temperature: What to divide logits by for the loss, where one was fitted.
+        after_batch: Called after each batch.
+
+    Raises:
+        UsageError: As ``measure``.
+    """
+    temperatures = None if temperature is None else [temperature]
+    (found,) = _measured(network, batches, None, None, temperatures, data.aim, after_batch)
+    of_classes = {data.class_names[number]: value for number, value in found.by_class.items()}
+    score = Score.of(found, data.aim.measure)
+    return MainScore(**vars(score), temperature=temperature, by_class=of_classes or None)

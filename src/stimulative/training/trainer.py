@@ -24,6 +24,7 @@ from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.residual import keep_frozen
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
+from stimulative.tasks import hits
 from stimulative.training.accumulation import StepPart, parts
 from stimulative.training.calibration import check_view, estimate_statistics
 from stimulative.training.devices import launched
@@ -31,13 +32,15 @@ from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
 from stimulative.training.finishing import finish, main_temperatures
-from stimulative.training.measuring import hits, in_format, measure, samples_in
+from stimulative.training.measuring import in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
 from stimulative.training.resuming import check_start, load_checkpoint, save_checkpoint
 from stimulative.training.watching import ChanceWarning, Log, Watch
+
+_OF_CLASSES = "images", "text"
 
 
 class Trainer:
@@ -180,13 +183,14 @@ class Trainer:
             lr=self.optimizer.param_groups[0]["lr"],
             balance=self.method.current_balance,
             **means,
-            validation_top1=score.top1,
+            validation_quality=score.quality,
+            measure=score.measure,
             validation_loss=score.loss,
             images_per_second=images / seconds,
             train_seconds=self.seconds,
         )
         check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
-        is_best, self.best = score.top1 >= self.best, max(self.best, score.top1)
+        is_best, self.best = score.quality >= self.best, max(self.best, score.quality)
         for callback in self.callbacks:
             callback.on_epoch(self, epoch)
         if self.chief:
@@ -194,7 +198,7 @@ class Trainer:
                 self._save(name)
         self.fabric.barrier()
 
-    def _train_batches(self) -> tuple[dict[str, float], int]:
+    def _train_batches(self) -> tuple[dict[str, float | None], int]:
         """One pass over the training images: the means of what was trained on, and the number of images.
 
         Sums stay on the device and are looked at now and then only.
@@ -211,7 +215,7 @@ class Trainer:
         for number, part in enumerate(divided, start=1):
             terms = self._step(part)
             with torch.no_grad():
-                accuracy = hits(terms.logits, part.y) / samples_in(part.y)
+                accuracy = self._accuracy(terms.logits, part.y)
                 sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
                 total += torch.stack([value.float() for value in sums])
             images += len(part.y)
@@ -220,9 +224,16 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
         reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
-        names = ("loss", "main_ce", "subnet_kl", "auxiliary", "train_top1")
-        means = dict(zip(names, reduced.tolist(), strict=True))
-        return means | {"train_top1": 100 * means["train_top1"]}, images * self.fabric.world_size
+        names = ("loss", "main_ce", "subnet_kl", "auxiliary")
+        *means, accuracy = reduced.tolist()
+        told = 100 * accuracy if self.data.task in _OF_CLASSES else None
+        return {**dict(zip(names, means, strict=True)), "train_quality": told}, images * self.fabric.world_size
+
+    def _accuracy(self, outputs: Any, y: Any) -> Tensor:
+        """The share of samples that the main net gets right, where it tells classes apart."""
+        if self.data.task not in _OF_CLASSES:
+            return torch.zeros((), device=self.fabric.device)
+        return hits(outputs, y) / samples_in(y)
 
     def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
@@ -263,7 +274,13 @@ class Trainer:
                 view = "training" if self.calibration == "auto" else self.calibration
                 statistics = estimate_statistics(self.prepared, view)
             temperatures = main_temperatures(self.prepared, statistics)
-            return measure(self.network, self.data.validation, statistics=statistics, temperatures=temperatures)[0]
+            return measure(
+                self.network,
+                self.data.validation,
+                statistics=statistics,
+                temperatures=temperatures,
+                aim=self.data.aim,
+            )[0]
 
     def _save(self, name: str) -> None:
         state = {

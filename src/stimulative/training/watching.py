@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from stimulative.runs import METRICS, Epoch, MetricsFile
+from stimulative.tasks import MEASURES
 from stimulative.training.display import TrainingProgress
 from stimulative.training.events import Callback, Step
 
@@ -17,12 +18,13 @@ class Log(Callback):
     """Writes ``metrics.csv``, and to the loggers of the recipe."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.file = MetricsFile(trainer.run_directory.file(METRICS), trainer.epoch)
+        self.file = MetricsFile(trainer.run_directory.file(METRICS), trainer.epoch, trainer.data.aim.measure)
 
     def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Write a row."""
         self.file.add(epoch)
-        numbers = {key: value for key, value in vars(epoch).items() if key != "step"}
+        known = {column: getattr(epoch, name) for name, column in self.file.columns.items() if name != "step"}
+        numbers = {column: value for column, value in known.items() if value is not None}
         trainer.fabric.log_dict(numbers, step=epoch.step)
 
 
@@ -45,9 +47,8 @@ class Watch(Callback):
 
     def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Tell of the epoch."""
-        self.display.epoch_done(
-            epoch.epoch, epoch.loss or 0.0, epoch.validation_top1 or 0.0, epoch.images_per_second or 0.0
-        )
+        shown = MEASURES[trainer.data.task].shown(epoch.validation_quality or 0.0)
+        self.display.epoch_done(epoch.epoch, epoch.loss or 0.0, shown, epoch.images_per_second or 0.0)
 
 
 class ChanceWarning(Callback):
@@ -59,7 +60,9 @@ class ChanceWarning(Callback):
     def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Compare with chance."""
         data, chance = trainer.data, trainer.data.chance
-        main_ce, top1 = epoch.main_ce or 0.0, epoch.validation_top1 or 0.0
+        if chance is None:
+            return
+        main_ce, top1 = epoch.main_ce or 0.0, epoch.validation_quality or 0.0
         late = epoch.epoch > max(1.0, trainer.recipe.schedule.warmup_epochs)
         if not late or self.warned or main_ce < 0.98 * chance.loss or top1 >= 1.5 * chance.top1:
             return

@@ -178,7 +178,7 @@ def _row(member: Member) -> list[str]:
     score, latency = member.score, member.latency
     return [
         str(member.subnet),
-        f"{score.top1:.2f}",
+        f"{score.quality:.2f}",
         *([] if score.perplexity is None else [f"{score.perplexity:.2f}"]),
         f"{member.cost.parameters / 1e6:.3f}",
         f"{member.cost.flops / 1e6:,.2f}",

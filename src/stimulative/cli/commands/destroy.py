@@ -115,8 +115,8 @@ def _show(run: DestroyedRun, destruction: Destruction) -> None:
     for recalibrated, way in _WAYS.items():
         single = [row for row in destruction.single if row.run == run.run and row.recalibrated == recalibrated]
         if single:
-            worst = min(single, key=lambda row: row.top1)
-            print(f"worst single block, {way}: {worst.top1:.2f}%{in_words(worst.perplexity)} without {worst.name}")
+            worst = min(single, key=lambda row: row.quality)
+            print(f"worst single block, {way}: {worst.quality:.2f}%{in_words(worst.perplexity)} without {worst.name}")
     swapped = [row for row in destruction.swap_rows if row.run == run.run]
     if swapped:
         _table("k random pairs of blocks swapped", swapped)

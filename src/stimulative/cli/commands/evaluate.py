@@ -145,9 +145,9 @@ def _show(run: RunDirectory) -> None:
 
 def _main(summary: Summary, family: Family) -> str:
     """The main net by the statistics that it has, and by those that were estimated like its subnets'."""
-    own = f"{summary.main.top1:.2f}%{in_words(summary.main.perplexity)}"
-    full = max(family, key=lambda member: member.subnet.blocks).score.top1
-    if summary.calibration is None or (summary.method is not None and abs(full - summary.main.top1) < 0.005):
+    own = f"{summary.main.quality:.2f}%{in_words(summary.main.perplexity)}"
+    full = max(family, key=lambda member: member.subnet.blocks).score.quality
+    if summary.calibration is None or (summary.method is not None and abs(full - summary.main.quality) < 0.005):
         return own
     return f"{own} by the statistics that it has; recalibrated like its subnets {full:.2f}%"
 
@@ -201,7 +201,7 @@ def _frontier_table(summary: Summary, family: Family) -> Any:
         latency = member.latency
         table.add_row(
             str(member.subnet),
-            f"{member.score.top1:.2f}",
+            f"{member.score.quality:.2f}",
             *([f"{member.score.perplexity:.2f}"] if summary.of_text else []),
             f"{member.cost.parameters / 1e6:.3f}",
             f"{member.cost.flops / 1e6:,.2f}",

@@ -98,7 +98,7 @@ def _show(exported: Exported) -> None:
     table.add_column(f"subnet {exported.subnet}", justify="right", no_wrap=True)
     table.add_column(f"main net {main.subnet}", justify="right", no_wrap=True)
     nets = (exported, main)
-    table.add_row("next-token accuracy" if text else "top-1", *(f"{net.test.top1:.2f}%" for net in nets))
+    table.add_row("next-token accuracy" if text else "top-1", *(f"{net.test.quality:.2f}%" for net in nets))
     table.add_row("parameters", *(f"{net.parameters:,}" for net in nets))
     table.add_row("MFLOPs", *(f"{net.flops / 1e6:,.2f}" for net in nets))
     table.add_row("MB", f"{exported.bytes / 1e6:,.3f}", f"{exported.main_net_bytes / 1e6:,.3f} of weights")

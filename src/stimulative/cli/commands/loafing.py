@@ -75,7 +75,7 @@ def _show(study: Loafing) -> None:
         table.add_row(
             row.method,
             row.main,
-            f"{row.main_top1 or 0:.2f}",
+            f"{row.main_quality or 0:.2f}",
             str(row.subnets),
             _mean(row.in_group_mean, row.in_group_perplexity_mean),
             _mean(row.alone_mean, row.alone_perplexity_mean),
@@ -85,5 +85,5 @@ def _show(study: Loafing) -> None:
     print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")
 
 
-def _mean(top1: float, perplexity: float | None) -> str:
-    return f"{top1:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")
+def _mean(quality: float, perplexity: float | None) -> str:
+    return f"{quality:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")

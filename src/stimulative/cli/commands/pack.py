@@ -83,7 +83,7 @@ def _show(run: RunDirectory, packed: Packed) -> None:
     for entry in packed.subnets:
         table.add_row(
             entry.subnet,
-            f"{entry.top1:.2f}",
+            f"{entry.quality:.2f}",
             *([f"{entry.perplexity:.2f}"] if text else []),
             f"{entry.parameters / 1e6:.3f}",
             f"{entry.flops / 1e6:,.2f}",

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     summary = RunDirectory(out).summary
     main = summary.main
     print(
-        f"{out}: main net {main.top1:.2f}% {'next-token' if summary.of_text else 'top-1'}, loss "
+        f"{out}: main net {main.quality:.2f}% {'next-token' if summary.of_text else 'top-1'}, loss "
         f"{main.loss:.4f}{in_words(main.perplexity)}, trained in "
         f"{summary.train_seconds:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
     )

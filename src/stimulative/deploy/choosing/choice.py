@@ -11,7 +11,7 @@ from stimulative.data import View
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.records import Record, absent
 from stimulative.residual import Kept, Subnet
-from stimulative.runs import Conditions, Cost, CostName, Latency, Member, Score
+from stimulative.runs import Conditions, Cost, CostName, Latency, Member, Score, Scored
 
 CHOICE = "choice.json"
 
@@ -59,30 +59,32 @@ class ChosenFrom(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceRow(Record):
+class ChoiceRow(Scored):
     """A subnet as it stands in ``choice.json``.
 
     Args:
         subnet: Its text.
         blocks: How many blocks it runs.
-        top1: Its accuracy on the validation part, in percent.
-        loss: Its mean cross-entropy there, in nats.
+        quality: How good it is on the validation part, as ``Score`` has it.
+        loss: Its mean loss there.
         perplexity: Of text, ``exp(loss)``.
         parameters: The number of its parameters.
         flops: Floating-point operations for one sample; a multiply-add counts as two.
         latency_ms: The median of its latency, in milliseconds; None if it was not timed.
         latency_iqr_ms: The interquartile range of that.
+        measure: What the quality is.
     """
 
     subnet: str
     blocks: int
-    top1: float
+    quality: float
     loss: float
     perplexity: float | None = absent()
     parameters: int
     flops: int
     latency_ms: float | None
     latency_iqr_ms: float | None
+    measure: str = "top1"
 
     @classmethod
     def of(cls, member: Member) -> ChoiceRow:
@@ -91,7 +93,7 @@ class ChoiceRow(Record):
         return cls(
             subnet=str(member.subnet),
             blocks=member.subnet.blocks,
-            **vars(member.score),
+            **member.score.main_parts(),
             **vars(member.cost),
             latency_ms=times[0],
             latency_iqr_ms=times[1],
@@ -99,7 +101,10 @@ class ChoiceRow(Record):
 
     def member(self) -> Member:
         """What was measured."""
-        score, cost = Score(self.top1, self.loss, self.perplexity), Cost(self.parameters, self.flops)
+        score, cost = (
+            Score(self.quality, self.loss, self.perplexity, measure=self.measure),
+            Cost(self.parameters, self.flops),
+        )
         median, spread = self.latency_ms, self.latency_iqr_ms
         latency = None if median is None or spread is None else Latency(median, spread)
         return Member(Subnet.parse(self.subnet), score, cost, latency)

@@ -55,7 +55,7 @@ class Limits(Record):
         """How far a subnet is from being good enough, as a share of what is asked for; 0 if it is."""
         missing = [0.0]
         if self.min_top1 is not None:
-            missing.append((self.min_top1 - member.score.top1) / self.min_top1)
+            missing.append((self.min_top1 - member.score.quality) / self.min_top1)
         if self.max_perplexity is not None:
             perplexity = member.score.perplexity
             missing.append(math.inf if perplexity is None else perplexity / self.max_perplexity - 1)

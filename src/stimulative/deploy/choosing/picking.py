@@ -29,8 +29,8 @@ def order(limits: Limits, by: CostName) -> Callable[[Member], Any]:
         assert cost is not None, f"{by} of {member.subnet} is not known"
         rest = member.cost.flops, member.cost.parameters, member.subnet
         if limits.asks_for_quality:
-            return limits.shortfall(member), cost, -member.score.top1, *rest
-        return -member.score.top1, cost, *rest
+            return limits.shortfall(member), cost, -member.score.quality, *rest
+        return -member.score.quality, cost, *rest
 
     return key
 
@@ -43,7 +43,7 @@ def worth_timing(members: Sequence[Member], most: int) -> list[Member]:
     that does not fit any more, members that are spread evenly over operations.
     """
     # beats[i, j]: member i is no worse than j in all three, and better in one; (members, members)
-    values = np.array([(-member.score.top1, member.cost.flops, member.subnet.blocks) for member in members])
+    values = np.array([(-member.score.quality, member.cost.flops, member.subnet.blocks) for member in members])
     beats = np.ones((len(members), len(members)), dtype=bool)
     differ = np.zeros_like(beats)
     for value in values.T:
@@ -110,7 +110,7 @@ def _none(members: Sequence[Member], limits: Limits) -> str:
 
 def _quality(member: Member, limits: Limits) -> str:
     perplexity = member.score.perplexity
-    has = [] if limits.min_top1 is None else [f"{member.score.top1:.2f}%"]
+    has = [] if limits.min_top1 is None else [f"{member.score.quality:.2f}%"]
     has += [] if limits.max_perplexity is None or perplexity is None else [f"a perplexity of {perplexity:.4g}"]
     return " and ".join(has)
 

@@ -65,6 +65,7 @@ class Accuracy:
             subnets,
             statistics=statistics,
             temperatures=temperatures,
+            aim=finished.run.data.aim,
             after_batch=self._after_batch,
         )
         return [Member(subnet, score, self._costs.of(subnet)) for subnet, score in zip(subnets, scores, strict=True)]
