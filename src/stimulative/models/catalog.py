@@ -63,6 +63,13 @@ _FOR_TEXT = (
 )
 
 
+_DENSE = {
+    "segmentation": "torchvision/fcn_resnet50, torchvision/deeplabv3_resnet50, torchvision/lraspp_mobilenet_v3_large, "
+    "transformers/MODEL_TYPE such as transformers/segformer, or package.module:factory",
+    "image_to_image": "package.module:factory",
+}
+
+
 def names() -> list[str]:
     """Returns the names of this library's own models, those for small images."""
     return list(_CIFAR)
@@ -83,12 +90,14 @@ def find(name: str, task: TaskName = "images") -> Factory:
             if for_images
             else f"unknown model {name!r}; for text take {_FOR_TEXT}{did_you_mean(f'transformers/{name}', _LANGUAGE)}"
         )
+    if task in _DENSE and ":" not in name and not (task == "segmentation" and name.startswith("torchvision/")):
+        raise UsageError(f"model {name!r} gives one answer for a whole image; for {task} take {_DENSE[task]}")
     if name in _CIFAR:
         return _CIFAR[name]
     if name.startswith("timm/"):
         return find_timm(name)
     if name.startswith("torchvision/"):
-        return find_torchvision(name)
+        return find_torchvision(name, task)
     if ":" in name:
         return find_own(name, task)
     bare = {known.removeprefix("cifar/"): known for known in _CIFAR}
@@ -115,7 +124,8 @@ def build(
         classes: Number of logits: classes of images, or tokens of the vocabulary.
         channels: Channels of the images; nothing to a model for text.
         arguments: Further keyword arguments for the model's factory; of Transformers' models, fields of the config.
-        task: ``"images"`` for a classifier of images, ``"text"`` for a causal language model.
+        task: ``"text"`` for a causal language model, ``"segmentation"`` for classes of pixels, ``"image_to_image"`` for
+            images; else a model that gives one vector of numbers for an image, as a classifier does.
 
     Returns:
         A model from images (N, channels, H, W) to logits (N, classes), or from tokens (N, T) to logits

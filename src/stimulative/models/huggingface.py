@@ -20,10 +20,12 @@ from stimulative.models.factory import Factory
 from stimulative.naming import did_you_mean
 from stimulative.tasks import TaskName
 
-"""What a model is for: classifying images, or predicting the next token of a text."""
-
 _KINDS = {
     "images": ("image classifier", "AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"),
+    "segmentation": (
+        *("semantic segmenter", "AutoModelForSemanticSegmentation"),
+        "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+    ),
     "text": ("causal language model", "AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
 }
 # Config fields that the signatures do not show, since all configs take them.
@@ -37,7 +39,8 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
 
     Args:
         name: The whole name.
-        task: ``"images"`` for the model type's image classifier, ``"text"`` for its causal language model.
+        task: ``"text"`` for the model type's causal language model, ``"segmentation"`` for its semantic segmenter,
+            else its image classifier.
 
     Raises:
         UsageError: Transformers is not installed, has no such model type, or no model of that type for the task.
@@ -52,7 +55,7 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
         ) from error
 
     model_type = name.removeprefix(_PREFIX)
-    kind, auto_class, mapping = _KINDS[task]
+    kind, auto_class, mapping = _KINDS[task if task in _KINDS else "images"]
     with_class = getattr(modeling_auto, mapping)
     if model_type not in CONFIG_MAPPING:
         nearest = did_you_mean(name, (f"{_PREFIX}{known}" for known in with_class))
@@ -72,7 +75,7 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
         fields |= {"rope_theta", "rope_scaling"}
     reserved: dict[str, str] = dict.fromkeys(("id2label", "label2id"), "the classes follow from the data")
     make = partial(_make, auto_class, model_type, fields)
-    if task == "images":
+    if task != "text":
         channels = "num_channels" if "num_channels" in fields else None
         return Factory(
             name,
@@ -116,7 +119,8 @@ def _make(auto_class: str, model_type: str, fields: set[str], **arguments: Any) 
 
 
 def _examples(task: TaskName) -> str:
-    types = ("vit", "deit", "dinov2", "swin", "convnext") if task == "images" else ("gpt2", "llama", "mistral", "qwen3")
+    of_task = {"text": ("gpt2", "llama", "mistral", "qwen3"), "segmentation": ("segformer", "upernet", "beit")}
+    types = of_task.get(task, ("vit", "deit", "dinov2", "swin", "convnext"))
     return ", ".join(_PREFIX + model_type for model_type in types)
 
 

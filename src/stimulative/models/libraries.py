@@ -6,6 +6,7 @@ from functools import partial
 from stimulative.errors import UsageError
 from stimulative.models.factory import Factory
 from stimulative.naming import did_you_mean
+from stimulative.tasks import TaskName
 
 NO_WEIGHTS = (
     "models are built without trained weights; to start from some, say model.weights: pretrained, or give a file, "
@@ -42,15 +43,34 @@ def find_timm(name: str) -> Factory:
     )
 
 
-def find_torchvision(name: str) -> Factory:
+def find_torchvision(name: str, task: TaskName = "images") -> Factory:
     """Finds ``torchvision/NAME`` among the image classifiers, for instance ``torchvision/resnet50``.
 
+    Args:
+        name: The whole name.
+        task: ``"segmentation"`` looks among the segmenters, such as ``torchvision/fcn_resnet50``.
+
     Raises:
-        UsageError: torchvision has no image classifier of that name.
+        UsageError: torchvision has no image classifier, or segmenter, of that name.
     """
     from torchvision import models
 
     architecture = name.removeprefix("torchvision/")
+    if task == "segmentation":
+        known = models.list_models(module=models.segmentation)
+        if architecture not in known:
+            raise UsageError(
+                f"torchvision has no segmenter {architecture!r}; known: {', '.join(known)}"
+                f"{did_you_mean(architecture, known)}"
+            )
+        return Factory(
+            name,
+            partial(models.get_model, architecture, weights=None, weights_backbone=None),
+            channels_keyword=None,
+            rgb_only=True,
+            reserved={"weights": NO_WEIGHTS, "weights_backbone": NO_WEIGHTS},
+            none_published="torchvision's are for other classes; give a file",
+        )
     others = {f"torchvision.models.{package}" for package in _NOT_CLASSIFIERS}
     # Detectors and the like would also download a trained backbone.
     known = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from stimulative.config import Recipe
 from stimulative.data import Data, ImageData, noise_images, noise_sequences
 from stimulative.errors import UsageError
 from stimulative.methods import Method, method_named
-from stimulative.objectives import logits_of
 from stimulative.residual import ResidualNetwork, evaluating, freeze, keep_only, stem_of, unravel
 from stimulative.runs import Origin
 from stimulative.training.measuring import in_format
@@ -109,6 +109,7 @@ def prepare(
     method = method_named(recipe.method.name)(
         network,
         **recipe.method.settings,
+        **_told_task(recipe.method.name, data),
         label_smoothing=recipe.training.label_smoothing,
         total_steps=recipe.schedule.epochs * len(data.train),
         seed=recipe.seed,
@@ -122,7 +123,7 @@ def unravel_on(name: str, model: nn.Module, data: Data) -> ResidualNetwork:
     Raises:
         UsageError: If it has no blocks, or does not run on such a batch.
     """
-    return _unravel_on(name, model, data.example(), data.described(), _SIZES[data.task])
+    return _unravel_on(name, model, data.example(), data.described(), _SIZES.get(data.task, _SIZES["images"]))
 
 
 def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> ResidualNetwork:
@@ -221,22 +222,50 @@ def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
             output = network(example)
     except _REFUSALS as error:
         if not isinstance(data, ImageData):
-            raise UsageError(f"{name} does not run on {data.described()}: {error}. {_SIZES[data.task]}") from error
+            raise UsageError(
+                f"{name} does not run on {data.described()}: {error}. {_SIZES.get(data.task, _SIZES['images'])}"
+            ) from error
         size = data.evaluation_image_size
         raise UsageError(
             f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "
             f"validation and test images of {size}x{size}: {error}. Leave data.evaluation_image_size out"
         ) from error
-    samples = example["input_ids"].shape if data.is_text else example.shape[:1]
-    wanted = (*samples, data.classes)
     try:
-        logits = logits_of(output)
-        got = f"shape {tuple(logits.shape)}"
-    except UsageError:
-        logits, got = None, type(output).__name__
-    if logits is None or logits.shape != wanted:
-        what, classes = ("sequences", "tokens") if data.is_text else ("images", "classes")
+        outputs = data.aim.outputs_of(output)
+        data.aim.check_outputs(outputs)
+        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    except UsageError as error:
+        raise UsageError(f"model.name: {name} does not fit {data.name}: {error}") from error
+    if data.task not in _COUNTED:
+        return
+    at = 1 if data.task == "segmentation" else -1
+    samples = example["input_ids"].shape if data.is_text else example.shape[:1]
+    classes = outputs.shape[at] if outputs.shape[: len(samples)] == samples and outputs.dim() > len(samples) else None
+    if classes != data.classes:
+        what, of = ("sequences", "tokens") if data.is_text else ("images", "classes")
+        wanted = (*samples, data.classes) if at == -1 else (*samples, data.classes, "height", "width")
         raise UsageError(
-            f"{name} gives {got} for {samples[0]} {what}, but {data.name} has {data.classes} {classes}: it has to give "
-            f"logits of shape {wanted}"
+            f"{name} gives {got} for {samples[0]} {what}, but {data.name} has {data.classes} {of}: it has to give "
+            f"logits of shape ({', '.join(map(str, wanted))})"
         )
+
+
+_COUNTED = "images", "text", "multilabel", "segmentation"
+"""Tasks whose outputs have as many numbers as there are classes."""
+
+
+def _told_task(method: str, data: Data) -> dict[str, Any]:
+    """What a method is told of the task; one of the user's own that knows of none is for classes.
+
+    Raises:
+        UsageError: If it knows of none, and the data are for another.
+    """
+    parameters = inspect.signature(method_named(method)).parameters
+    if "task" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return {"task": data.aim}
+    if data.task in ("images", "text"):
+        return {}
+    raise UsageError(
+        f"method.name: {method!r} is for classes, since it takes no task, and {data.name} is for {data.task}: let it "
+        "take task by name and hand it on to Method"
+    )
