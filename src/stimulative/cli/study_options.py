@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stimulative.cli.messages import in_options
-from stimulative.cli.tables import in_words
+from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def run_study(
 
 
 def _tell_run(name: str, summary: Summary) -> None:
-    family, rest = summary.subnets, ""
+    family, rest, measure = summary.subnets, "", measure_of(summary.task)
     if family.evaluated:
-        rest = f", subnets {family.mean or 0:.2f} ± {family.std or 0:.2f}%"
+        rest = f", subnets {measure.spread(family.mean or 0, family.std or 0)}"
         rest += in_words(None if family.perplexity is None else family.perplexity.mean)
-    print(f"{name}: main {summary.main.quality:.2f}%{in_words(summary.main.perplexity)}{rest}", flush=True)
+    print(f"{name}: main {measure.shown(summary.main.quality)}{in_words(summary.main.perplexity)}{rest}", flush=True)
 
 
 def _tell_failures(study: StudyOfRuns, options: argparse.Namespace) -> int:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stimulative.tasks import Measure, TaskName
+
+
+def measure_of(task: TaskName) -> Measure:
+    """What nets of a task are compared by."""
+    from stimulative.tasks import MEASURES
+
+    return MEASURES[task]
 
 
 def in_words(perplexity: float | None) -> str:

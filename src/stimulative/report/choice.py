@@ -14,7 +14,7 @@ from stimulative.deploy import CHOICE, Choice, written
 from stimulative.records import understanding
 from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.style import COLOURS, HEIGHT, legend
-from stimulative.report.words import IMAGES, TEXT, Words
+from stimulative.report.words import Words, words_of
 from stimulative.runs import CostName, Member
 
 _AXES = {
@@ -50,7 +50,8 @@ def draw_choice(directory: str | Path) -> list[Path]:
 
 def choice_figure(choice: Choice) -> Figure:
     """Accuracy against the limited cost, with the budget as a line."""
-    cost, words = choice.decided_by, IMAGES if choice.member.score.perplexity is None else TEXT
+    of_text = choice.member.score.perplexity is not None
+    cost, words = choice.decided_by, words_of("text" if of_text else choice.about.task)
     rows = [row for row in _rows(choice) if row[cost] is not None]
     axis, form = _AXES[cost]
     axis = axis.format(sample=words.samples.removesuffix("s"))
@@ -79,7 +80,7 @@ def choice_figure(choice: Choice) -> Figure:
             subnet="subnet",
             kind="is",
             quality=f"{words.axis}:.2f",
-            **({"perplexity": "perplexity:.2f"} if words is TEXT else {}),
+            **({"perplexity": "perplexity:.2f"} if words.samples == "sequences" else {}),
             parameters="parameters:,d",
             flops="FLOPs:,d",
             latency_ms="latency (ms):.3g",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stimulative.studies import Failed
-from stimulative.tasks import TaskName
+from stimulative.tasks import MEASURES, TaskName
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,6 @@ class Words:
     recalibrated: str
 
 
-IMAGES = Words("top-1 accuracy", "top-1 (%)", "images", ", statistics of {of} recalibrated")
-TEXT = Words("next-token accuracy", "next-token accuracy (%)", "sequences", "")
-
-
 class Trained(Protocol):
     """A run or a study, as far as it says what was trained on what."""
 
@@ -47,7 +43,9 @@ class Trained(Protocol):
 
 def words_of(task: TaskName) -> Words:
     """What the numbers of a run or a study are called."""
-    return TEXT if task == "text" else IMAGES
+    measure = MEASURES[task]
+    samples, recalibrated = ("sequences", "") if task == "text" else ("images", ", statistics of {of} recalibrated")
+    return Words(measure.name, measure.axis, samples, recalibrated)
 
 
 def subject_of(trained: Iterable[Trained]) -> str:

@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stimulative.tasks import MEASURES
+
 if TYPE_CHECKING:
     from stimulative.studies.comparison import ComparedMethods, Comparison, ComparisonRow
 
@@ -14,7 +16,7 @@ HEADINGS = ("method", "seeds", "time", "memory", "main net", "all subnets", "wor
 """The columns, in the order of the paper's Table 1; all but the first are numbers."""
 OF_TEXT = ("main perplexity", "all perplexity", "worst perplexity")
 """Further columns for text."""
-MEASURES = {"main": "main net", "all": "all subnets"}
+COMPARED = {"main": "main net", "all": "all subnets"}
 
 _ROW = ("train_seconds", "time_ratio", "peak_memory_mib", "memory_ratio")
 _ACCURACIES = ("main_mean", "main_std", "all_mean", "all_std", "all_mean_spread", "all_min")
@@ -27,7 +29,7 @@ _DIFFERENCE = ("n", "mean", "std", "low", "high")
 
 def accuracy(comparison: Comparison) -> str:
     """What accuracy is called."""
-    return "next-token accuracy" if comparison.of_text else "top-1 accuracy"
+    return MEASURES[comparison.task].name
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ def notes(comparison: Comparison) -> list[str]:
     """What is to be said below the table."""
     rows = {row.method: row for row in comparison.rows}
     said = [
-        f"{accuracy(comparison).capitalize()} in %, means over seeds. Main net: ± standard deviation over "
+        f"{MEASURES[comparison.task].heading.capitalize()}, means over seeds. Main net: ± standard deviation over "
         "seeds. All subnets: ± that over subnets, mean over seeds. Worst: of all subnets, mean over seeds."
         + (" Perplexity: exp of the mean cross-entropy of a token; lower is better." if comparison.of_text else "")
     ]
@@ -93,7 +95,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 def sentences(comparison: Comparison) -> list[tuple[str, str, str]]:
     """What each method has more than the reference: the method, what was measured, and a sentence."""
-    return [(one.method, MEASURES[one.measure], one.sentence) for one in _from_reference(comparison)]
+    return [(one.method, COMPARED[one.measure], one.sentence) for one in _from_reference(comparison)]
 
 
 def caution(comparison: Comparison) -> str:
@@ -136,10 +138,10 @@ def csv_text(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["method", "n", "seeds", *_ROW, *numbers, "reference"]
-        + [f"{measure}_difference_{key}" for measure in MEASURES for key in _DIFFERENCE]
+        + [f"{measure}_difference_{key}" for measure in COMPARED for key in _DIFFERENCE]
     )
     for row in comparison.rows:
-        ones = [of.get((row.method, measure)) for measure in MEASURES]
+        ones = [of.get((row.method, measure)) for measure in COMPARED]
         writer.writerow(
             [row.method, row.n, " ".join(map(str, row.seeds_used)), *(getattr(row, key) for key in _ROW + numbers)]
             + [comparison.reference if any(ones) else None]

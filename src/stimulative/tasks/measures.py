@@ -33,6 +33,15 @@ class Measure:
         """The title of an axis, or of a column."""
         return f"{self.short} ({self.unit.strip()})" if self.unit else self.short
 
+    @property
+    def heading(self) -> str:
+        """What a table is of, in words."""
+        return f"{self.name} in {self.unit.strip()}" if self.unit else self.name
+
+    def spread(self, mean: float, std: float) -> str:
+        """A mean and a standard deviation with their unit."""
+        return f"{mean:.{self.digits}f} ± {std:.{self.digits}f}{self.unit}"
+
     def shown(self, value: float) -> str:
         """A value with its unit."""
         return f"{value:.{self.digits}f}{self.unit}"

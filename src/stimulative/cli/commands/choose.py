@@ -117,14 +117,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(choice: Choice, out: Path, pictures: list[Path]) -> None:
     from rich.table import Table
 
-    from stimulative.cli.tables import print_table
+    from stimulative.cli.tables import measure_of, print_table
     from stimulative.deploy import CHOICE
 
     text = choice.member.score.perplexity is not None
     table = Table(title=f"chosen: {choice.subnet}", title_justify="left")
     for column in ("", "subnet"):
         table.add_column(column, no_wrap=True)
-    accuracy = ["next token %", "perplexity"] if text else ["top-1 %"]
+    accuracy = ["next token %", "perplexity"] if text else [measure_of(choice.about.task).axis]
     for column in (*accuracy, "M parameters", "MFLOPs", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row("chosen", *_row(choice.member), style="bold")

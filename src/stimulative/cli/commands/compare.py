@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.data_option import add_data, data_settings
 from stimulative.cli.study_options import Telling, add_study, run_study
-from stimulative.cli.tables import print_table
+from stimulative.cli.tables import measure_of, print_table
 
 if TYPE_CHECKING:
     from stimulative.studies import Comparison
@@ -63,10 +63,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(comparison: Comparison) -> None:
     from rich.table import Table
 
-    from stimulative.studies import accuracy, caution, cells, headings, notes, sentences
+    from stimulative.studies import caution, cells, headings, notes, sentences
 
     of = f"{comparison.model} on {comparison.data}"
-    table = Table(title=f"{of}: {accuracy(comparison)} in %", title_justify="left")
+    table = Table(title=f"{of}: {measure_of(comparison.task).heading}", title_justify="left")
     first, *others = headings(comparison)
     table.add_column(first, overflow="fold", min_width=max(map(len, [first, *others])))
     for column in others:

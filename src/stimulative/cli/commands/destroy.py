@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
-from stimulative.cli.tables import in_words
+from stimulative.cli.tables import in_words, measure_of
 
 if TYPE_CHECKING:
     from stimulative.studies import DestroyedRun, Destruction, DrawsRow
@@ -106,9 +106,9 @@ def _with_bar(options: argparse.Namespace, runs: list[Path], out: Path) -> Destr
 
 
 def _show(run: DestroyedRun, destruction: Destruction) -> None:
-    kind = "sequences" if destruction.of_text else "images"
+    kind, measure = "sequences" if destruction.of_text else "images", measure_of(destruction.task)
     print(
-        f"\n{run.run}: {run.model}, {run.method or 'from a weights file'}, main net {run.main:.2f}%"
+        f"\n{run.run}: {run.model}, {run.method or 'from a weights file'}, main net {measure.shown(run.main)}"
         f"{in_words(run.main_perplexity)} on {run.images or 0:,} test {kind} of {run.data}"
     )
     _table("k random blocks deleted", [row for row in destruction.delete_rows if row.run == run.run])
@@ -116,7 +116,8 @@ def _show(run: DestroyedRun, destruction: Destruction) -> None:
         single = [row for row in destruction.single if row.run == run.run and row.recalibrated == recalibrated]
         if single:
             worst = min(single, key=lambda row: row.quality)
-            print(f"worst single block, {way}: {worst.quality:.2f}%{in_words(worst.perplexity)} without {worst.name}")
+            score = f"{measure.shown(worst.quality)}{in_words(worst.perplexity)}"
+            print(f"worst single block, {way}: {score} without {worst.name}")
     swapped = [row for row in destruction.swap_rows if row.run == run.run]
     if swapped:
         _table("k random pairs of blocks swapped", swapped)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from stimulative.cli.progress import progress_bar
 from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
-from stimulative.cli.tables import in_words
+from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
     from stimulative.runs import Calibration, DepthSpread, Family, RunDirectory, SizeSpread, Summary
+    from stimulative.tasks import Measure
 
 TAKES_SETTINGS = True
 _MOST_ROWS = 12
@@ -118,7 +119,7 @@ def _show(run: RunDirectory) -> None:
     from stimulative.runs import SUBNETS, SUMMARY
 
     summary, family = run.summary, run.family
-    part, latency = summary.subnets, summary.latency
+    part, latency, measure = summary.subnets, summary.latency, measure_of(summary.task)
     console = Console(highlight=False)
     console.print(_blocks_table(summary))
     console.print(_stages_table(summary))
@@ -127,11 +128,11 @@ def _show(run: RunDirectory) -> None:
     kind = "" if part.space == "ordered" else f"{part.space} "
     drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(
-        f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {part.mean:.2f} ± {part.std:.2f}% "
+        f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {measure.spread(part.mean or 0, part.std or 0)} "
         f"({part.min:.2f} to {part.max:.2f}), {_statistics(summary)}"
     )
     if summary.calibration is not None:
-        print(f"main net on the validation part: {_views(summary.calibration)}")
+        print(f"main net on the validation part: {_views(summary.calibration, measure)}")
     if part.perplexity is not None:
         of = part.perplexity
         print(f"their perplexities: {of.mean:.2f} ± {of.std:.2f} ({of.min:.2f} to {of.max:.2f})")
@@ -145,11 +146,12 @@ def _show(run: RunDirectory) -> None:
 
 def _main(summary: Summary, family: Family) -> str:
     """The main net by the statistics that it has, and by those that were estimated like its subnets'."""
-    own = f"{summary.main.quality:.2f}%{in_words(summary.main.perplexity)}"
+    measure = measure_of(summary.task)
+    own = f"{measure.shown(summary.main.quality)}{in_words(summary.main.perplexity)}"
     full = max(family, key=lambda member: member.subnet.blocks).score.quality
     if summary.calibration is None or (summary.method is not None and abs(full - summary.main.quality) < 0.005):
         return own
-    return f"{own} by the statistics that it has; recalibrated like its subnets {full:.2f}%"
+    return f"{own} by the statistics that it has; recalibrated like its subnets {measure.shown(full)}"
 
 
 def _statistics(summary: Summary) -> str:
@@ -159,13 +161,13 @@ def _statistics(summary: Summary) -> str:
     return f"statistics from {found.images:,} training images prepared as for {found.view}"
 
 
-def _views(calibration: Calibration) -> str:
+def _views(calibration: Calibration, measure: Measure) -> str:
     """What the main net has by each kind of statistics, the view that was taken marked."""
-    parts = [] if calibration.own is None else [f"{calibration.own:.2f}% by its own statistics"]
+    parts = [] if calibration.own is None else [f"{measure.shown(calibration.own)} by its own statistics"]
     for view, score in (("training", calibration.training), ("evaluation", calibration.evaluation)):
         if score is not None:
             taken = " (taken)" if view == calibration.view else ""
-            parts.append(f"{score:.2f}% recalibrated on images prepared as for {view}{taken}")
+            parts.append(f"{measure.shown(score)} recalibrated on images prepared as for {view}{taken}")
     return ", ".join(parts)
 
 
@@ -195,13 +197,14 @@ def _frontier_table(summary: Summary, family: Family) -> Any:
         title_justify="left",
     )
     table.add_column("subnet", no_wrap=True)
-    for column in ("top-1", *(["perplexity"] if summary.of_text else []), "M parameters", "MFLOPs", "ms"):
+    measure = measure_of(summary.task)
+    for column in (measure.short, *(["perplexity"] if summary.of_text else []), "M parameters", "MFLOPs", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
     for member in _some(members):
         latency = member.latency
         table.add_row(
             str(member.subnet),
-            f"{member.score.quality:.2f}",
+            f"{member.score.quality:.{measure.digits}f}",
             *([f"{member.score.perplexity:.2f}"] if summary.of_text else []),
             f"{member.cost.parameters / 1e6:.3f}",
             f"{member.cost.flops / 1e6:,.2f}",
@@ -214,7 +217,7 @@ def _table(summary: Summary, title: str, columns: Sequence[str]) -> Any:
     from rich.table import Table
 
     text = summary.of_text
-    table = Table(title=f"{title}: {'next-token accuracy' if text else 'top-1'} in %", title_justify="left")
+    table = Table(title=f"{title}: {measure_of(summary.task).heading}", title_justify="left")
     for column in (*columns, "mean", "worst", "best", *(["perplexity"] if text else [])):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     return table

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(exported: Exported) -> None:
     from rich.table import Table
 
-    from stimulative.cli.tables import print_table
+    from stimulative.cli.tables import measure_of, print_table
 
     main, text = exported.main_net, exported.task == "text"
     table = Table()
@@ -98,7 +98,8 @@ def _show(exported: Exported) -> None:
     table.add_column(f"subnet {exported.subnet}", justify="right", no_wrap=True)
     table.add_column(f"main net {main.subnet}", justify="right", no_wrap=True)
     nets = (exported, main)
-    table.add_row("next-token accuracy" if text else "top-1", *(f"{net.test.quality:.2f}%" for net in nets))
+    measure = measure_of(exported.task)
+    table.add_row(measure.short, *(measure.shown(net.test.quality) for net in nets))
     table.add_row("parameters", *(f"{net.parameters:,}" for net in nets))
     table.add_row("MFLOPs", *(f"{net.flops / 1e6:,.2f}" for net in nets))
     table.add_row("MB", f"{exported.bytes / 1e6:,.3f}", f"{exported.main_net_bytes / 1e6:,.3f} of weights")

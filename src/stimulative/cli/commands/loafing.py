@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.study_options import Telling, add_study, refuse_method, run_study
-from stimulative.cli.tables import print_table
+from stimulative.cli.tables import measure_of, print_table
 
 if TYPE_CHECKING:
     from stimulative.studies import Loafing
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(study: Loafing) -> None:
     from rich.table import Table
 
-    title = "next-token accuracy in % (perplexity)" if study.of_text else "top-1 accuracy in %"
+    title = measure_of(study.task).heading + (" (perplexity)" if study.of_text else "")
     table = Table(title=title, title_justify="left")
     for column in ("method", "main net"):
         table.add_column(column, no_wrap=True)

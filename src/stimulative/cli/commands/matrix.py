@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.study_options import Telling, add_study, refuse_method, run_study
+from stimulative.cli.tables import measure_of
 
 if TYPE_CHECKING:
     from stimulative.studies import Matrix, MatrixCell
@@ -59,7 +60,7 @@ def _show(matrix: Matrix) -> None:
     from rich.table import Table
 
     cells = {(cell.subnet, cell.main): cell for cell in matrix.cells}
-    title = "next-token accuracy in % (perplexity)" if matrix.of_text else "top-1 accuracy in %"
+    title = measure_of(matrix.task).heading + (" (perplexity)" if matrix.of_text else "")
     table = Table(title=title, title_justify="left")
     table.add_column("subnet", no_wrap=True)
     for net in matrix.nets:

@@ -73,12 +73,12 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(run: RunDirectory, packed: Packed) -> None:
     from rich.table import Table
 
-    from stimulative.cli.tables import print_table
+    from stimulative.cli.tables import measure_of, print_table
 
     text = packed.task == "text"
     table = Table(title=f"{len(packed.subnets)} subnets", title_justify="left")
     table.add_column("subnet", no_wrap=True)
-    for column in ("top-1", *(["perplexity"] if text else []), "M parameters", "MFLOPs"):
+    for column in (measure_of(packed.task).short, *(["perplexity"] if text else []), "M parameters", "MFLOPs"):
         table.add_column(column, justify="right", no_wrap=True)
     for entry in packed.subnets:
         table.add_row(

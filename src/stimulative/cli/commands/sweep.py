@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.study_options import Telling, add_study, run_study
+from stimulative.cli.tables import measure_of
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _show(sweep: Sweep) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{'next-token' if sweep.of_text else 'top-1'} accuracy in %, means over seeds"
+    title = f"{measure_of(sweep.task).heading}, means over seeds"
     table = Table(title=title, title_justify="left")
     table.add_column(sweep.key, no_wrap=True)
     perplexities = ("main perplexity", "all perplexity") if sweep.of_text else ()

@@ -11,7 +11,7 @@ from typing import Any
 from stimulative.cli.data_option import add_data, data_settings, directory_word
 from stimulative.cli.from_option import add_from, from_settings
 from stimulative.cli.messages import CommandFailed
-from stimulative.cli.tables import in_words
+from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 
 TAKES_SETTINGS = True
@@ -92,9 +92,9 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0  # of several processes that train together, one speaks
     summary = RunDirectory(out).summary
-    main = summary.main
+    main, measure = summary.main, measure_of(summary.task)
     print(
-        f"{out}: main net {main.quality:.2f}% {'next-token' if summary.of_text else 'top-1'}, loss "
+        f"{out}: main net {measure.shown(main.quality)} {'next-token' if summary.of_text else measure.short}, loss "
         f"{main.loss:.4f}{in_words(main.perplexity)}, trained in "
         f"{summary.train_seconds:.0f} s. Every subnet's accuracy: stimulative evaluate {out}"
     )

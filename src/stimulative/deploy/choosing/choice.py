@@ -12,6 +12,7 @@ from stimulative.deploy.choosing.limits import Limits
 from stimulative.records import Record, absent
 from stimulative.residual import Kept, Subnet
 from stimulative.runs import Conditions, Cost, CostName, Latency, Member, Score, Scored
+from stimulative.tasks import TaskName
 
 CHOICE = "choice.json"
 
@@ -49,6 +50,7 @@ class ChosenFrom(Record):
         data: The name of the data set.
         method: How it was trained; None for weights that somebody else has trained.
         versions: The versions of Python and of the packages that results depend on.
+        task: What the net is for; in files of older versions of images, or of text where there are perplexities.
     """
 
     run: str
@@ -56,6 +58,7 @@ class ChosenFrom(Record):
     data: str
     method: str | None
     versions: Mapping[str, str]
+    task: TaskName = "images"
 
 
 @dataclass(frozen=True, kw_only=True)

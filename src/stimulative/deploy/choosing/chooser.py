@@ -96,6 +96,7 @@ class Chooser:
                 data=data.name,
                 method=finished.summary.method,
                 versions=versions(),
+                task=data.task,
             ),
             calibration=None if finished.calibration is None else finished.calibration.view,
         )
