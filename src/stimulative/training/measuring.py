@@ -25,10 +25,20 @@ def in_format(x: Any, dtype: torch.dtype) -> Any:
     return pytree.tree_map_only(Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part, x)
 
 
-def in_precision_of(network: ResidualNetwork, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches, with images in the number format of the network's weights."""
-    dtype = next(network.parameters()).dtype
-    return ((in_format(x, dtype), y) for x, y in batches)
+def in_precision_of(network: ResidualNetwork, batches: Iterable[Any]) -> Iterator[Batch]:
+    """Batches as pairs of what the network takes, in the number format of its weights, and targets.
+
+    Raises:
+        UsageError: If a batch has no targets, or nothing that the network takes (see ``ResidualNetwork.split``).
+    """
+    for batch in batches:
+        x, rest = network.split(batch)
+        if not rest or not isinstance(rest[0], Tensor):
+            raise UsageError(
+                f"a batch is what the network takes, followed by a tensor of targets; got {type(batch).__name__} "
+                f"with {f'{type(rest[0]).__name__} there' if rest else 'nothing behind the input'}"
+            )
+        yield x, rest[0]
 
 
 def samples_in(y: Tensor) -> Tensor | int:
@@ -39,7 +49,7 @@ def samples_in(y: Tensor) -> Tensor | int:
 
 def measure(
     network: ResidualNetwork,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     subnets: Sequence[Subnet] | None = None,
     *,
     statistics: Statistics | None = None,
@@ -51,7 +61,7 @@ def measure(
 
     Args:
         network: The network; its mode comes back as it was.
-        batches: Pairs of what the model takes and targets; of text, the token that follows each position.
+        batches: What the model takes, followed by targets; of text, by the token that follows each position.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
         temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
