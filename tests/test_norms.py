@@ -199,6 +199,31 @@ class Ghost(nn.Module):
         return torch.cat([self.bn(part) for part in x.split(2)])
 
 
+class Page(nn.BatchNorm2d):
+    """Statistics of parts of a batch, put together when training ends, as in the ResNets of David Page."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("running_mean", torch.zeros(2 * channels))
+        self.register_buffer("running_var", torch.ones(2 * channels))
+
+    def train(self, mode: bool = True) -> "Page":
+        if self.training and not mode:
+            for key in ("running_mean", "running_var"):
+                setattr(self, key, getattr(self, key).view(2, -1).mean(0).repeat(2))
+        return super().train(mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        mean, var, count = self.running_mean, self.running_var, self.num_features
+        if not self.training:
+            return nn.functional.batch_norm(
+                input, mean[:count], var[:count], self.weight, self.bias, False, 0, self.eps
+            )
+        parts = input.reshape(-1, 2 * count, *input.shape[2:])
+        gain, bias = self.weight.repeat(2), self.bias.repeat(2)
+        return nn.functional.batch_norm(parts, mean, var, gain, bias, True, 0.1, self.eps).view_as(input)
+
+
 class Listed(OldShare):
     """Takes a list of tensors, or a mapping, by name."""
 
@@ -213,6 +238,10 @@ def mean_and_var(x: Tensor, correction: int = 1) -> tuple[Tensor, ...]:
 def of_parts(x: Tensor) -> tuple[Tensor, ...]:
     parts = [(len(part), mean_and_var(part, correction=0)) for part in x.split(2)]
     return tuple(sum(size * of[at] for size, of in parts) / len(x) for at in (0, 1))  # pyright: ignore
+
+
+def of_page(x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(of.view(2, -1).mean(0).repeat(2) for of in mean_and_var(x.reshape(-1, 2 * x.shape[1], *x.shape[2:])))
 
 
 def of_switch(x: Tensor) -> tuple[Tensor, ...]:
@@ -239,6 +268,7 @@ KINDS: dict[str, tuple[Callable[[int], nn.Module], Callable[[Tensor], tuple[Tens
     "channels last": (ChannelsLast, mean_and_var),
     "a mean over all batches": (Counting, mean_and_var),
     "parts of a batch": (Ghost, of_parts),
+    "parts of a batch, put together": (Page, of_page),
     "a list by name": (Listed, mean_and_var),
     "EvoNorm": (EvoNorm2dB0, of_evonorm),
     "SyncBatchNorm": (nn.SyncBatchNorm, lambda x: mean_and_var(x, correction=0)),
@@ -281,7 +311,7 @@ def statistics_of(norm: nn.Module) -> list[Tensor]:
     ]
 
 
-BATCHES = [images(5, seed=1) + 3, images(4, seed=2) + 3]
+BATCHES = [images(6, seed=1) + 3, images(4, seed=2) + 3]
 
 
 def by_hand(
@@ -350,7 +380,7 @@ def test_a_subnet_in_training_leaves_the_statistics_to_the_main_net(kind):
     make, _ = KINDS[kind]
     network = unravel(net_of(make), images(2)).train()
     alone = copy.deepcopy(network.model)
-    x, y = images(5), torch.tensor([0, 1, 2, 3, 0])
+    x, y = images(6), torch.tensor([0, 1, 2, 3, 0, 1])
     nn.functional.cross_entropy(alone(x), y).backward()
     method = StimulativeTraining(network, sampler="unordered", subnets_per_step=2)
     method(x, y).loss.backward()
@@ -361,6 +391,30 @@ def test_a_subnet_in_training_leaves_the_statistics_to_the_main_net(kind):
         changed += name.startswith("1.") and not value.requires_grad
     assert changed
     assert all(parameter.grad is not None for parameter in network.model.parameters() if parameter.requires_grad)
+
+
+def test_what_else_a_norm_writes_is_left_alone():
+    class Also(OldShare):
+        """Counts in whole numbers and in others, which nobody reads."""
+
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.register_buffer("seen", torch.tensor(5))
+            self.register_buffer("steps", torch.tensor(5.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                self.seen += 1
+                self.steps = self.steps + 1
+            return super().forward(x)
+
+    network = unravel(net_of(Also), images(2)).train()
+    statistics = network.recalibrate(BATCHES, ["2"])
+    with network.frozen_statistics():
+        network(images(4))
+    before = {name: value.clone() for name, value in net_of(Also).state_dict().items()}
+    assert all(torch.equal(value, before[name]) for name, value in network.model.state_dict().items())
+    assert all(len(values) == 2 for values in statistics.of(network.wiring, network.resolve("2").stages).values())
 
 
 class Noted(nn.Module):

@@ -43,14 +43,14 @@ class Norm:
 
     Args:
         keys: The names of its running statistics; none if it keeps nothing.
-        counters: The names of whole numbers that it counts in.
+        others: The names of what else it writes in training mode, such as what it counts in.
         as_torch: Whether it treats them as PyTorch's norms do: a running mean and the running unbiased variance, of
             which the ``momentum`` is the share of the batch, and which ``track_running_stats`` turns off.
         problem: Why its statistics cannot be estimated, as the end of a sentence; None if they can.
     """
 
     keys: tuple[str, ...] = ()
-    counters: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     as_torch: bool = False
     problem: str | None = None
 
@@ -154,8 +154,7 @@ class _Trial:
         changed = [key for key, value in self.held.items() if not _same(left[key], value)]
         if not changed:
             return self._silent()
-        counters = [key for key in changed if key not in self.floating]
-        start = {**self._all(1.0, changed), **{key: torch.zeros_like(self.held[key]) for key in counters}}
+        start = self._all(1.0, changed)
         (_, one), (_, other) = self.run(start), self.run(start, of=1)
         keys = [
             key
@@ -167,7 +166,9 @@ class _Trial:
         ]
         if not keys:
             return self._silent()
-        return Norm(tuple(keys), tuple(counters)) if self._goes_by(keys, training=False) else Norm()
+        if not self._goes_by(keys, training=False):
+            return Norm()
+        return Norm(tuple(keys), tuple(key for key in changed if key not in keys))
 
     def input(self, number: int = 0) -> Any:
         """The arguments of the call with noise added; of each number other noise."""
@@ -217,6 +218,8 @@ class _Trial:
             untracked, untouched = self.run({})
         finally:
             layer.momentum, layer.track_running_stats = momentum, tracks
+        if left["running_mean"].shape != x.shape[1:2]:
+            return False
         mean, var = x.double().mean(dims), x.double().var(dims)
         rounding = torch.finfo(x.dtype).eps ** 0.6
         return (

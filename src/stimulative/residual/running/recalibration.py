@@ -163,7 +163,7 @@ class _Collect:
             for name, layer in modules.items()
         }
         own = [layer for layer, norm in self.norms.items() if norm.as_torch]
-        with evaluating(self.model), _forgetting(own), intercepted(modules, calls):
+        with evaluating(self.model), _buffers_of(self.norms), _forgetting(own), intercepted(modules, calls):
             yield
 
     def statistics(self) -> dict[Node, LayerStatistics]:
@@ -224,7 +224,7 @@ def _values_behind(layer: Any, x: Tensor) -> int:
 @contextmanager
 def _forgetting(layers: Sequence[Any]) -> Iterator[None]:
     """Norms as PyTorch's in training mode, their running statistics those of the last batch alone, for a while."""
-    before = [(layer, layer.momentum, layer.track_running_stats, _copies(layer)) for layer in layers]
+    before = [(layer, layer.momentum, layer.track_running_stats) for layer in layers]
     try:
         for layer in layers:
             layer.training = True
@@ -232,12 +232,17 @@ def _forgetting(layers: Sequence[Any]) -> Iterator[None]:
             layer.track_running_stats = True
         yield
     finally:
-        for layer, momentum, tracks, copies in before:
+        for layer, momentum, tracks in before:
             layer.momentum, layer.track_running_stats = momentum, tracks
-            with torch.no_grad():
-                for name, copy in copies.items():
-                    layer._buffers[name].copy_(copy)
 
 
-def _copies(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in layer._buffers.items() if buffer is not None}
+@contextmanager
+def _buffers_of(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """A context behind which the buffers of layers have the values that they have now."""
+    values = [(buffer, buffer.clone()) for layer in layers for buffer in layer._buffers.values() if buffer is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)

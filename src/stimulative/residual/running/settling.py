@@ -43,13 +43,14 @@ def settled(
     Raises:
         UsageError: If it writes nothing, adds to its statistics without end, or does not settle.
     """
-    counters: dict[str, Any] = statistics_in(layer, norm.counters)
-    zeros = {key: torch.zeros_like(value) for key, value in counters.items()}
     own: dict[str, Any] = statistics_in(layer, norm.keys)
+    others: dict[str, Any] = statistics_in(layer, norm.others)
+    # as if no batch had been counted yet: a mean over all batches takes the first one for what it is
+    others = {key: value if value.is_floating_point() else torch.zeros_like(value) for key, value in others.items()}
 
     def run(values: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         given, named = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
-        held = dict(zip(norm.keys, values, strict=True)) | zeros
+        held = dict(zip(norm.keys, values, strict=True)) | others
         output, left = run_from(layer, partial(original, *given, **named), held)
         return output, [left[key].double() for key in norm.keys]
 

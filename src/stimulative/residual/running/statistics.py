@@ -145,7 +145,7 @@ def frozen_statistics(model: nn.Module, wiring: Wiring) -> Iterator[None]:
         if not layer.training:
             continue
         if not norm.as_torch:  # what it writes goes into copies
-            own = statistics_in(layer, (*norm.keys, *norm.counters))
+            own = statistics_in(layer, (*norm.keys, *norm.others))
             other[layer] = {key: value if value is None else value.detach().clone() for key, value in own.items()}
         elif layer.track_running_stats:
             tracking.append(layer)
