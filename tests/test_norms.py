@@ -535,6 +535,24 @@ def test_in_single_and_half_precision(dtype, error):
         assert ((tensor - value).abs() <= error * value.abs().max()).all()
 
 
+def test_a_norm_that_is_called_twice_in_a_block_has_the_mean_of_both():
+    class Twice(NormBlock):
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = x[:1], x[1:]  # of different sizes
+            return x + self.end(torch.cat([self.norm(self.conv(first)), self.norm(self.conv(second))]).relu())
+
+    torch.manual_seed(0)
+    stage = nn.Sequential(*[Twice(6, nn.BatchNorm2d) for _ in range(2)])
+    network = unravel(nn.Sequential(nn.Conv2d(3, 6, 1), stage).double(), images(2))
+    (batch, _), block = BATCHES, stage[0]
+    statistics = network.recalibrate([batch], ["1"]).of(network.wiring, network.resolve("1").stages)
+    with torch.no_grad():
+        parts = [block.conv(network.model[0](part)) for part in (batch[:1], batch[1:])]
+    for found, part in zip(statistics["1.0.norm"], (0, 1), strict=True):
+        wanted = sum(len(of) * mean_and_var(of, correction=0)[part] for of in parts) / len(batch)
+        assert_close(found, wanted, "the mean of both calls")
+
+
 def test_a_ruined_batch_does_not_reach_other_subnets():
     """One subnet's activations may run over; what is shared before and other subnets are sound."""
     network = unravel(net_of(nn.BatchNorm2d).float(), images(2).float())

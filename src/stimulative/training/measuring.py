@@ -33,10 +33,10 @@ def in_precision_of(network: ResidualNetwork, batches: Iterable[Any]) -> Iterato
     """
     for batch in batches:
         x, rest = network.split(batch)
-        if not rest or not isinstance(rest[0], Tensor):
+        if not rest:
             raise UsageError(
-                f"a batch is what the network takes, followed by a tensor of targets; got {type(batch).__name__} "
-                f"with {f'{type(rest[0]).__name__} there' if rest else 'nothing behind the input'}"
+                "a batch is what the network takes, followed by targets; there is nothing behind the input in this "
+                f"{type(batch).__name__}. Give batches with targets, such as (x, y) or a mapping with labels"
             )
         yield x, rest[0]
 
