@@ -177,8 +177,8 @@ def test_the_statistics_of_a_frozen_stem_are_those_of_all_subnets(common, tmp_pa
     out = tmp_path / "run"
     train(from_common(common, **{"model.freeze_stem": True, "schedule.max_steps": 2}), out, progress=False)
     run = open_run(out)
-    assert "bn1" not in layers_with_statistics(run.network.model)
-    assert "layer1.0.bn1" in layers_with_statistics(run.network.model)
+    assert "bn1" not in layers_with_statistics(run.network.model, run.network.wiring)
+    assert "layer1.0.bn1" in layers_with_statistics(run.network.model, run.network.wiring)
     statistics = run.network.recalibrate(run.data.calibration, ["1-1-1"])
     assert {node.unit for node in statistics.nodes} >= {"layer1.0"}
     assert not any(node.unit == "bn1" and layers for node, layers in statistics.nodes.items())

@@ -11,12 +11,14 @@ from torch import nn
 import stimulative
 from stimulative.residual import put_children, put_statistics
 from stimulative.residual.access.slots import (
+    RUNNING,
     Exchange,
     buffers_kept,
+    exchanged_statistics,
     put_buffer,
     put_parameter,
     statistics_in,
-    without_statistics,
+    untrained_in,
 )
 
 SOURCES = Path(stimulative.__file__).parent
@@ -180,13 +182,27 @@ def test_tensors_are_put_as_they_are():
     gain, mean, var = nn.Parameter(torch.ones(2)), torch.ones(2), torch.full((2,), 4.0)
     put_parameter(norm, "weight", gain)
     put_buffer(norm, "num_batches_tracked", None)
-    put_statistics(norm, mean, var)
+    put_statistics(norm, {"running_mean": mean, "running_var": var})
     assert norm.weight is gain and norm.running_mean is mean and norm.num_batches_tracked is None
-    assert statistics_in(norm) == (mean, var)
-    with pytest.raises(RuntimeError, match="stop"), without_statistics([norm]):
+    assert statistics_in(norm, RUNNING) == {"running_mean": mean, "running_var": var}
+    with pytest.raises(RuntimeError, match="stop"), exchanged_statistics({norm: dict.fromkeys(RUNNING)}):
         assert norm.running_mean is None and norm.running_var is None
         raise RuntimeError("stop")
     assert norm.running_mean is mean and norm.running_var is var
+
+
+def test_statistics_may_be_parameters_and_plain_attributes():
+    norm = nn.Module()
+    norm.gain = nn.Parameter(torch.ones(2))
+    norm.mean = nn.Parameter(torch.zeros(2), requires_grad=False)
+    norm.var = torch.ones(2)
+    norm.register_buffer("seen", torch.tensor(3))
+    mean, var = norm.mean, norm.var
+    assert untrained_in(norm).keys() == {"mean", "var", "seen"}
+    with exchanged_statistics({norm: {"mean": torch.ones(2), "var": torch.zeros(2)}}):
+        assert norm.mean.equal(torch.ones(2)) and not norm.mean.requires_grad and norm.var.equal(torch.zeros(2))
+        assert "mean" in norm.state_dict()
+    assert norm.mean is mean and norm.var is var
 
 
 def test_buffers_come_back_with_their_values():

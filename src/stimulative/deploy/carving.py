@@ -34,11 +34,12 @@ from stimulative.residual import (
     ResidualNetwork,
     Slice,
     Subnet,
-    layers_with_statistics,
     narrow_for_good,
+    norms_in,
     put_children,
     shrink_for_good,
     stacks_of,
+    statistics_in,
     treats_each,
     widens,
 )
@@ -97,7 +98,7 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
     skipped = [place.name for place in wiring.places if place.name not in running]
     memo: dict[int, Any] = {id(source.get_submodule(name)): nn.Identity() for name in skipped}
     if shared:
-        memo.update((id(tensor), tensor) for tensor in _lasting(source))
+        memo.update((id(tensor), tensor) for tensor in _lasting(network))
     model = copy.deepcopy(source, memo)
     for module in model.modules():
         vars(module).pop(FROZEN, None)  # our mark, of how the main net was trained
@@ -191,12 +192,14 @@ def _fill(container: nn.Module, left: dict[str, str], modules: dict[str, nn.Modu
     put_children(container, {key: modules[name] for key, name in left.items()})
 
 
-def _lasting(model: nn.Module) -> list[Tensor]:
+def _lasting(network: ResidualNetwork) -> list[Tensor]:
     """The tensors of a model that are the same in all of its subnets: all but running statistics."""
-    statistics = {
-        id(buffer) for layer in layers_with_statistics(model).values() for buffer in layer.buffers(recurse=False)
-    }
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if id(buffer) not in statistics)]
+    own: set[int] = set()
+    for _, layer, norm in norms_in(network.model, network.wiring):
+        own |= {id(value) for value in statistics_in(layer, norm.keys).values()}
+        if norm.as_torch:  # with what it counts
+            own |= {id(buffer) for buffer in layer.buffers(recurse=False)}
+    return [tensor for tensor in (*network.model.parameters(), *network.model.buffers()) if id(tensor) not in own]
 
 
 class KeptChannels(nn.Module):

@@ -93,7 +93,7 @@ def statistics_for(
     Raises:
         UsageError: If they are needed and not given.
     """
-    if not layers_with_statistics(network.model) or calibration == "keep":
+    if not layers_with_statistics(network.model, network.wiring) or calibration == "keep":
         return None
     if isinstance(calibration, Statistics):
         calibration.check([subnet.stages])
@@ -138,7 +138,7 @@ def carve_checked(
             problems.append(str(error))
             continue
         if statistics is not None:
-            _put_statistics(carving, statistics.of(network.wiring, subnet.stages))
+            _put_statistics(network, carving, statistics.of(network.wiring, subnet.stages))
         carving.model.eval()
         try:
             with torch.no_grad(), without_caches(configs_of(carving.model)):
@@ -157,9 +157,11 @@ def carve_checked(
     )
 
 
-def _put_statistics(carving: Carving, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    for name, (mean, var) in statistics.items():
-        put_statistics(carving.modules[name], mean.clone(), var.clone())
+def _put_statistics(network: ResidualNetwork, carving: Carving, statistics: Mapping[str, tuple[Tensor, ...]]) -> None:
+    norms = layers_with_statistics(network.model, network.wiring)
+    for name, values in statistics.items():
+        own = {key: value.clone() for key, value in zip(norms[name].keys, values, strict=True)}
+        put_statistics(carving.modules[name], own)
 
 
 def _outputs(output: Any) -> list[Tensor]:

@@ -2,9 +2,10 @@
 
 It is a safetensors file. The main net's parameters stand in it once, under their names in the model, but for blocks
 that no subnet of the file runs. Normalisation statistics stand under ``statistics.NUMBER.LAYER.running_mean`` and
-``.running_var``; subnets of which a layer has the same ones share the number. The JSON in the header (key
-``stimulative``), of which the same is written beside it as a file, says the rest: the model, what it takes and gives,
-the blocks of its stages, and of each subnet its accuracy, its cost and the numbers of its statistics.
+``.running_var``, or under the names of whatever else a layer keeps; subnets of which a layer has the same ones share
+the number. The JSON in the header (key ``stimulative``), of which the same is written beside it as a file, says the
+rest: the model, what it takes and gives, the blocks of its stages, and of each subnet its accuracy, its cost and the
+numbers of its statistics.
 """
 
 from __future__ import annotations
@@ -110,12 +111,12 @@ def _statistics(
     """The statistics of subnets, given or estimated now."""
     if isinstance(calibration, Statistics):
         return calibration
-    if calibration is None and layers_with_statistics(network.model):
+    if calibration is None and layers_with_statistics(network.model, network.wiring):
         raise UsageError(
             "the model keeps normalisation statistics, and each subnet needs its own: give calibration= batches of "
             "training images (a loader), or Statistics from network.recalibrate"
         )
-    return network.recalibrate(calibration or (), subnets, images=images)
+    return network.recalibrate(() if calibration is None else calibration, subnets, images=images)
 
 
 def _entries(stored: Sequence[StoredSubnet], more: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
@@ -150,10 +151,11 @@ def _own_statistics(
 ) -> tuple[dict[str, Tensor], list[dict[str, int]]]:
     """The statistics of subnets, each once, and for each subnet the number of those of each layer."""
     tensors: dict[str, Tensor] = {}
-    known: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    norms = layers_with_statistics(network.model, network.wiring)
+    known: dict[str, list[tuple[Tensor, ...]]] = {}
     numbers: list[dict[str, int]] = []
     for subnet in subnets:
-        of = statistics.of(network.wiring, subnet.stages) if layers_with_statistics(network.model) else {}
+        of = statistics.of(network.wiring, subnet.stages) if norms else {}
         own = {}
         for layer, values in of.items():
             before = known.setdefault(layer, [])
@@ -161,7 +163,7 @@ def _own_statistics(
             own[layer] = next(same, len(before))
             if own[layer] == len(before):
                 before.append(values)
-                prefix = f"statistics.{own[layer]}.{layer}"
-                tensors[f"{prefix}.running_mean"], tensors[f"{prefix}.running_var"] = (v.contiguous() for v in values)
+                for key, value in zip(norms[layer].keys, values, strict=True):
+                    tensors[f"statistics.{own[layer]}.{layer}.{key}"] = value.contiguous()
         numbers.append(own)
     return tensors, numbers

@@ -114,8 +114,9 @@ def load(
         carving = carve(network, subnet, shared=True, deleting=stored.deleting)
         _check_filled(path, subnet, carving, missing)
         for layer, number in stored.statistics.items():
-            mean, var = (tensors[f"statistics.{number}.{layer}.{kind}"] for kind in ("running_mean", "running_var"))
-            put_statistics(carving.modules[layer], mean.clone(), var.clone())
+            prefix = f"statistics.{number}.{layer}."
+            keys = [name.removeprefix(prefix) for name in tensors if name.rpartition(".")[0] == prefix[:-1]]
+            put_statistics(carving.modules[layer], {key: tensors[prefix + key].clone() for key in keys})
         nets[subnet] = carving.model.eval()
     return Elastic(nets, about).to(device)
 

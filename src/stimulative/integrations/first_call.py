@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.methods import StimulativeTraining, as_input, call_of, called_instead
-from stimulative.residual import ResidualNetwork, tensors_in, unravel
+from stimulative.residual import ResidualNetwork, batch_size, first_samples, tensors_in, unravel
 
 _SAMPLES = 2  # enough to see which dimension is the batch; blocks are tried out one by one on all of them
 
@@ -76,14 +76,10 @@ def method_of(network: ResidualNetwork, settings: Mapping[str, Any]) -> Stimulat
         return StimulativeTraining(network, **settings)
 
 
-def first_samples(x: Any) -> Any:
+def example_of(x: Any) -> Any:
     """Copies of the first samples of a batch, without graph."""
-    batch = next((len(tensor) for tensor in tensors_in(x) if tensor.dim()), 0)
-
-    def cut(tensor: Tensor) -> Tensor:
-        return (tensor[:_SAMPLES] if tensor.dim() and len(tensor) == batch else tensor).detach().clone()
-
-    return pytree.tree_map_only(Tensor, cut, x)
+    first = first_samples(x, _SAMPLES, batch_size(x))
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), first)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from stimulative.errors import UsageError
-from stimulative.integrations.first_call import first_samples, hearing, unraveled
+from stimulative.integrations.first_call import example_of, hearing, unraveled
 from stimulative.methods import Beside, StimulativeTraining, as_input
 from stimulative.residual import ResidualNetwork, arguments_of, quietly
 
@@ -75,7 +75,7 @@ class Search:
             return
         if self.name is None and name == "":
             name, x = _that_does_it_all(modules, x) or (name, x)
-        example = first_samples(x) if self.example_input is None else self.example_input
+        example = example_of(x) if self.example_input is None else self.example_input
         try:
             network = unraveled(modules[name], example)
         except UsageError as error:
@@ -129,7 +129,7 @@ def _that_does_it_all(modules: Mapping[str, nn.Module], x: Any) -> tuple[str, An
     hooks = [
         module.register_forward_hook(partial(after, name), with_kwargs=True) for name, module in modules.items() if name
     ]
-    args, kwargs = arguments_of(first_samples(x))
+    args, kwargs = arguments_of(example_of(x))
     try:
         with quietly(modules[""]):
             output = modules[""](*args, **kwargs)

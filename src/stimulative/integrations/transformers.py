@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
-from stimulative.integrations.first_call import first_samples, hearing, method_of, unraveled
+from stimulative.integrations.first_call import example_of, hearing, method_of, unraveled
 from stimulative.methods import Beside, StimulativeTraining, check_settings_beside, known_targets, shifted_labels
 from stimulative.objectives import IGNORED
 from stimulative.residual import ResidualNetwork
@@ -137,7 +137,7 @@ class StimulativeMixin(_Base):
     def _found(self, labels: Any, targets: Callable[[Any], Any], found: list[Beside], stack: ExitStack, x: Any) -> None:
         if found:
             return
-        example = first_samples(x) if self._example_input is None else self._example_input
+        example = example_of(x) if self._example_input is None else self._example_input
         accumulate = self.args.gradient_accumulation_steps
         task = _task_of(self.model, labels)
         settings = {"task": task, "total_steps": self.state.max_steps * accumulate, **self._settings}

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.methods.base import Method
-from stimulative.methods.inputs import batch_of
 from stimulative.methods.labels import known_targets
 from stimulative.methods.subnet_objectives import needs_targets
 from stimulative.naming import did_you_mean
-from stimulative.residual import Pass, ResidualNetwork, Subnet
+from stimulative.residual import Pass, ResidualNetwork, Subnet, batch_size
 from stimulative.tasks import Task
 
 _SETTLED = {
@@ -189,7 +188,7 @@ def as_input(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What the main net returns; the subnets' divergences go to the step."""
     task, model = method.task, method.network.model
-    batch = batch_of((args, kwargs))
+    batch = batch_size((args, kwargs))
     x = as_input(model, args, kwargs)
     returned: Any = None
     main: Any = None

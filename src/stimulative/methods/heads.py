@@ -34,7 +34,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.residual import ResidualNetwork, arguments_of, call_slot, intercepted, quietly, tensors_in
+from stimulative.residual import ResidualNetwork, arguments_of, batch_size, call_slot, intercepted, quietly, tensors_in
 
 SECTIONS = 4  # of a network that is a single stage
 
@@ -171,7 +171,7 @@ def layouts_of(network: ResidualNetwork, points: Sequence[Point]) -> tuple[list[
         UsageError: If the model does not return logits, or features are not of a kind that a classifier can read.
     """
     example = network.example_input
-    batch = next((len(x) for x in tensors_in(example) if x.dim()), 0)
+    batch = batch_size(example)
     calls: dict[int, _Call] = {}
     versions: dict[int, list[tuple[Tensor, int]]] = {}
 

@@ -11,32 +11,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual import Pass, ResidualNetwork, Subnet, SubnetSpace, quietly, tensors_in
+from stimulative.residual import Pass, ResidualNetwork, Subnet, SubnetSpace, batch_size, quietly, tensors_in
 
 
 def samples_of(batch: int, share: float) -> int:
     """How many samples that share of a batch is, 1 at least."""
     return max(1, round(share * batch))
-
-
-def batch_of(x: Any) -> int:
-    """How many samples a batch has: the length of its first tensor that has dimensions, 0 without any."""
-    return next((len(tensor) for tensor in tensors_in(x) if tensor.dim()), 0)
-
-
-def first_samples(tree: Any, samples: int, batch: int) -> Any:
-    """The first samples of a batch, of every tensor and every list that has one entry for each of its samples."""
-
-    def cut(node: Any) -> Any:
-        return node[:samples] if is_batch(node) else node
-
-    def is_batch(node: Any) -> bool:
-        if isinstance(node, Tensor):
-            return node.dim() > 0 and len(node) == batch
-        of_samples = isinstance(node, list | tuple) and len(node) == batch
-        return of_samples and not any(map(is_batch, tensors_in(node)))
-
-    return pytree.tree_map(cut, tree, is_leaf=is_batch)
 
 
 def detached(tree: Any) -> Any:
@@ -111,7 +91,7 @@ def check_part(network: ResidualNetwork) -> None:
             where it cannot be cut down.
     """
     x = network.example_input
-    batch = next((len(tensor) for tensor in tensors_in(x) if tensor.dim()), 0)
+    batch = batch_size(x)
     if batch == 1:
         x = _each(x, batch, lambda tensor: torch.cat([tensor, tensor]))
     first = _each(x, max(2, batch), lambda tensor: tensor[:1])

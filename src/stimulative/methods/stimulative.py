@@ -50,18 +50,26 @@ from stimulative.methods.balance import ADVICE, ramped
 from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import (
-    batch_of,
     check_part,
     check_smaller,
     detached,
-    first_samples,
     image_side,
     resized,
     samples_of,
     sides_of,
 )
 from stimulative.methods.subnet_objectives import SubnetObjective, objective_problem, resolve_objective
-from stimulative.residual import Pass, ResidualNetwork, Sampler, Subnet, SubnetLike, resolve_sampler, sampler_problem
+from stimulative.residual import (
+    Pass,
+    ResidualNetwork,
+    Sampler,
+    Subnet,
+    SubnetLike,
+    batch_size,
+    first_samples,
+    resolve_sampler,
+    sampler_problem,
+)
 from stimulative.tasks import Task
 
 EFFICIENT: Mapping[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
@@ -236,7 +244,7 @@ class StimulativeTraining(Method):
         """The terms of one step; see ``Method.forward``."""
         chosen, weight = self.plan(subnets)
         outputs: list[Any] = [None] * (1 + len(chosen))
-        batch = batch_of(x)
+        batch = batch_size(x)
         for position, output, _ in self.passes(x, batch, chosen, cut=False):
             outputs[position] = self.task.outputs_of(output)
             del output
@@ -262,7 +270,7 @@ class StimulativeTraining(Method):
         if self.schedule == "joint":
             return super().backward(x, y, subnets, scale=scale, backward=backward)
         chosen, weight = self.plan(subnets)
-        batch = batch_of(x)
+        batch = batch_size(x)
         main: Any = None
         main_ce: Tensor | None = None
         terms = []

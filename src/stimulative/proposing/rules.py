@@ -91,7 +91,7 @@ def settings_for(run: Prepared, given: Collection[str] = ()) -> Iterator[Propose
     yield from _about_optimizer(run, batch, optimizer)
     yield from _about_schedule(run, batch)
     yield Proposed("evaluation.subnets", "auto", "Measure all subnets up to 1,000, else 1,000 that are drawn.")
-    if layers_with_statistics(network.model):
+    if layers_with_statistics(network.model, network.wiring):
         images = min(2000, run.data.calibration.images)
         yield Proposed(
             "evaluation.calibration_images",
@@ -114,7 +114,7 @@ def _about_network(run: Prepared) -> str:
     network = run.network
     *before, last = [str(stage.blocks) for stage in network.stages]
     stages = f"{', '.join(before)} and {last}" if before else last
-    norm = "BatchNorm" if layers_with_statistics(network.model) else "norms without running statistics"
+    norm = "BatchNorm" if layers_with_statistics(network.model, network.wiring) else "norms without running statistics"
     plural = "s" if len(network.stages) > 1 else ""
     hint = ""
     if (
@@ -201,7 +201,7 @@ def _about_method(run: Prepared) -> Iterator[Proposed]:
 def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[Proposed]:
     data = run.data
     started, new_head = run.origin is not None, bool(run.origin and run.origin.new)
-    plain = bool(layers_with_statistics(run.network.model)) and not data.is_text
+    plain = bool(layers_with_statistics(run.network.model, run.network.wiring)) and not data.is_text
     sgd = plain if given is None else given == "sgd"
     if sgd:
         yield Proposed(
@@ -266,7 +266,7 @@ def _about_schedule(run: Prepared, batch: int) -> Iterator[Proposed]:
         f"Passes over the training data: {steps:,} steps each, {epochs * steps:,} in all; about {wanted:,} are wanted "
         f"{what}, in {low} to {high} epochs. Ours; longer is better where there is time.",
     )
-    warmup = round((0.05 if layers_with_statistics(run.network.model) else 0.1) * epochs, 2)
+    warmup = round((0.05 if layers_with_statistics(run.network.model, run.network.wiring) else 0.1) * epochs, 2)
     yield Proposed(
         "schedule.warmup_epochs", warmup, "Epochs over which the learning rate rises, before it falls along a cosine."
     )

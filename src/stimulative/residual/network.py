@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slices import put
 from stimulative.residual.finding.dense import NotDense, find_dense
 from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
+from stimulative.residual.finding.example import Example, as_in, check_batches
+from stimulative.residual.finding.norms import find_norms
 from stimulative.residual.finding.recording import Call, arguments_of, record
 from stimulative.residual.finding.units import wire
 from stimulative.residual.finding.wiring import Wiring
@@ -21,7 +23,7 @@ from stimulative.residual.running.execution import Pass, replay
 from stimulative.residual.running.observing import AfterBlock, after_blocks
 from stimulative.residual.running.recalibration import recalibrate
 from stimulative.residual.running.skipping import skipping
-from stimulative.residual.running.statistics import Statistics, frozen_statistics, with_statistics
+from stimulative.residual.running.statistics import Statistics, frozen_statistics, norms_in, with_statistics
 from stimulative.residual.subnet import Subnet, SubnetSpace
 
 SubnetLike = Subnet | str | Sequence[int]
@@ -64,7 +66,8 @@ def unravel(
     found = find_stages(model, finder, example_input) if stages is None else stages_by_hand(model, finder, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
-    network = ResidualNetwork(model, tuple(found), wire(model, trace, finder, found, dense), example_input)
+    wiring = replace(wire(model, trace, finder, found, dense), norms=find_norms(model, example_input))
+    network = ResidualNetwork(model, tuple(found), wiring, example_input)
     network.left_out = tuple(finder.left_out(found))
     return network
 
@@ -85,6 +88,7 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.model = model
         self._example_input = example_input
+        self._example = Example.of(model, example_input)
         self.stages = stages
         self.wiring = wiring
         self._around_blocks = sorted(
@@ -104,12 +108,26 @@ class ResidualNetwork(nn.Module):
     @property
     def example_input(self) -> Any:
         """What the model was unraveled with, on the model's device and in its number format."""
-        parameter = next(self.model.parameters())
+        return as_in(self.model, self._example_input)
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else tensor.dtype)
+    def split(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
+        """A batch of a loader as what the model is called with, and the rest of it, such as targets.
 
-        return pytree.tree_map_only(Tensor, moved, self._example_input)
+        What the model is called with is decided by the example input of ``unravel``. A batch is like the example, or
+        has something like it first: ``(x, y)``, ``(x, t, y)`` where the example is ``(x, t)``, ``((x, t), y)``,
+        ``({"input_ids": …}, y)``, or a mapping with the names of the example and more. Lists will do for tuples.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            The input, on the model's device and in its number format, and what else there is, on its device.
+
+        Raises:
+            UsageError: If there is nothing like the example in it.
+        """
+        inputs, rest = self._example.split(batch)
+        return as_in(self.model, inputs), tuple(as_in(self.model, rest, keep_formats=True))
 
     def first_call(self, name: str) -> Call:
         """How a module of the model is called first on the example input, in shape; recorded once for all of them."""
@@ -197,7 +215,7 @@ class ResidualNetwork(nn.Module):
             args,
             kwargs,
             chosen,
-            around=None if statistics is None else with_statistics(self.model, statistics),
+            around=None if statistics is None else with_statistics(self.model, self.wiring, statistics),
             cut=cut,
             before_pass=before_pass,
             samples=samples,
@@ -253,7 +271,8 @@ class ResidualNetwork(nn.Module):
         normalising by its own batch. The model's own statistics come back untouched.
 
         Args:
-            batches: Inputs of the model, or pairs of inputs and targets, such as a data loader yields.
+            batches: Such as a data loader yields: inputs of the model, alone or followed by targets and more; see
+                ``split``.
             subnets: Which subnets; by default all in ``space``.
             images: How many images to use at most; all by default.
 
@@ -261,7 +280,9 @@ class ResidualNetwork(nn.Module):
             Statistics to be passed on to ``run``; they record how many images they come from.
         """
         chosen = [self.resolve(subnet).stages for subnet in (self.space if subnets is None else subnets)]
-        return recalibrate(self.model, self.wiring, chosen, batches, images=images)
+        check_batches(batches)
+        inputs = (self.split(batch)[0] for batch in batches)
+        return recalibrate(self.model, self.wiring, chosen, inputs, images=images)
 
     def load_statistics(self, statistics: Statistics, subnet: SubnetLike | None = None) -> None:
         """Make the statistics of one subnet (by default the main net) the model's own.
@@ -270,10 +291,15 @@ class ResidualNetwork(nn.Module):
         """
         stages = (self.full if subnet is None else self.resolve(subnet)).stages
         slices = {piece.name: piece for pieces in self.wiring.slices(stages).values() for piece in pieces}
+        keys = {layer: norm.keys for _, layer, norm in norms_in(self.model, self.wiring)}
         for name, values in statistics.of(self.wiring, stages).items():
-            layer: Any = self.model.get_submodule(name)
-            for whole, value in zip((layer.running_mean, layer.running_var), values, strict=True):
-                put(whole, slices[name].inputs if name in slices else ((0, len(whole)),), value)
+            layer = self.model.get_submodule(name)
+            for key, value in zip(keys[layer], values, strict=True):
+                whole: Any = getattr(layer, key)
+                if name in slices:
+                    put(whole, slices[name].inputs, value)
+                else:
+                    whole.data.copy_(value)
 
     def resolve(self, subnet: SubnetLike) -> Subnet:
         """A subnet from its text or depths, checked to be runnable: known blocks, fixed ones in their place.
@@ -318,7 +344,7 @@ class ResidualNetwork(nn.Module):
 
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """A context in which layers in training mode leave their running statistics alone."""
-        return frozen_statistics(self.model)
+        return frozen_statistics(self.model, self.wiring)
 
     def extra_repr(self) -> str:
         """The plan in one line."""

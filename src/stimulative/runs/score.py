@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
 from stimulative.records import Record, RecordError, absent
-from stimulative.tasks import KEYS, Measured
+from stimulative.tasks import KEYS, Measurement
 
 _QUALITY, _MEASURE, _MORE = "quality", "measure", "more"
 
@@ -72,7 +72,7 @@ class Score(Scored):
     measure: str = "top1"
 
     @classmethod
-    def of(cls, measured: Measured, measure: str) -> Score:
+    def of(cls, measured: Measurement, measure: str) -> Score:
         """What was measured, and what its quality is called."""
         perplexity = perplexity_of(measured.loss) if measured.of_sequences else None
         return Score(measured.quality, measured.loss, perplexity, measured.more, measure)

@@ -25,7 +25,7 @@ from stimulative.analysis import Steps, draw_images, open_run
 from stimulative.data import Batch, Loader, View
 from stimulative.errors import UsageError
 from stimulative.records import understanding
-from stimulative.residual import ResidualNetwork, Subnet, layers_with_statistics
+from stimulative.residual import ResidualNetwork, Subnet, norms_in, statistics_in
 from stimulative.runs import Calibration, Score
 from stimulative.studies.damage import Damage, Draws, damage, tau
 from stimulative.studies.destruction import (
@@ -201,10 +201,15 @@ def _scores(
 
 def _groups(network: ResidualNetwork, subnets: Sequence[Subnet]) -> list[Sequence[Subnet]]:
     """Subnets to recalibrate at once: so many that their statistics fit into memory; none without any statistics."""
-    numbers = sum(layer.running_mean.numel() for layer in layers_with_statistics(network.model).values())
+    numbers = sum(
+        value.numel()
+        for _, layer, norm in norms_in(network.model, network.wiring)
+        for value in statistics_in(layer, norm.keys).values()
+        if value is not None
+    )
     if not numbers:
         return []
-    each = 2 * numbers * (8 + 4)  # mean and variance, summed in double precision and kept in single
+    each = numbers * (8 + 4)  # summed in double precision and kept in single
     size = max(1, STATISTICS_BYTES // each)
     return [subnets[start : start + size] for start in range(0, len(subnets), size)]
 

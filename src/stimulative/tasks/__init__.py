@@ -6,7 +6,7 @@ from stimulative.tasks.measures import KEYS as KEYS
 from stimulative.tasks.measures import MEASURES as MEASURES
 from stimulative.tasks.measures import Measure as Measure
 from stimulative.tasks.measures import TaskName as TaskName
-from stimulative.tasks.meters import Measured as Measured
+from stimulative.tasks.meters import Measurement as Measurement
 from stimulative.tasks.meters import Meter as Meter
 from stimulative.tasks.meters import hits as hits
 from stimulative.tasks.multilabel import MultiLabel as MultiLabel

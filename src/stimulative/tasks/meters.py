@@ -22,7 +22,7 @@ _MOST_CLASSES = 10_000  # of more, such as a vocabulary, nothing is said of each
 _MOST_PAIRED = 2_000  # samples whose similarities are ranked
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """What a net has on a data set.
 
     Args:
@@ -52,7 +52,7 @@ class Meter(ABC):
         """Count a batch in."""
 
     @abstractmethod
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """What there is to say of all batches so far."""
 
     @property
@@ -104,14 +104,14 @@ class ClassMeter(Meter):
                 self._f1 = MulticlassF1Score(classes, average=None, validate_args=False).to(logits.device)
             self._f1.update(logits, targets.argmax(-1) if targets.is_floating_point() else targets)
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """Top-1 accuracy and macro F1 in percent, the loss in nats."""
         top1 = 100 * int(self._hits) / max(1, self.samples)
         if self._f1 is None:
-            return Measured(top1, self._mean_loss(), {}, {}, self._of_sequences)
+            return Measurement(top1, self._mean_loss(), {}, {}, self._of_sequences)
         there = (self._f1.tp + self._f1.fn) > 0
         by_class = _of_those(100 * self._f1.compute(), there)
-        return Measured(top1, self._mean_loss(), {"macro_f1": _mean(by_class)}, by_class)
+        return Measurement(top1, self._mean_loss(), {"macro_f1": _mean(by_class)}, by_class)
 
 
 class LabelMeter(Meter):
@@ -138,7 +138,7 @@ class LabelMeter(Meter):
         self._f1.update(outputs.float().sigmoid(), rounded)
         self._present = self._present + (rounded == 1).sum(0)
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """Mean average precision and macro F1 in percent, over the labels that occur; the loss in nats."""
         assert isinstance(self._present, Tensor)
         with warnings.catch_warnings():
@@ -146,7 +146,7 @@ class LabelMeter(Meter):
             precision, f1 = 100 * self._precision.compute(), 100 * self._f1.compute()
         by_class = _of_those(precision, self._present > 0)
         macro = _mean(_of_those(f1, self._present > 0))
-        return Measured(_mean(by_class), self._mean_loss(), {"macro_f1": macro}, by_class)
+        return Measurement(_mean(by_class), self._mean_loss(), {"macro_f1": macro}, by_class)
 
 
 class PixelMeter(Meter):
@@ -177,13 +177,13 @@ class PixelMeter(Meter):
             ).to(rows.device)
         self._overlap.update(predicted, known)
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """Mean IoU, over the classes that occur or are predicted, and pixel accuracy in percent; the loss in nats."""
         matrix = self._overlap.confmat
         there = (matrix.sum(0) + matrix.sum(1)) > 0
         by_class = _of_those(100 * self._overlap.compute(), there)
         accuracy = 100 * int(self._hits) / max(1, self.samples)
-        return Measured(_mean(by_class), self._mean_loss(), {"pixel_accuracy": accuracy}, by_class)
+        return Measurement(_mean(by_class), self._mean_loss(), {"pixel_accuracy": accuracy}, by_class)
 
 
 class NumberMeter(Meter):
@@ -206,12 +206,12 @@ class NumberMeter(Meter):
         self._r2.update(flat, wanted)
         self._mae.update(flat.contiguous(), wanted.contiguous())
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """R², the mean over outputs, and the mean absolute error; the loss is the mean squared error."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             r2 = float(self._r2.compute()) if int(self._r2.total) > 1 else 0.0
-        return Measured(r2, self._mean_loss(), {"mae": float(self._mae.compute())}, {})
+        return Measurement(r2, self._mean_loss(), {"mae": float(self._mae.compute())}, {})
 
 
 class ImageMeter(Meter):
@@ -232,9 +232,9 @@ class ImageMeter(Meter):
             self._psnr = PeakSignalNoiseRatio(data_range=1.0, dim=dims).to(outputs.device)
         self._psnr.update(outputs.float(), targets.float())
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """The ratio in dB; the loss is the mean squared error."""
-        return Measured(float(self._psnr.compute()), self._mean_loss(), {}, {})
+        return Measurement(float(self._psnr.compute()), self._mean_loss(), {}, {})
 
 
 class VectorMeter(Meter):
@@ -250,7 +250,7 @@ class VectorMeter(Meter):
         if self.samples - len(targets) < _MOST_PAIRED:
             self._kept.append((outputs.detach().float(), targets.detach().float()))
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """The mean cosine, and Spearman's correlation of the similarities of all pairs (of 2,000 vectors at most)."""
         from torchmetrics.functional import spearman_corrcoef
 
@@ -258,9 +258,9 @@ class VectorMeter(Meter):
         given, wanted = (torch.cat(part)[:_MOST_PAIRED] for part in zip(*self._kept, strict=True))
         pairs = torch.triu_indices(len(given), len(given), 1, device=given.device)
         if pairs.shape[1] < 2:
-            return Measured(1 - loss, loss, {}, {})
+            return Measurement(1 - loss, loss, {}, {})
         similar = [(F.normalize(one) @ F.normalize(one).T)[pairs[0], pairs[1]] for one in (given, wanted)]
-        return Measured(1 - loss, loss, {"rank_correlation": float(spearman_corrcoef(*similar))}, {})
+        return Measurement(1 - loss, loss, {"rank_correlation": float(spearman_corrcoef(*similar))}, {})
 
 
 class OwnMeter(Meter):
@@ -284,10 +284,10 @@ class OwnMeter(Meter):
         if self._of_score is not None:
             self._score += float(self._of_score(outputs, targets)) * samples
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         """The score and the loss."""
         loss = self._mean_loss()
-        return Measured(-loss if self._of_score is None else self._score / max(1, self.samples), loss, {}, {})
+        return Measurement(-loss if self._of_score is None else self._score / max(1, self.samples), loss, {}, {})
 
 
 def _has_samples(value: Any) -> bool:

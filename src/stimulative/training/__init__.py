@@ -3,6 +3,7 @@
 from stimulative.config import Recipe as Recipe
 from stimulative.config import load_recipe as load_recipe
 from stimulative.config import shipped as shipped
+from stimulative.residual import as_in as as_in
 from stimulative.runs import Score as Score
 from stimulative.training.calibration import calibration_of as calibration_of
 from stimulative.training.calibration import estimate_statistics as estimate_statistics
@@ -18,7 +19,6 @@ from stimulative.training.measuring import measure as measure
 from stimulative.training.measuring import measure_main as measure_main
 from stimulative.training.optimization import optimizer_of as optimizer_of
 from stimulative.training.preparing import Prepared as Prepared
-from stimulative.training.preparing import as_in as as_in
 from stimulative.training.preparing import prepare as prepare
 from stimulative.training.preparing import unravel_on_images as unravel_on_images
 from stimulative.training.preparing import unravel_on_text as unravel_on_text

@@ -17,7 +17,7 @@ from stimulative.data import Batch, View
 from stimulative.errors import UsageError
 from stimulative.residual import Statistics, SubnetLike, layers_with_statistics
 from stimulative.runs import Calibration, Summary
-from stimulative.training.measuring import in_precision_of, measure
+from stimulative.training.measuring import measure
 from stimulative.training.preparing import Prepared
 
 MOST_LOST = 1.0
@@ -44,7 +44,7 @@ def estimate_statistics(
     """
     network, settings = prepared.network, prepared.recipe.evaluation
     check_view(prepared, view)
-    batches = in_precision_of(network, prepared.data.calibration_as(view))
+    batches = prepared.data.calibration_as(view)
     return network.recalibrate(
         batches if on_batch is None else _told(batches, on_batch),
         subnets or [network.full],
@@ -82,7 +82,7 @@ def choose_calibration(prepared: Prepared, setting: CalibrationSetting | None = 
     network, data = prepared.network, prepared.data
     setting = prepared.recipe.evaluation.calibration if setting is None else setting
     check_view(prepared, setting)
-    if not layers_with_statistics(network.model):
+    if not layers_with_statistics(network.model, network.wiring):
         return None
     alike = data.plain_calibration is None or data.plain_calibration is data.calibration
     views: tuple[View, ...] = ("training", "evaluation") if setting == "auto" and not alike else ("training",)

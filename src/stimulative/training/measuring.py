@@ -17,7 +17,7 @@ from stimulative.errors import UsageError
 from stimulative.objectives import counted
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating, tensors_in
 from stimulative.runs import MainScore, Score
-from stimulative.tasks import Classification, Measured, Task
+from stimulative.tasks import Classification, Measurement, Task
 
 
 def in_format(x: Any, dtype: torch.dtype) -> Any:
@@ -25,10 +25,20 @@ def in_format(x: Any, dtype: torch.dtype) -> Any:
     return pytree.tree_map_only(Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part, x)
 
 
-def in_precision_of(network: ResidualNetwork, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches, with images in the number format of the network's weights."""
-    dtype = next(network.parameters()).dtype
-    return ((in_format(x, dtype), y) for x, y in batches)
+def in_precision_of(network: ResidualNetwork, batches: Iterable[Any]) -> Iterator[Batch]:
+    """Batches as pairs of what the network takes, in the number format of its weights, and targets.
+
+    Raises:
+        UsageError: If a batch has no targets, or nothing that the network takes (see ``ResidualNetwork.split``).
+    """
+    for batch in batches:
+        x, rest = network.split(batch)
+        if not rest:
+            raise UsageError(
+                "a batch is what the network takes, followed by targets; there is nothing behind the input in this "
+                f"{type(batch).__name__}. Give batches with targets, such as (x, y) or a mapping with labels"
+            )
+        yield x, rest[0]
 
 
 def samples_in(y: Tensor) -> Tensor | int:
@@ -39,7 +49,7 @@ def samples_in(y: Tensor) -> Tensor | int:
 
 def measure(
     network: ResidualNetwork,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     subnets: Sequence[Subnet] | None = None,
     *,
     statistics: Statistics | None = None,
@@ -51,7 +61,7 @@ def measure(
 
     Args:
         network: The network; its mode comes back as it was.
-        batches: Pairs of what the model takes and targets; of text, the token that follows each position.
+        batches: What the model takes, followed by targets; of text, by the token that follows each position.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
         temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
@@ -79,7 +89,7 @@ def _measured(
     temperatures: Sequence[float] | None,
     aim: Task,
     after_batch: Callable[[], Any] | None,
-) -> list[Measured]:
+) -> list[Measurement]:
     chosen = [network.full] if subnets is None else list(subnets)
     if temperatures is not None and len(temperatures) != len(chosen):
         raise UsageError(f"{len(chosen)} subnets need as many temperatures, got {len(temperatures)}")

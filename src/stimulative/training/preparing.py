@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from stimulative import data as data_room
 from stimulative import models
@@ -16,9 +15,17 @@ from stimulative.config import Recipe
 from stimulative.data import Data, ImageData, noise_images, noise_sequences
 from stimulative.errors import UsageError
 from stimulative.methods import Method, method_named
-from stimulative.residual import ResidualNetwork, evaluating, freeze, keep_only, stem_of, unravel
+from stimulative.residual import (
+    ResidualNetwork,
+    as_in,
+    check_statistics,
+    evaluating,
+    freeze,
+    keep_only,
+    stem_of,
+    unravel,
+)
 from stimulative.runs import Origin
-from stimulative.training.measuring import in_format
 from stimulative.training.randomness import seed_all
 from stimulative.training.starting import Start, read_start
 
@@ -105,6 +112,7 @@ def prepare(
     origin, loaded = filled or (origin, "")
     if recipe.model.freeze_stem:
         freeze(network, stem_of(network), new=() if origin is None else origin.new or ())
+    check_statistics(network.model, network.wiring)  # now, not when the trained net is finished
     _check_outputs(recipe.model.name, network, data)
     method = method_named(recipe.method.name)(
         network,
@@ -144,13 +152,6 @@ def unravel_on_text(name: str, model: nn.Module, length: int, vocabulary: int) -
     """
     described = f"sequences of {length} tokens"
     return _unravel_on(name, model, noise_sequences(length, vocabulary), described, _SIZES["text"])
-
-
-def as_in(module: nn.Module, x: Any) -> Any:
-    """What a model takes, on its device and in its number format."""
-    parameter = next(module.parameters())
-    moved = pytree.tree_map_only(Tensor, lambda part: part.to(parameter.device), x)
-    return in_format(moved, parameter.dtype)
 
 
 _SIZES = {

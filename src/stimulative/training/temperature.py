@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stimulative.data import Batch
 from stimulative.errors import UsageError
 from stimulative.objectives import counted, logits_of
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
@@ -104,7 +103,7 @@ class LossCurve:
 
 def fit_temperatures(
     network: ResidualNetwork,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     subnets: Sequence[Subnet] | None = None,
     *,
     statistics: Statistics | None = None,
@@ -114,8 +113,8 @@ def fit_temperatures(
 
     Args:
         network: The network; its mode comes back as it was.
-        batches: Pairs of what the model takes and class indices that were not trained on, and that nothing is reported
-            on: the validation part.
+        batches: What the model takes, followed by class indices, of samples that were not trained on, and that nothing
+            is reported on: the validation part.
         subnets: Which subnets; by default the main net alone.
         statistics: Statistics to normalise with, instead of the network's own.
         after_batch: Called after each batch, to show progress.

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MEAN, _VAR = "running_mean", "running_var"
+RUNNING = "running_mean", "running_var"
+"""What PyTorch's norms call their running statistics."""
 
 
 def put_children(module: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
@@ -33,28 +34,43 @@ def put_buffer(module: nn.Module, key: str, value: Tensor | None) -> None:
     module._buffers[key] = value
 
 
-def put_statistics(layer: nn.Module, mean: Tensor | None, var: Tensor | None) -> None:
-    """Put other running statistics into a layer, as they are."""
-    layer._buffers[_MEAN] = mean
-    layer._buffers[_VAR] = var
+def put_statistics(layer: nn.Module, values: Mapping[str, Tensor | None]) -> None:
+    """Put other running statistics into a layer, as they are.
+
+    Args:
+        layer: The layer.
+        values: Tensors by the names that they have in it; such a name may be that of a buffer, of a parameter that is
+            not trained, or of a plain attribute.
+    """
+    for key, value in values.items():
+        slots = _slots_with(layer, key)
+        if slots is layer._parameters and value is not None and not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+        slots[key] = value
 
 
-def statistics_in(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """The running mean and variance that a layer has now."""
-    return layer._buffers[_MEAN], layer._buffers[_VAR]
+def statistics_in(layer: nn.Module, keys: Iterable[str]) -> dict[str, Tensor | None]:
+    """The running statistics that a layer has now, by their names in it."""
+    return {key: _slots_with(layer, key)[key] for key in keys}
+
+
+def untrained_in(layer: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a layer holds itself and that are not trained: buffers, parameters, and plain attributes."""
+    held = {**vars(layer), **layer._parameters, **layer._buffers}
+    return {key: value for key, value in held.items() if isinstance(value, Tensor) and not value.requires_grad}
 
 
 @contextmanager
-def without_statistics(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Layers without running statistics, for a while."""
-    taken = [(layer, statistics_in(layer)) for layer in layers]
-    for layer, _ in taken:
-        put_statistics(layer, None, None)
+def exchanged_statistics(values: Mapping[nn.Module, Mapping[str, Tensor | None]]) -> Iterator[None]:
+    """Layers with other running statistics, or none, for a while; then they have their own again, untouched."""
+    own = {layer: statistics_in(layer, other) for layer, other in values.items()}
+    for layer, other in values.items():
+        put_statistics(layer, other)
     try:
         yield
     finally:
-        for layer, (mean, var) in taken:
-            put_statistics(layer, mean, var)
+        for layer, tensors in own.items():
+            put_statistics(layer, tensors)
 
 
 @contextmanager
@@ -104,3 +120,8 @@ class Exchange:
     def _put(self, slots: dict[str, Any], key: str, value: Any) -> None:
         self._undo.append((slots, key, slots[key]))
         slots[key] = value
+
+
+def _slots_with(layer: nn.Module, key: str) -> dict[str, Any]:
+    """Where a layer has a tensor of this name."""
+    return next((slots for slots in (layer._buffers, layer._parameters) if key in slots), vars(layer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from stimulative.residual.access.slices import Slice
 from stimulative.residual.finding.channels import Channels
+from stimulative.residual.finding.norms import Norm
 from stimulative.residual.finding.passing import needs_before, passed
 from stimulative.residual.finding.recording import Call, tensors_in
 from stimulative.residual.finding.stacks import Stack
@@ -103,6 +104,7 @@ class Wiring:
         writers: The units that write into their input; ``""`` if the model writes into its own.
         fragile: The units whose output is written into by code that belongs to no unit.
         channels: What reads the channels of dense blocks, if there are any.
+        norms: What layers keep of the batches that they see, by name, of those that are not PyTorch's own.
         observed: What has been observed about the model while it ran.
         live: What the model is at the moment.
     """
@@ -113,6 +115,7 @@ class Wiring:
     writers: frozenset[str]
     fragile: frozenset[str] = frozenset()
     channels: Channels | None = None
+    norms: Mapping[str, Norm] = field(default_factory=dict)
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
     live: Live = field(default_factory=Live, compare=False, repr=False)
 

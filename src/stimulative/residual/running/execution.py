@@ -27,8 +27,8 @@ from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.caches import check_for_several, configs_of, is_cache, without_caches
+from stimulative.residual.access.samples import batch_size
 from stimulative.residual.counted.shrinking import numbered, shrunk
-from stimulative.residual.finding.recording import tensors_in
 from stimulative.residual.finding.wiring import Decision, Wiring
 from stimulative.residual.running.cutting import Cut, bypasses
 from stimulative.residual.running.guarding import exclusive
@@ -121,7 +121,7 @@ class _Walk:
     modules: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.batch = next((len(tensor) for tensor in tensors_in((self.args, self.kwargs)) if tensor.dim()), 0)
+        self.batch = batch_size((self.args, self.kwargs))
         self.alone = len(self.subnets) == 1 and self.around is None
         self.writes = "" in self.wiring.writers and len(self.subnets) > 1
 

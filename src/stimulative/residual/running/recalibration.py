@@ -4,25 +4,34 @@ BatchNorm's running statistics belong to the main net: a subnet's activations ar
 its statistics are estimated anew on training images, as in the papers' code: the sample-weighted average of the mean
 and the (biased) variance of each batch, every layer normalising by its own batch. Since statistics belong to the nodes
 of the tree of prefixes, all subnets are recalibrated at the price of one walk of the tree.
+
+What a layer makes of its batch is what it writes itself; see ``settling`` for layers that are not PyTorch's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.mode import evaluating
+from stimulative.residual.access.samples import batch_size, first_samples
+from stimulative.residual.access.slots import statistics_in
+from stimulative.residual.finding.norms import Norm
 from stimulative.residual.finding.recording import arguments_of, tensors_in
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.execution import replay
 from stimulative.residual.running.one_pass import Node
-from stimulative.residual.running.statistics import Stages, Statistics, layers_with_statistics
+from stimulative.residual.running.settling import settled
+from stimulative.residual.running.statistics import LayerStatistics, Stages, Statistics, check_statistics, norms_in
 
 
 def recalibrate(
@@ -39,123 +48,201 @@ def recalibrate(
         model: The model. Its own statistics, mode and parameters come back untouched.
         wiring: Its units and places.
         subnets: The subnets to recalibrate.
-        batches: Inputs of the model, or pairs of input and target.
+        batches: Inputs of the model.
         images: Stop after that many images; the batch that reaches the number is cut to fit. A batch of a single
             image, unless it is the first one, is left out.
 
     Raises:
-        UsageError: If there is no image to estimate from.
+        UsageError: If there is no image to estimate from, or a layer's statistics cannot be estimated.
     """
     if images is not None and images < 1:
         raise UsageError(f"recalibration needs at least one image, got images={images}")
+    check_statistics(model, wiring)
     seen = 0
-    sums: dict[Node, dict[str, list[Tensor]]] = {}
-    layers = layers_with_statistics(model)
-    with torch.inference_mode(False), _batch_statistics(model) as sizes, torch.no_grad():
-        for batch in batches if layers else ():
-            inputs = input_of(batch)
-            size = len(tensors_in(inputs)[0])
+    collect = _Collect(model, wiring)
+    with torch.inference_mode(False), collect.watching(), torch.no_grad():
+        for inputs in batches if collect.norms else ():
+            size = batch_size(inputs)
             if images is not None and seen + size > images:
-                size = images - seen
-                inputs = pytree.tree_map_only(Tensor, lambda tensor, size=size: tensor[:size], inputs)
+                inputs, size = first_samples(inputs, images - seen, size), images - seen
             if size > 1 or (size and not seen):  # one image may have no variance to estimate
                 args, kwargs = arguments_of(inputs)
-                collect = _Collect(model, sizes, sums, size)
+                collect.images = size
                 for _ in replay(model, wiring, args, kwargs, subnets, around=collect):
                     pass
                 seen += size
             if images is not None and seen >= images - 1:
                 break
-        if layers and not seen:
+        if collect.norms and not seen:
             raise UsageError("recalibration needs at least one image, got none")
-        nodes = {
-            node: {
-                name: _mean(total, seen, model.get_submodule(node.unit).get_submodule(name))
-                for name, total in of.items()
-            }
-            for node, of in sums.items()
-        }
-    return Statistics(seen, frozenset(subnets), nodes)
+        return Statistics(seen, frozenset(subnets), collect.statistics())
 
 
-def input_of(batch: Any) -> Any:
-    """The input of a batch: of a pair of input and target the first, else the batch itself."""
-    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor) and batch[1].dim() <= 1:
-        return batch[0]
-    return batch
+@dataclass(frozen=True)
+class _Seen:
+    """What a layer has made of one call.
+
+    Args:
+        layer: The layer.
+        values: Its statistics in double precision.
+        factors: What each of them is to be multiplied by.
+        given: How many numbers it was given.
+        written: Of each of them which elements the layer has written at all; None for all of them.
+    """
+
+    layer: nn.Module
+    values: tuple[Tensor, ...]
+    factors: tuple[float, ...]
+    given: int
+    written: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class _Sum:
+    """The weighted sum of a statistic over batches, and the sum of the weights (by element, where these differ)."""
+
+    total: Tensor | float = 0.0
+    weight: Tensor | float = 0.0
+
+    def mean(self, own: Tensor) -> Tensor:
+        """The mean; of elements that were never written what the layer has itself."""
+        mean: Any = self.total / self.weight
+        if isinstance(self.weight, Tensor):
+            mean = torch.where(self.weight > 0, mean, own)
+        return mean.to(own.dtype)
 
 
 class _Collect:
-    """Adds up what each layer with statistics sees, by node, weighted by the number of images."""
+    """Adds up what each layer with statistics sees, by node, weighted by the number of images.
 
-    def __init__(
-        self, model: nn.Module, sizes: dict[Any, int], sums: dict[Node, dict[str, list[Tensor]]], images: int
-    ) -> None:
+    Args:
+        model: The model.
+        wiring: Its wiring.
+
+    Attributes:
+        norms: Its layers with statistics, and what they keep.
+        images: The number of images in the batch that is running.
+    """
+
+    def __init__(self, model: nn.Module, wiring: Wiring) -> None:
         self.model = model
-        self.sizes = sizes
-        self.sums = sums
-        self.images = images
+        self.norms: dict[nn.Module, Norm] = {}
+        self.names: dict[nn.Module, str] = {}
+        for name, layer, norm in norms_in(model, wiring):
+            self.norms[layer], self.names[layer] = norm, name
+        self.images = 0
+        self._sums: dict[Node, dict[nn.Module, list[_Sum]]] = {}
+        self._seen: list[_Seen] = []
 
     def __call__(self, node: Node, compute: Callable[[], Any]) -> Any:
+        """Compute a unit, and add up what its layers have seen meanwhile."""
         output = compute()
-        if self.sizes:
-            layers = self.sums.setdefault(node, {})
-            for name, layer in layers_with_statistics(self.model.get_submodule(node.unit)).items():
-                count = self.sizes.get(layer)
-                if count is None:
-                    continue
-                # momentum 1 leaves the batch's own mean and variance in the running statistics, the variance unbiased
-                mean = layer.running_mean.double() * self.images
-                var = layer.running_var.double() * ((count - 1) / count * self.images)
-                if name in layers:
-                    layers[name][0] += mean
-                    layers[name][1] += var
-                else:
-                    layers[name] = [mean, var]
-        self.sizes.clear()  # only now: a layer that is a unit itself was counted before its computation began
+        given: dict[nn.Module, int] = {}
+        for seen in self._seen:
+            given[seen.layer] = given.get(seen.layer, 0) + seen.given
+        for seen in self._seen:
+            weight = self.images * seen.given / given[seen.layer]  # a layer may be called several times in a unit
+            own = self._sums.setdefault(node, {})
+            sums = own.setdefault(seen.layer, [_Sum() for _ in seen.values])
+            for at, one in enumerate(sums):
+                value, weights = seen.values[at], weight
+                if seen.written is not None:
+                    weights = weight * seen.written[at].double()
+                    value = torch.where(seen.written[at], value, 0.0)
+                one.total = one.total + value * (seen.factors[at] * weight)
+                one.weight = one.weight + weights
+        self._seen.clear()
+        return output
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The model in evaluation mode except its layers with statistics, which normalise by their batch."""
+        modules = {self.names[layer]: layer for layer in self.norms}
+        calls = {
+            name: partial(self._call_torch if self.norms[layer].as_torch else self._call, layer, _original(layer))
+            for name, layer in modules.items()
+        }
+        own = [layer for layer, norm in self.norms.items() if norm.as_torch]
+        with evaluating(self.model), _buffers_of(self.norms), _forgetting(own), intercepted(modules, calls):
+            yield
+
+    def statistics(self) -> dict[Node, LayerStatistics]:
+        """The means, by node and the name of the layer within its unit."""
+        names: dict[str, dict[nn.Module, str]] = {}
+        found: dict[Node, LayerStatistics] = {}
+        for node, layers in self._sums.items():
+            if node.unit not in names:
+                names[node.unit] = {layer: name for name, layer in self.model.get_submodule(node.unit).named_modules()}
+            found[node] = {
+                names[node.unit][layer]: tuple(map(_Sum.mean, sums, self._own(layer))) for layer, sums in layers.items()
+            }
+        return found
+
+    def _own(self, layer: nn.Module) -> Iterator[Any]:
+        return iter(statistics_in(layer, self.norms[layer].keys).values())
+
+    def _call_torch(self, layer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a norm that treats its statistics as PyTorch does."""
+        layer.running_mean.zero_()  # momentum 1 multiplies what was there by zero, which keeps a NaN
+        layer.running_var.fill_(1)
+        output = original(*args, **kwargs)
+        x = args[0] if args else tensors_in(kwargs)[0]
+        if x.numel():
+            # momentum 1 leaves the batch's own mean and variance in the running statistics, the variance unbiased
+            count = _values_behind(layer, x)
+            mean, var = (tensor.to(torch.float64, copy=True) for tensor in (layer.running_mean, layer.running_var))
+            self._seen.append(_Seen(layer, (mean, var), (1.0, (count - 1) / count), x.numel()))
+        return output
+
+    def _call(self, layer: nn.Module, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call any other norm."""
+        given = tensors_in((args, kwargs))[0].numel()
+        if not given:
+            return original(*args, **kwargs)
+        before = len(self._seen)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            del self._seen[before:]  # of norms inside, what they see in the last call
+            return original(*args, **kwargs)
+
+        output, values, written = settled(self.names[layer], layer, self.norms[layer], call, args, kwargs)
+        self._seen.append(_Seen(layer, values, (1.0,) * len(values), given, written))
         return output
 
 
+def _original(layer: nn.Module) -> Callable[..., Any]:
+    return getattr(layer, call_slot(layer))
+
+
+def _values_behind(layer: Any, x: Tensor) -> int:
+    """The number of values behind each mean of one of PyTorch's norms."""
+    values = x.numel() // layer.running_mean.numel()
+    # instance norm takes the statistics of each image and averages them
+    return values // len(x) if isinstance(layer, _InstanceNorm) and x.dim() > layer._get_no_batch_dim() else values
+
+
 @contextmanager
-def _batch_statistics(model: nn.Module) -> Iterator[dict[Any, int]]:
-    """The model in evaluation mode except its layers with statistics, which normalise by their batch.
-
-    Yields:
-        A dictionary that receives, for each such layer called, the number of values behind each of its means.
-    """
-    sizes: dict[Any, int] = {}
-
-    def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        values = args[0].numel() // args[0].shape[1]
-        # instance norm takes the statistics of each image and averages them
-        sizes[layer] = values // len(args[0]) if isinstance(layer, nn.modules.instancenorm._InstanceNorm) else values
-
-    layers = layers_with_statistics(model).values()
-    before = [(layer, layer.momentum, getattr(layer, "track_running_stats", True), _copies(layer)) for layer in layers]
-    handles = [layer.register_forward_pre_hook(count) for layer in layers]
+def _forgetting(layers: Sequence[Any]) -> Iterator[None]:
+    """Norms as PyTorch's in training mode, their running statistics those of the last batch alone, for a while."""
+    before = [(layer, layer.momentum, layer.track_running_stats) for layer in layers]
     try:
-        with evaluating(model):
-            for layer in layers:
-                layer.training = True
-                layer.momentum = 1.0
-                layer.running_mean.zero_()  # momentum 1 multiplies what was there by zero, which keeps a NaN
-                layer.running_var.fill_(1)
-                layer.track_running_stats = True
-            yield sizes
+        for layer in layers:
+            layer.training = True
+            layer.momentum = 1.0
+            layer.track_running_stats = True
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for layer, momentum, tracks, copies in before:
+        for layer, momentum, tracks in before:
             layer.momentum, layer.track_running_stats = momentum, tracks
-            with torch.no_grad():
-                for name, copy in copies.items():
-                    layer._buffers[name].copy_(copy)
 
 
-def _copies(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in layer._buffers.items() if buffer is not None}
-
-
-def _mean(total: list[Tensor], images: int, layer: Any) -> tuple[Tensor, Tensor]:
-    mean, var = total
-    return (mean / images).to(layer.running_mean.dtype), (var / images).to(layer.running_var.dtype)
+@contextmanager
+def _buffers_of(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """A context behind which the buffers of layers have the values that they have now."""
+    values = [(buffer, buffer.clone()) for layer in layers for buffer in layer._buffers.values() if buffer is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)

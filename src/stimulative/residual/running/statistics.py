@@ -14,13 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
-from stimulative.residual.access.slots import put_statistics, statistics_in, without_statistics
+from stimulative.residual.access.slots import exchanged_statistics, statistics_in
+from stimulative.residual.finding.norms import TORCH_NORM, Norm, is_norm_of_torch
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.one_pass import Node
 
 Stages = tuple[tuple[int, ...], ...]
-LayerStatistics = dict[str, tuple[Tensor, Tensor]]
-"""Mean and variance by the name of the layer within its unit."""
+LayerStatistics = dict[str, tuple[Tensor, ...]]
+"""Mean and variance, or whatever else a layer keeps, by the name of the layer within its unit."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Statistics:
     Args:
         images: The number of images that they were estimated on (0 where no layer has running statistics).
         subnets: The subnets that they belong to.
-        nodes: Mean and variance of each layer of each unit, by the node of the tree of prefixes.
+        nodes: Mean and variance (or whatever else it keeps) of each layer of each unit, by the node of the tree of
+            prefixes.
     """
 
     images: int
@@ -77,58 +79,84 @@ FROZEN = "statistics_are_frozen"
 """The attribute of a layer that keeps the statistics that it has, in training and for all subnets."""
 
 
-def layers_with_statistics(module: nn.Module) -> dict[str, Any]:
-    """The layers of a module that keep running statistics, by name: BatchNorm and whatever is built like it.
+def layers_with_statistics(model: nn.Module, wiring: Wiring) -> dict[str, Norm]:
+    """The layers of a model that keep running statistics, and what they keep, by name.
 
     A frozen layer is none of them: it has its statistics for good.
+
+    Args:
+        model: The model.
+        wiring: Its wiring, which knows the layers that are not PyTorch's own.
     """
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(getattr(layer, "running_mean", None), Tensor)
-        and isinstance(getattr(layer, "running_var", None), Tensor)
-        and hasattr(layer, "momentum")
-        and not getattr(layer, FROZEN, False)
-    }
+    return {name: norm for name, _, norm in norms_in(model, wiring)}
 
 
-def with_statistics(model: nn.Module, statistics: Statistics) -> Callable[[Node, Callable[[], Any]], Any]:
+def norms_in(model: nn.Module, wiring: Wiring) -> Iterator[tuple[str, Any, Norm]]:
+    """The layers of ``layers_with_statistics``, each with its name and what it keeps."""
+    for name, layer in model.named_modules():
+        norm = wiring.norms.get(name, TORCH_NORM if is_norm_of_torch(layer) else None)
+        if norm is not None and norm.keys and not getattr(layer, FROZEN, False):
+            yield name, layer, norm
+
+
+def check_statistics(model: nn.Module, wiring: Wiring) -> None:
+    """Make sure that the statistics of all layers can be estimated.
+
+    Raises:
+        UsageError: If a layer has some that cannot.
+    """
+    for name, layer, norm in norms_in(model, wiring):
+        if norm.problem is not None:
+            raise UsageError(
+                f"the statistics of layer {name!r} ({type(layer).__name__}: "
+                f"{', '.join(norm.keys)}) cannot be estimated: evaluation mode normalises by them, but {norm.problem}. "
+                "Let its forward write running averages in training mode; or, if they are to stay what they are for "
+                "all subnets, let training mode normalise by them, too (a frozen norm)"
+            )
+
+
+def with_statistics(
+    model: nn.Module, wiring: Wiring, statistics: Statistics
+) -> Callable[[Node, Callable[[], Any]], Any]:
     """An ``around`` for ``replay``: each unit normalises with the statistics of its node."""
+    keys = {layer: norm.keys for _, layer, norm in norms_in(model, wiring)}
 
     def around(node: Node, compute: Callable[[], Any]) -> Any:
         layers = statistics.nodes.get(node)
         if not layers:
             return compute()
         unit = model.get_submodule(node.unit)
-        own = {}
-        for name, (mean, var) in layers.items():
+        other = {}
+        for name, values in layers.items():
             layer = unit.get_submodule(name)
-            own[layer] = statistics_in(layer)
-            put_statistics(layer, mean, var)
-        try:
+            other[layer] = dict(zip(keys[layer], values, strict=True))
+        with exchanged_statistics(other):
             return compute()
-        finally:
-            for layer, (mean, var) in own.items():
-                put_statistics(layer, mean, var)
 
     return around
 
 
 @contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
+def frozen_statistics(model: nn.Module, wiring: Wiring) -> Iterator[None]:
     """Layers in training mode normalise by their batch, as always, but leave their running statistics alone."""
-    layers = [
-        layer
-        for layer in layers_with_statistics(model).values()
-        if layer.training and getattr(layer, "track_running_stats", False)
-    ]
-    # InstanceNorm updates whatever statistics it has, without regard to the switch, so it has none for a while
-    eager = [layer for layer in layers if isinstance(layer, nn.modules.instancenorm._InstanceNorm)]
-    for layer in layers:
+    tracking: list[Any] = []
+    other: dict[nn.Module, dict[str, Tensor | None]] = {}
+    for _, layer, norm in norms_in(model, wiring):
+        if not layer.training:
+            continue
+        if not norm.as_torch:  # what it writes goes into copies
+            own = statistics_in(layer, (*norm.keys, *norm.others))
+            other[layer] = {key: value if value is None else value.detach().clone() for key, value in own.items()}
+        elif layer.track_running_stats:
+            tracking.append(layer)
+            if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+                # it updates whatever statistics it has, without regard to the switch, so it has none for a while
+                other[layer] = dict.fromkeys(norm.keys)
+    for layer in tracking:
         layer.track_running_stats = False
     try:
-        with without_statistics(eager):
+        with exchanged_statistics(other):
             yield
     finally:
-        for layer in layers:
+        for layer in tracking:
             layer.track_running_stats = True

@@ -31,7 +31,7 @@ from stimulative.residual.finding.passing import inputs_of
 from stimulative.residual.finding.recording import Call, Trace, record, tensors_in
 from stimulative.residual.finding.wiring import Place
 from stimulative.residual.network import ResidualNetwork
-from stimulative.residual.running.statistics import layers_with_statistics
+from stimulative.residual.running.statistics import norms_in
 
 _SCALE = 0.25  # a power of two changes no digit of a product, however coarsely the device rounds
 _SAME = 1e-4  # of the largest input, as in discovery
@@ -68,12 +68,13 @@ def branch_ends(network: ResidualNetwork) -> dict[str, tuple[str, ...]]:
     for call in trace.calls:
         calls.setdefault(call.name, call)
     shared = _shared(network.model)
+    kept = {layer: norm.keys for _, layer, norm in norms_in(network.model, network.wiring)}
     found: dict[str, tuple[str, ...]] = {}
     known: dict[tuple[str, ...], None] = {}  # ends by their names within the block, as most blocks are alike
     for place in network.wiring.places:
         if place.index == 0 and network.stages[place.stage].fixed_entry:
             continue
-        block = _Block(place, network.model.get_submodule(place.name), calls[place.name])
+        block = _Block(place, network.model.get_submodule(place.name), calls[place.name], kept)
         own = [name for name in _in_order(place.name, block.module, trace) if name not in shared]
         guesses = [tuple(block.prefix + name for name in names) for names in known]
         ends = next((guess for guess in guesses if set(guess) <= set(own) and _are_ends(block, guess)), None)
@@ -161,12 +162,13 @@ class _Block:
         place: Where it runs.
         module: The block.
         call: What it was called with.
+        kept: The names of the running statistics of the model's layers.
     """
 
-    def __init__(self, place: Place, module: nn.Module, call: Call) -> None:
+    def __init__(self, place: Place, module: nn.Module, call: Call, kept: Mapping[nn.Module, Sequence[str]]) -> None:
         self.module = module
         self.prefix = f"{place.name}."
-        self.values = _moved(module)
+        self.values = _moved(module, kept)
         self.args, self.kwargs = pytree.tree_map_only(Tensor, precise, (call.args, call.kwargs))
         inputs = tensors_in((self.args, self.kwargs))
         self.streams = [inputs[number] for number in inputs_of(place.returns)]
@@ -212,7 +214,7 @@ class _Block:
         return adds
 
 
-def _moved(module: nn.Module) -> dict[str, Tensor]:
+def _moved(module: nn.Module, kept: Mapping[nn.Module, Sequence[str]]) -> dict[str, Tensor]:
     """Parameters and running statistics, all moved away from where they are, and other buffers as they are."""
     generator = torch.Generator().manual_seed(0)
 
@@ -221,9 +223,11 @@ def _moved(module: nn.Module) -> dict[str, Tensor]:
         return 0.3 * drawn.to(value) / (value[0].numel() if value.dim() > 1 else 1) ** 0.5
 
     values = {name: precise(value.detach()) for name, value in module.named_buffers()}
-    for name in layers_with_statistics(module):
-        mean, var = (f"{name}.{key}" if name else key for key in ("running_mean", "running_var"))
-        values[mean], values[var] = values[mean] + noise(values[mean]), values[var] + 0.5
+    for inside, layer in module.named_modules():
+        for key in kept.get(layer, ()):
+            name = f"{inside}.{key}" if inside else key
+            if name in values:
+                values[name] = values[name] + (noise(values[name]) if key == "running_mean" else 0.5)
     for name, parameter in module.named_parameters():
         value = precise(parameter.detach())
         values[name] = value + noise(value) if value.is_floating_point() else value

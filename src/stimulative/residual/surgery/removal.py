@@ -87,6 +87,7 @@ def keep_only(network: ResidualNetwork, subnet: SubnetLike) -> ResidualNetwork:
         blocks=tuple(stage.block_names for stage in stages),
         writers=frozenset(names.left(wiring.writers)),
         fragile=frozenset(names.left(wiring.fragile)),
+        norms={names.now(name): norm for name, norm in wiring.norms.items() if not names.is_gone(name)},
         observed=Observed(),
         live=Live(),
     )
@@ -115,6 +116,10 @@ class _Names:
         """What a module is called now."""
         old = next((old for old in self.moved if name == old or name.startswith(f"{old}.")), None)
         return name if old is None else self.moved[old] + name.removeprefix(old)
+
+    def is_gone(self, name: str) -> bool:
+        """Whether a module is, or was in, a layer that is not left."""
+        return any(f"{name}.".startswith(f"{layer}.") for layer in self.gone)
 
     def left(self, names: Iterable[str]) -> tuple[str, ...]:
         """What those modules are called that are left."""

@@ -70,7 +70,7 @@ def stem_of(network: ResidualNetwork) -> Stem:
     reached = zip(parameters, gradients, strict=True)
     return Stem(
         tuple(name for name, gradient in reached if gradient is not None),
-        tuple(name for name in layers_with_statistics(model) if name in called),
+        tuple(name for name in layers_with_statistics(model, network.wiring) if name in called),
     )
 
 
