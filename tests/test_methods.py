@@ -251,10 +251,10 @@ def test_a_method_with_several_backward_passes_says_so_and_why_devices_cannot(ne
     assert problem is not None and problem.startswith("schedule: 'lean' calls backward several times a step")
     assert StimulativeTraining.problem_on_devices({"schedule": "joint"}) is None
     losses = []
-    lean.backward(*batch, ["1-1"], backward=lambda loss, **_: losses.append(loss))
+    lean.backward(*batch, ["1-1"], backward=losses.append)
     assert len(losses) == 2
     losses.clear()
-    StimulativeTraining(network).backward(*batch, ["1-1"], backward=lambda loss, **_: losses.append(loss))
+    StimulativeTraining(network).backward(*batch, ["1-1"], backward=losses.append)
     assert len(losses) == 1
 
 

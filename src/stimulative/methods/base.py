@@ -59,8 +59,8 @@ class Terms:
         )
 
 
-Backward = Callable[..., Any]
-"""Calls backward on a loss: ``backward(loss, retain_graph=...)``."""
+Backward = Callable[[Tensor], Any]
+"""Calls backward on a loss, which it may scale first: ``lambda loss: scaler.scale(loss).backward()``."""
 
 
 class Method(nn.Module):
@@ -186,7 +186,10 @@ class Method(nn.Module):
             y: Its targets.
             subnets: The subnets to train besides the main net, instead of those that the method would draw.
             scale: Factor on the gradients, such as one over the number of accumulated batches.
-            backward: What calls backward on a loss; Fabric's, say, which also scales it for half precision.
+            backward: What calls backward on a loss, its only argument: ``lambda loss: scaler.scale(loss).backward()``
+                with a ``GradScaler``, ``fabric.backward``, ``accelerator.backward``. A step of several backward passes
+                (``calls_backward``) calls it for each, with a scalar that stands for the pass's loss and has no graph
+                behind it; the gradient that arrives there goes on into the pass.
         """
         terms = self(x, y, subnets)
         backward(terms.loss * scale if scale != 1.0 else terms.loss)
@@ -219,6 +222,24 @@ def impossible(settings: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[
         for key, (allowed, text) in rules.items()
         if key in settings and not allowed(settings[key])
     ]
+
+
+def backward_through(backward: Backward, loss: Tensor, factor: float, *, retain_graph: bool) -> None:
+    """Go backward from a loss by what takes a loss alone, also where the graph has to be retained.
+
+    It is given a stand-in, and what it makes of that (a loss scaled for half precision, say) goes on into the graph.
+
+    Args:
+        backward: Calls backward on a loss.
+        loss: The loss, a scalar.
+        factor: What the loss is multiplied by.
+        retain_graph: Whether other losses have a part of its graph to go through.
+    """
+    stand_in = loss.detach().requires_grad_()
+    with torch.autocast(loss.device.type, enabled=False):  # a backward pass has its forward's formats
+        backward(stand_in * factor)
+        if stand_in.grad is not None:
+            loss.backward(stand_in.grad, retain_graph=retain_graph)
 
 
 def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ADVICE, ramped
-from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
+from stimulative.methods.base import Backward, Method, Terms, backward_through, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
 from stimulative.methods.subnet_objectives import SubnetObjective, objective_problem, resolve_objective
@@ -262,8 +262,7 @@ class StimulativeTraining(Method):
                 term = self.subnet_term(logits, main, y)
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
-            with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
-                backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
+            backward_through(backward, term, factor, retain_graph=retain_graph)
             del output, logits, term  # their graph has to go before the next pass
         assert main is not None and main_ce is not None
         self._count()
