@@ -1,6 +1,7 @@
 """What training methods compute, whichever the method; and what is particular to each."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -168,6 +169,39 @@ def test_the_balance_rises_over_its_share_of_training(network, batch):
     assert balances == [1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0, 4.0]
     assert StimulativeTraining(network, balance=4.0, balance_ramp=0.0, total_steps=8).current_balance == 4.0
     assert StimulativeTraining(network, balance=4.0).current_balance == 4.0
+
+
+@pytest.mark.parametrize("name", ["stimulative", "group_knowledge"])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_balance_is_full_at_the_same_share_of_training_however_many_batches_are_accumulated(
+    name, accumulate, network, batch
+):
+    method = METHODS[name](network, balance=4.0, balance_ramp=0.5, total_steps=2 * 6)  # two epochs of six batches
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
+    used = []
+    for number in range(1, 13):
+        used.append(method.current_balance)
+        method.backward(*batch, scale=1 / accumulate)
+        if number % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert used == pytest.approx([min(4.0, 4.0 * (at + 1) / 6) for at in range(12)])
+
+
+@pytest.mark.parametrize("name", ["stimulative", "group_knowledge"])
+@pytest.mark.parametrize("settings", [{}, {"balance_ramp": 0}, {"balance": 0.0}])
+def test_more_batches_than_were_said_are_noticed_once(name, settings, network, batch):
+    method = METHODS[name](network, total_steps=2, **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            method(*batch)
+        method.eval()(*batch)
+        assert not caught
+        for _ in range(3):
+            method.train()(*batch)
+    assert len(caught) == (0 if settings else 1)
+    assert all("goes on after the 2 batches that total_steps says it takes" in str(one.message) for one in caught)
 
 
 def test_several_subnets_enter_by_their_mean(network, batch):

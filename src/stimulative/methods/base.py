@@ -67,13 +67,15 @@ class Method(nn.Module):
     """A way of training a residual network.
 
     Call it on a batch for the terms of a step, and call ``terms.loss.backward()``; or call ``backward``, which does
-    both. It counts its steps and draws its subnets from a generator of its own; both are part of its ``state_dict``,
-    so training that is resumed goes on as if it had never stopped.
+    both. It counts its steps, a batch each, and draws its subnets from a generator of its own; both are part of its
+    ``state_dict``, so training that is resumed goes on as if it had never stopped.
 
     Args:
         network: The network to train.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1.
-        total_steps: The number of steps that training will take; what changes over training goes by it.
+        total_steps: The number of steps that training will take; what changes over training goes by it. A step is one
+            batch, and so one call of the method, also where gradients of several are accumulated before the optimiser
+            steps: ``epochs * len(loader)`` in both cases.
         seed: Seed of the method's generator.
     """
 

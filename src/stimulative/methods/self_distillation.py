@@ -53,7 +53,7 @@ class SelfDistillation(Method):
         hint_weight: Weight of the distance between shallow features and the deepest ones.
         weight: Weight of all that the shallow classifiers add. 0 is common training, without classifiers.
         label_smoothing: Label smoothing of all cross-entropies, 0 to 1.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the classifiers' initial values.
 
     Raises:

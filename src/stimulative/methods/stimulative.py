@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.methods.balance import ADVICE, ramped
+from stimulative.methods.balance import ADVICE, ramped, warn_of_more_batches
 from stimulative.methods.base import Backward, Method, Terms, backward_through, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import check_part, check_smaller, image_side, resized, samples_of, sides_of
@@ -75,7 +75,7 @@ class StimulativeTraining(Method):
         amplitude: Standard deviation that ``directional`` brings logits to.
         normalise_main: Whether the main net's cross-entropy is of normalised logits, too, as in ST++'s code.
         subnets_per_step: The number of subnets sampled each step.
-        every: Train subnets only each so many steps, with as many times the weight.
+        every: Train subnets only each so many batches, with as many times the weight.
         sampler: How subnets are drawn: ``ordered``, ``suffix``, ``every_other``, ``unordered``, ``interstage``,
             ``late``, ``nested``; with settings as a mapping such as ``{name: unordered, keep: 0.8}``; or a function of
             a subnet space and a generator, in recipes ``package.module:name``.
@@ -90,7 +90,7 @@ class StimulativeTraining(Method):
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1; of the subnets' as well with
             ``labels``.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the sampler's generator.
 
     Raises:
@@ -294,6 +294,8 @@ class StimulativeTraining(Method):
     def plan(self, subnets: Sequence[SubnetLike] | None = None) -> tuple[list[Subnet], float]:
         """The subnets of this step, drawn unless they are given, and the weight of their term."""
         balance = self.current_balance
+        if balance and self.balance_ramp and self.training:
+            warn_of_more_batches(self.step, self.total_steps)
         if subnets is not None:
             return [self.network.resolve(subnet) for subnet in subnets], balance
         if balance == 0 or self.step % self.every:

@@ -82,7 +82,7 @@ class StochasticDepth(Method):
         per_sample: Whether blocks are skipped for each image by itself rather than for the whole batch. All of them
             are then computed, so that no time is saved.
         label_smoothing: Label smoothing of the cross-entropy, 0 to 1.
-        total_steps: The number of steps that training will take; nothing depends on it.
+        total_steps: The number of batches that training will take; nothing depends on it.
         seed: Seed of the draws.
 
     Raises:
