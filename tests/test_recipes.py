@@ -113,6 +113,7 @@ def test_the_plus_recipes_have_the_three_strategies(name: str):
     )
     assert said["sampler"] == {"name": "interstage", "ranges": [[3, 3], [3, 4], [3, 6], [3, 3]]}
     assert (said["smaller_inputs"], said["subnets_per_step"]) == (0.43, 6)
+    assert (said["balance"], said["reduction"]) == (1.0, "sum")  # each of the six at weight 1
 
 
 @pytest.mark.parametrize(("name", "train_side", "resized"), [("imagenet-resnet50", 224, 256), (IMAGENET[1], 200, 240)])

@@ -24,7 +24,8 @@ class Terms:
         loss: What to call backward on, a scalar.
         main_ce: Cross-entropy of the main net, a scalar without graph.
         subnet_kl: Mean divergence of the subnets from what they learn from, a scalar without graph; 0 without subnets.
-            Of subnets that learn from the labels (``objective: labels``) it is their mean cross-entropy.
+            It is the mean also where their sum enters the loss (``reduction: sum``). Of subnets that learn from the
+            labels (``objective: labels``) it is their mean cross-entropy.
         auxiliary: Mean loss of auxiliary heads, a scalar without graph; 0 without heads.
         logits: The main net's logits, shape ``(B, classes)`` or, of sequences, ``(B, positions, classes)``, without
             graph.
