@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stimulative.data import images
-from stimulative.data.augmentation import evaluation_transform, training_transform
+from stimulative.data.augmentation import Preparation, training_transform
 from stimulative.data.batches import LazyLoader
 from stimulative.data.dataset import ImageData
 from stimulative.data.image_settings import ImageSettings
@@ -104,11 +104,11 @@ class ResizedSettings(ImageSettings):
             std=std,
         )
         augmented = partial(loader, source.train, self._augment(source.size, mean), lighting=self.lighting)
-        show = evaluation_transform(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
+        prepared = Preparation.of(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
 
         def evaluation(shown: images.Images, index: np.ndarray) -> images.ImageLoader:
             order = images.fixed_order(torch.from_numpy(index))
-            return loader(shown, show, order, count=len(index), batch_size=self.evaluation_batch_size)
+            return loader(shown, prepared.transform(), order, count=len(index), batch_size=self.evaluation_batch_size)
 
         return ImageData(
             name=self.name,
@@ -119,6 +119,7 @@ class ResizedSettings(ImageSettings):
             evaluation_image_size=evaluation_size,
             mean=mean,
             std=std,
+            preparation=prepared,
             train=augmented(
                 images.training_order(source.training, seed=seed, rank=opening.rank, world_size=opening.world_size),
                 count=len(source.training) // opening.world_size,

@@ -100,6 +100,7 @@ class Finished:
             image_size=data.evaluation_image_size,
             mean=data.mean,
             std=data.std,
+            preparation=data.preparation,
         )
 
 
