@@ -50,6 +50,7 @@ class Quality(Record):
         parameters: The number of its parameters.
         flops: Floating-point operations for one sample; a multiply-add counts as two.
         temperature: What its logits are divided by for the loss, where one was fitted.
+        validation_top1: Its accuracy on the validation part in percent, where that was measured.
     """
 
     top1: float
@@ -58,12 +59,19 @@ class Quality(Record):
     parameters: int
     flops: int
     temperature: float | None = absent()
+    validation_top1: float | None = absent()
 
     @classmethod
     def of(cls, member: Member) -> Self:
         """What was measured of a member."""
         score, cost = member.score, member.cost
-        return cls(**vars(score), parameters=cost.parameters, flops=cost.flops, temperature=member.temperature)
+        return cls(
+            **vars(score),
+            parameters=cost.parameters,
+            flops=cost.flops,
+            temperature=member.temperature,
+            validation_top1=member.validation_top1,
+        )
 
 
 @dataclass(frozen=True)

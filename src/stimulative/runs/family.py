@@ -18,7 +18,7 @@ from stimulative.runs.spread import DepthSpread, FamilySpread, SizeSpread, Sprea
 
 COLUMNS = (
     *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
-    *("latency_ms", "latency_iqr_ms", "temperature", "perplexity"),
+    *("latency_ms", "latency_iqr_ms", "temperature", "perplexity", "validation_top1"),
 )
 
 T = TypeVar("T")
@@ -51,9 +51,20 @@ class Family:
         return any(member.score.perplexity is not None for member in self.members)
 
     def frontier(self, cost: CostName = "flops") -> list[Member]:
-        """The members that no other one beats; those whose cost is not known are left out; see ``frontier``."""
+        """The members that no other one beats in accuracy on the test split; it describes the family.
+
+        Those whose cost is not known are left out; see ``frontier``.
+        """
         known = [member for member in self.members if member.cost_in(cost) is not None]
         return frontier(known, lambda member: member.cost_in(cost) or 0.0, lambda member: member.score.top1)
+
+    def selection(self) -> list[Member]:
+        """The members that no other one beats in FLOPs and accuracy on the validation part, to be deployed.
+
+        Those that were not measured there are left out.
+        """
+        known = [member for member in self.members if member.validation_top1 is not None]
+        return frontier(known, lambda member: member.cost.flops, lambda member: member.validation_top1 or 0.0)
 
     def spread(self) -> FamilySpread:
         """Mean, standard deviation (the population's), least and greatest of the top-1 accuracies, in percent."""
@@ -84,10 +95,11 @@ class Family:
         )
 
     def to_csv(self) -> str:
-        """The text of ``subnets.csv``."""
+        """The text of ``subnets.csv``; without the last column where nothing was measured on the validation part."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        validated = any(member.validation_top1 is not None for member in self.members)
+        writer.writerow(COLUMNS if validated else COLUMNS[:-1])
         for member in self.members:
             score, cost, latency = member.score, member.cost, member.latency
             times = ("", "") if latency is None else (f"{latency.median_ms:.4f}", f"{latency.iqr_ms:.4f}")
@@ -95,12 +107,13 @@ class Family:
             temperature = "" if member.temperature is None else f"{member.temperature:.6g}"
             perplexity = "" if score.perplexity is None else f"{score.perplexity:.6g}"
             row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times]
-            writer.writerow([*row, temperature, perplexity])
+            validation = "" if member.validation_top1 is None else f"{member.validation_top1:.4f}"
+            writer.writerow([*row, temperature, perplexity, *([validation] if validated else [])])
         return text.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> Family:
-        """Read a ``subnets.csv``; older ones have no latencies, temperatures or perplexities.
+        """Read a ``subnets.csv``; older ones have no latencies, temperatures, perplexities or validation accuracies.
 
         Raises:
             UsageError: If it cannot be read as one.
@@ -149,6 +162,7 @@ def _member(row: dict[str, str]) -> Member:
         Cost(int(parameters), int(flops)),
         Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
         _number(row.get("temperature")),
+        _number(row.get("validation_top1")),
     )
 
 

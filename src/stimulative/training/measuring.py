@@ -54,6 +54,7 @@ def measure(
     *,
     statistics: Statistics | None = None,
     temperatures: Sequence[float] | None = None,
+    each: Callable[[int, Tensor, Tensor], Any] | None = None,
     after_batch: Callable[[], Any] | None = None,
 ) -> list[Score]:
     """Measure subnets of a network in evaluation mode, sharing what they have in common.
@@ -65,6 +66,8 @@ def measure(
         statistics: Statistics to normalise with, instead of the network's own.
         temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
             alone.
+        each: Called with the position of each subnet, its logits and the targets of each batch, for whoever wants to
+            know more of them than their score.
         after_batch: Called after each batch, to show progress.
 
     Returns:
@@ -89,6 +92,8 @@ def measure(
             for position, output, _ in network.passes(x, chosen, statistics=statistics):
                 logits = logits_of(output)
                 correct[position] += hits(logits, y)
+                if each is not None:
+                    each(position, logits, y)
                 scaled = logits.float() if temperatures is None else logits.float() / temperatures[position]
                 loss[position] += F.cross_entropy(
                     scaled.flatten(0, -2), y.flatten(), reduction="sum", ignore_index=IGNORED
@@ -97,9 +102,9 @@ def measure(
             sequences = y.dim() > 1
             if after_batch is not None:
                 after_batch()
-    if correct is None or loss is None:
-        raise UsageError("there is nothing to measure on: the data set has no batch")
     count = int(samples)
+    if correct is None or loss is None or not count:
+        raise UsageError("there is nothing to measure on: the data set has no batch")
     losses = [total / count for total in loss.tolist()]
     return [
         Score(100 * right / count, mean, perplexity_of(mean) if sequences else None)
