@@ -10,10 +10,13 @@ import time
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from stimulative import models
 from stimulative.cli import main
 from stimulative.cli.parser import without_settings
+from stimulative.config import load_recipe
 from stimulative.runs import read_metrics
 
 ADOPT = ["evaluate", "--model", "cifar/resnet20", "--data", "digits"]
@@ -301,6 +304,34 @@ def test_the_family_is_shown_in_tables_or_as_json(tmp_path, capsys, monkeypatch)
     summary = json.loads(capsys.readouterr().out)
     assert summary == json.loads((tmp_path / "runs" / "found" / "summary.json").read_text())
     assert summary["weights"]["file"] == "found.pth" and summary["latency"] is None
+
+
+def test_one_of_several_sets_of_weights_in_a_file_is_named_by_its_key(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw, mean = (models.build("cifar/resnet20", classes=10, channels=1, arguments={"width": 4}) for _ in range(2))
+    torch.save({"model": raw.state_dict(), "model_ema": AveragedModel(mean).state_dict()}, "found.pth")
+    settings = ["--model.arguments", "{width: 4}", "--training.threads", "1"]
+    asked = "found.pth holds 2 sets of weights for the model cifar/resnet20, which differ. Say which one to take: "
+    asked += "found.pth#model or found.pth#model_ema"
+    adopt, train = [*ADOPT, *settings], ["train", "digits", *settings, "--dry-run"]
+    propose = ["init", "--model", "cifar/resnet20", "--data", "digits", *settings]
+    for command in ([*adopt, "--weights"], [*train, "--from"], [*propose, "--from"]):
+        assert asked in refused(capsys, *command, "found.pth")
+    assert not list(tmp_path.glob("runs/*"))
+    for key, net in (("model", raw), ("model_ema", mean)):
+        assert main([*adopt, "--weights", f"found.pth#{key}", "--subnets", "2", "--no-latency"]) == 0
+        stored = load_file(f"runs/found-{key}/model.safetensors")
+        assert torch.equal(stored["conv1.weight"], net.conv1.weight)
+        summary = json.loads((tmp_path / f"runs/found-{key}/summary.json").read_text())
+        assert summary["weights"]["file"] == f"found.pth#{key}"
+    assert "runs/found-model holds the weights found.pth#model; choose" in refused(
+        capsys, *adopt, "--weights", "found.pth#model_ema", "--out", "runs/found-model"
+    )
+    assert main([*train, "--from", "found.pth#model_ema"]) == 0
+    assert "# weights: loaded all 97 tensors from found.pth#model_ema.module" in capsys.readouterr().out
+    assert main([*propose, "--from", "found.pth#model", "--out", "mine.yaml"]) == 0
+    assert load_recipe("mine.yaml").model.weights == "found.pth#model"
+    assert "found.pth holds no weights under 'ema'" in refused(capsys, *train, "--from", "found.pth#ema")
 
 
 def test_settings_are_told_from_other_words():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from interrupting import Interrupt
-from nets import CLASSES, SequentialNet, images, randomised
+from nets import CLASSES, ConditionedNet, SequentialNet, images, randomised
 from safetensors.torch import load_file
 
 import stimulative
@@ -15,7 +15,7 @@ from stimulative import models
 from stimulative.analysis import evaluate
 from stimulative.config.schema import schema
 from stimulative.methods import METHODS, CommonTraining
-from stimulative.residual import unravel
+from stimulative.residual import Subnet, unravel
 from stimulative.runs import read_metrics
 from stimulative.training import load_recipe, train
 from stimulative.weights import load_weights, read_weights
@@ -75,6 +75,63 @@ def gradients(method) -> dict[str, torch.Tensor]:
     terms = method(images(), TARGETS)
     terms.loss.backward()
     return {name: p.grad for name, p in method.network.model.named_parameters() if p.grad is not None}
+
+
+def in_place(loss):
+    loss *= 8
+    loss.backward()
+
+
+SCALER = torch.amp.GradScaler("cpu", init_scale=8.0)
+BACKWARDS = {  # what a loop calls backward by: each takes a loss alone, and scales it by 8
+    "a GradScaler": lambda loss: SCALER.scale(loss).backward(),
+    "in place": in_place,
+    "with another loss": lambda loss: torch.stack([8 * loss, torch.ones((), requires_grad=True)]).sum().backward(),
+}
+LEAN = {
+    "one subnet": {},
+    "several": {"subnets_per_step": 4},
+    "the same again": {"subnets_per_step": 3, "sampler": {"name": "interstage", "ranges": [[1, 1], [2, 2]]}},
+    "all of it": {"subnets_per_step": 3, "smaller_inputs": 0.5, "objective": "directional", "every": 2},
+    "part of the batch": {"subnet_share": 0.5},
+}
+
+
+def assert_scaled_alike(make, subnets, backward):
+    """Eight times the gradients, by the factor and by the function."""
+    expected, found = [], []
+    for grads, scale, way in ((expected, 8.0, torch.autograd.backward), (found, 1.0, backward)):
+        method = make()
+        terms = method.backward(images(), TARGETS, subnets, scale=scale, backward=way)
+        assert terms.subnets or not hasattr(method, "subnets_per_step")
+        grads += [(name, parameter.grad) for name, parameter in method.named_parameters()]
+    assert any(value is not None and value.any() for _, value in expected)
+    for (name, value), (_, other) in zip(expected, found, strict=True):
+        assert (value is None) == (other is None), name
+        assert value is None or torch.allclose(other, value, rtol=1e-9, atol=1e-12), name
+
+
+@pytest.mark.parametrize("way", BACKWARDS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *(f"lean, {settings}" for settings in LEAN)])
+def test_any_function_of_a_loss_calls_backward(variant, way):
+    name, settings = VARIANTS.get(variant) or ("stimulative", LEAN[variant[6:]] | {"schedule": "lean"})
+    assert_scaled_alike(lambda: METHODS[name](network(), seed=1, **settings), None, BACKWARDS[way])
+
+
+@pytest.mark.parametrize("way", BACKWARDS)
+def test_any_function_of_a_loss_calls_backward_where_the_graph_has_to_be_retained(way):
+    def make():
+        torch.manual_seed(0)
+        return METHODS["stimulative"](unravel(randomised(ConditionedNet()), images()), schedule="lean")
+
+    subnets, method = ["2", "2", "1"], make()
+    passes = method.passes(images(), len(images()), [Subnet.parse(subnet) for subnet in subnets], cut=True)
+    retained = []
+    for _, output, retain_graph in passes:
+        output.sum().backward(retain_graph=retain_graph)
+        retained.append(retain_graph)
+    assert any(retained)
+    assert_scaled_alike(make, subnets, BACKWARDS[way])
 
 
 def test_the_tables_here_know_every_method():

@@ -252,6 +252,7 @@ def test_every_format_says_what_it_is(run, tmp_path):
     subnet = opened.network.resolve("2-2-1")
     (member,) = opened.members([subnet], opened.statistics([subnet]))
     assert said[0]["test"] == member.score.to_mapping() and said[0]["classes"] == [str(digit) for digit in range(10)]
+    assert said[0]["input"]["preparation"] == "images of 8x8 pixels as they are" and "preparation" not in beside
     here = str(Path(stimulative.__file__).parent).encode()
     assert not any(here in (tmp_path / format).read_bytes() for format in FORMATS)
 

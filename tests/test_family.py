@@ -4,6 +4,7 @@ import csv
 import json
 import textwrap
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from stimulative.analysis.latency import Latency, measure_latency
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.residual import KEPT, Subnet
-from stimulative.runs import Family, Member
+from stimulative.runs import Family, Member, RunDirectory
 from stimulative.training import Score, load_recipe, train
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 2, "training.threads": 1}
@@ -328,6 +329,36 @@ def test_the_summary_says_everything_of_the_family(run):
     assert all(row["subnets"] == 9 for row in summary["by_stage"])
     smallest = next(one for one in family if str(one.subnet) == "1-1-1")
     assert summary["by_blocks"][0]["mean"] == pytest.approx(smallest.score.quality, abs=1e-3)
+
+
+@pytest.mark.parametrize("directional", [False, True])
+def test_subnets_are_measured_on_the_validation_part_too(run, directional, tmp_path):
+    """Also where a temperature is fitted there, in one walk with it."""
+    if directional:
+        run = tmp_path / "run"
+        train(load_recipe("digits", {**TINY, "method.objective": "directional"}), run, progress=False)
+        steps: list[tuple[int, int]] = []
+        evaluate(run, latency=False, subnets=4, progress=lambda *done: steps.append(done))
+    opened = open_run(run)
+    data = opened.data
+    if directional:
+        assert steps[-1] == (len(data.validation) + len(data.test),) * 2
+    family = RunDirectory(run).family
+    statistics = opened.network.recalibrate(
+        data.calibration, list(family.by_subnet), images=opened.recipe.evaluation.calibration_images
+    )
+    opened.network.eval()
+    for one in list(family)[::9]:
+        with torch.no_grad():
+            right = [(opened.network(x, one.subnet, statistics=statistics).argmax(1) == y) for x, y in data.validation]
+        assert one.validation_top1 == pytest.approx(100 * float(torch.cat(right).double().mean()), abs=1e-3)
+        assert (one.temperature is not None) is directional
+
+
+def test_the_selection_is_the_frontier_on_the_validation_part():
+    family = [replace(one, validation_top1=100 - one.score.top1) for one in FAMILY]
+    assert names(Family(tuple(family)).selection()) == ["1-1"]
+    assert names(Family((*family, member("9-9", 99.0, 1))).selection()) == ["1-1"]  # not measured there
 
 
 def test_evaluating_twice_gives_the_same(run):

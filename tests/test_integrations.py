@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 import transformers
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from nets import CLASSES, BasicBlock, SequentialNet, images, randomised
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import stimulative
 from stimulative.errors import UsageError
@@ -285,6 +286,62 @@ def test_gradients_accumulate():
     torch.optim.SGD(reference.parameters(), lr=0.05).step()
     assert_equal_models(lit.model, reference)
     assert callback.method is not None and callback.method.total_steps == 2
+
+
+# so many batches of the trainer's data an epoch, and how it accumulates and ends
+ACCUMULATED: dict[str, tuple[int, dict[str, Any], int]] = {
+    "not": (4, {"max_epochs": 3}, 12),
+    "by twos": (4, {"max_epochs": 3, "accumulate_grad_batches": 2}, 12),
+    "with some left": (5, {"max_epochs": 2, "accumulate_grad_batches": 4}, 10),
+    "by epochs": (4, {"max_epochs": 3, "callbacks": [GradientAccumulationScheduler({0: 1, 1: 4})]}, 12),
+    "until a step": (5, {"max_steps": 3, "accumulate_grad_batches": 4}, 9),
+    "until a step, by epochs": (4, {"max_steps": 6, "callbacks": [GradientAccumulationScheduler({0: 1, 1: 4})]}, 12),
+    "some of the data": (5, {"max_epochs": 4, "limit_train_batches": 3, "accumulate_grad_batches": 2}, 12),
+}
+
+
+class Balances(Callback):
+    """The balance of each batch."""
+
+    def __init__(self, ours: StimulativeCallback) -> None:
+        self.ours, self.used = ours, []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        assert self.ours.method is not None
+        self.ours.method.step -= 1
+        self.used.append(self.ours.method.current_balance)
+        self.ours.method.step += 1
+
+
+def rising(batches: int) -> list[float]:
+    """A balance of 3 that is full after half of the batches."""
+    return [min(3.0, 3.0 * (at + 1) / (batches / 2)) for at in range(batches)]
+
+
+@pytest.mark.parametrize("way", ACCUMULATED)
+def test_the_balance_is_full_at_the_same_share_of_training_in_lightning(way):
+    batches, settings, total = ACCUMULATED[way]
+    settings = dict(settings)
+    ours = StimulativeCallback(balance=3.0, balance_ramp=0.5)
+    seen = Balances(ours)
+    callbacks = [*settings.pop("callbacks", []), ours, seen]
+    data = DataLoader(TensorDataset(*batch(count=2 * batches)), batch_size=2)
+    Trainer(callbacks=callbacks, **settings, **QUIET).fit(Lit(), data)
+    assert len(seen.used) == total
+    assert seen.used == pytest.approx(rising(total))
+
+
+def test_a_training_without_end_has_a_constant_balance_unless_it_is_told_how_long_it_takes():
+    class Twice(IterableDataset):
+        def __iter__(self):
+            return iter([batch(count=2), batch(count=2)])
+
+    data = DataLoader(Twice(), batch_size=None)
+    for settings, expected in (({}, [3.0] * 4), ({"total_steps": 4}, [1.5, 3.0, 3.0, 3.0])):
+        ours = StimulativeCallback(balance=3.0, balance_ramp=0.5, **settings)
+        seen = Balances(ours)
+        Trainer(callbacks=[ours, seen], max_epochs=2, **QUIET).fit(Lit(), data)
+        assert seen.used == pytest.approx(expected)
 
 
 def test_validation_runs_the_main_net_alone():
@@ -565,6 +622,34 @@ def trainer_for(model: Any, data: Any, out: Path, **settings: Any) -> Stimulativ
     }
     args = transformers.TrainingArguments(**{**defaults, **settings})
     return StimulativeTrainer(model, args, train_dataset=data, stimulative=stimulative_settings)
+
+
+@pytest.mark.parametrize(
+    ("pictured", "settings", "total"),
+    [
+        (16, {}, 8),
+        (16, {"gradient_accumulation_steps": 2}, 8),
+        (20, {"gradient_accumulation_steps": 4}, 10),
+        (20, {"gradient_accumulation_steps": 4, "max_steps": 3}, 9),
+        (12, {"gradient_accumulation_steps": 2, "num_train_epochs": 1.5}, 5),
+    ],
+)
+def test_the_balance_is_full_at_the_same_share_of_training_in_the_trainer(tmp_path, pictured, settings, total):
+    class Watch(transformers.TrainerCallback):
+        """The balance after the last batch of each optimiser step."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            trainer.method.step -= 1
+            seen.append((trainer.method.step, trainer.method.current_balance))
+            trainer.method.step += 1
+
+    seen: list[tuple[int, float]] = []
+    data = (pictures() * 2)[:pictured]
+    trainer = trainer_for(vit(), data, tmp_path, **settings, stimulative={"balance": 3.0, "balance_ramp": 0.5})
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert seen[-1][0] == total - 1
+    assert seen == [(at, pytest.approx(rising(total)[at])) for at, _ in seen]
 
 
 @pytest.mark.parametrize("kind", ["vit", "gpt2", "llama"])

@@ -1,6 +1,7 @@
 """What training methods compute, whichever the method; and what is particular to each."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -170,6 +171,39 @@ def test_the_balance_rises_over_its_share_of_training(network, batch):
     assert StimulativeTraining(network, balance=4.0).current_balance == 4.0
 
 
+@pytest.mark.parametrize("name", ["stimulative", "group_knowledge"])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_balance_is_full_at_the_same_share_of_training_however_many_batches_are_accumulated(
+    name, accumulate, network, batch
+):
+    method = METHODS[name](network, balance=4.0, balance_ramp=0.5, total_steps=2 * 6)  # two epochs of six batches
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
+    used = []
+    for number in range(1, 13):
+        used.append(method.current_balance)
+        method.backward(*batch, scale=1 / accumulate)
+        if number % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert used == pytest.approx([min(4.0, 4.0 * (at + 1) / 6) for at in range(12)])
+
+
+@pytest.mark.parametrize("name", ["stimulative", "group_knowledge"])
+@pytest.mark.parametrize("settings", [{}, {"balance_ramp": 0}, {"balance": 0.0}])
+def test_more_batches_than_were_said_are_noticed_once(name, settings, network, batch):
+    method = METHODS[name](network, total_steps=2, **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            method(*batch)
+        method.eval()(*batch)
+        assert not caught
+        for _ in range(3):
+            method.train()(*batch)
+    assert len(caught) == (0 if settings else 1)
+    assert all("goes on after the 2 batches that total_steps says it takes" in str(one.message) for one in caught)
+
+
 def test_several_subnets_enter_by_their_mean(network, batch):
     method = StimulativeTraining(network)
     single = [float(method(*batch, [subnet]).subnet_kl) for subnet in ("1-1", "2-3")]
@@ -251,10 +285,10 @@ def test_a_method_with_several_backward_passes_says_so_and_why_devices_cannot(ne
     assert problem is not None and problem.startswith("schedule: 'lean' calls backward several times a step")
     assert StimulativeTraining.problem_on_devices({"schedule": "joint"}) is None
     losses = []
-    lean.backward(*batch, ["1-1"], backward=lambda loss, **_: losses.append(loss))
+    lean.backward(*batch, ["1-1"], backward=losses.append)
     assert len(losses) == 2
     losses.clear()
-    StimulativeTraining(network).backward(*batch, ["1-1"], backward=lambda loss, **_: losses.append(loss))
+    StimulativeTraining(network).backward(*batch, ["1-1"], backward=losses.append)
     assert len(losses) == 1
 
 

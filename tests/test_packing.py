@@ -1,12 +1,15 @@
 """A family file holds shared weights once, and what is loaded of it switches depth without copying or patching."""
 
 import copy
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import kinds
 import pytest
@@ -280,13 +283,76 @@ print("same")
     assert done.stdout == "same\n", done.stderr
 
 
+def selected_plainly(run):
+    """The subnets that no other one beats in operations and validation accuracy, cheapest first, and the main net."""
+    with (run / "subnets.csv").open(newline="") as file:
+        rows = [(row["subnet"], int(row["flops"]), float(row["validation_top1"])) for row in csv.DictReader(file)]
+    best = [
+        (flops, subnet)
+        for subnet, flops, top1 in rows
+        if not any(f <= flops and t >= top1 and (f, t) != (flops, top1) for _, f, t in rows)
+    ]
+    return list(dict.fromkeys([*(subnet for _, subnet in sorted(best)), "3-3-3"]))
+
+
+@pytest.fixture
+def doctored(run, tmp_path):
+    """The run with accuracies that are the other way round on the test split and on the validation part."""
+    copy = Path(shutil.copytree(run, tmp_path / "doctored"))
+    with (copy / "subnets.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for at, row in enumerate(rows):
+        row |= {"top1": f"{50 + at}", "validation_top1": f"{90 - at}"}
+    write_rows(copy, rows, list(rows[0]))
+    return copy
+
+
+def write_rows(run, rows, columns):
+    with (run / "subnets.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_subnets_are_selected_on_the_validation_part_and_the_main_net_is_always_there(doctored, tmp_path):
+    packed = pack(doctored, out=tmp_path / "family.safetensors")
+    # the smallest one is the best on the validation part, and the main net the worst
+    assert [entry["subnet"] for entry in packed["subnets"]] == ["1-1-1", "3-3-3"] == selected_plainly(doctored)
+    assert [entry["validation_top1"] for entry in packed["subnets"]] == [90, 64]
+    net = stimulative.load(tmp_path / "family.safetensors")
+    assert str(net.subnet) == "3-3-3"
+
+
+def test_subnets_that_an_earlier_version_has_measured_are_selected_alike(run, tmp_path):
+    older = Path(shutil.copytree(run, tmp_path / "older"))
+    with (older / "subnets.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    write_rows(older, rows, [column for column in rows[0] if column != "validation_top1"])
+    assert all(member.validation_top1 is None for member in Family.read(older / "subnets.csv"))
+    steps = []
+    packed = pack(older, out=tmp_path / "family.safetensors", progress=lambda *done: steps.append(done))
+    assert [entry["subnet"] for entry in packed["subnets"]] == selected_plainly(run)
+    measured = {str(member.subnet): member.validation_top1 for member in Family.read(run / "subnets.csv")}
+    for entry in packed["subnets"]:
+        assert entry["validation_top1"] == pytest.approx(measured[entry["subnet"]], abs=1e-3)
+    assert steps[-1][0] == steps[-1][1] == len(steps)
+
+
+def test_the_main_net_is_packed_though_it_was_not_measured(run, tmp_path):
+    some = Path(shutil.copytree(run, tmp_path / "some"))
+    evaluate(some, latency=False, subnets=["1-1-1", "2-2-2"])
+    packed = pack(some, out=tmp_path / "family.safetensors")
+    assert packed["subnets"][-1]["subnet"] == "3-3-3" and packed["subnets"][-1]["top1"] > 0
+
+
 def test_the_command_writes_the_frontier_and_says_so(run, tmp_path, capsys):
     out = tmp_path / "family.safetensors"
     assert main(["pack", str(run), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     about = json.loads((tmp_path / "family.safetensors.json").read_text())
-    summary = json.loads((run / "summary.json").read_text())
-    assert [entry["subnet"] for entry in about["subnets"]] == summary["frontier"]["flops"]
+    assert [entry["subnet"] for entry in about["subnets"]] == selected_plainly(run)
+    measured = {str(member.subnet): member.validation_top1 for member in Family.read(run / "subnets.csv")}
+    assert all(entry["validation_top1"] == measured[entry["subnet"]] for entry in about["subnets"])
     assert f"{out}: {out.stat().st_size / 1e6:,.2f} MB" in printed and "stimulative.load(" in printed
     with safe_open(out, framework="pt") as opened:
         assert json.loads(opened.metadata()["stimulative"]) == about

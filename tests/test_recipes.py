@@ -20,7 +20,7 @@ from stimulative.cli import main
 from stimulative.cli.data_option import data_settings
 from stimulative.errors import UsageError
 from stimulative.runs import read_metrics
-from stimulative.training import load_recipe, prepare, train
+from stimulative.training import Step, Trainer, load_recipe, prepare, train
 
 PAPERS = {
     "cifar10-mobilenetv3": ("cifar/mobilenetv3_large", 5.0),
@@ -113,6 +113,7 @@ def test_the_plus_recipes_have_the_three_strategies(name: str):
     )
     assert said["sampler"] == {"name": "interstage", "ranges": [[3, 3], [3, 4], [3, 6], [3, 3]]}
     assert (said["smaller_inputs"], said["subnets_per_step"]) == (0.43, 6)
+    assert (said["balance"], said["reduction"]) == (1.0, "sum")  # each of the six at weight 1
 
 
 @pytest.mark.parametrize(("name", "train_side", "resized"), [("imagenet-resnet50", 224, 256), (IMAGENET[1], 200, 240)])
@@ -306,6 +307,22 @@ def test_steps_are_those_of_the_optimiser(accumulate: int, batches: list[int], t
     assert list(Counter(step.epoch for step in count.steps).values()) == batches
     assert summary["epochs"] == len(batches)
     assert summary["steps"] == {1: 5, 2: 5, 3: 3}[accumulate]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_the_balance_is_full_at_the_end_however_many_batches_are_accumulated(accumulate: int, tmp_path: Path):
+    """The balance rises over the batches that training was said to take: they have to be those that it takes."""
+
+    class Watched(Count):
+        def on_step(self, trainer: Trainer, step: Step) -> None:
+            super().on_step(trainer, step)
+            assert trainer.method.total_steps == 3 * len(trainer.data.train)
+            assert trainer.method.step == len(self.steps)
+
+    count = Watched()
+    recipe = tiny(**{"training.accumulate": accumulate})
+    train(recipe, tmp_path / "run", progress=False, callbacks=[count])
+    assert len(count.steps) == 3 * count.steps[0].of
 
 
 def test_a_last_step_takes_no_more_batches_than_it_needs(tmp_path: Path):

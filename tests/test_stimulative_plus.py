@@ -65,6 +65,69 @@ def recorded(network: ResidualNetwork, monkeypatch) -> list[tuple[Tensor, list[s
     return runs
 
 
+# Several subnets: their mean or their sum
+
+SIX = ["3-4", "2-1", "1-1", "3-2", "2-1", "1-4"]
+REDUCED = {
+    "plain": {},
+    "every other batch": {"every": 2},
+    "groups of one size": {"smaller_inputs": 0.5, "objective": "directional"},
+    "part of the batch": {"subnet_share": 0.5},
+}
+
+
+def summed_plainly(model: SequentialNet, x: Tensor, y: Tensor, balance: float) -> None:
+    """A loop that goes backward from each subnet's own loss, as the published code does."""
+    main = model(x)
+    F.cross_entropy(main, y).backward()
+    target = main.detach().softmax(-1)
+    for first, second in (map(int, text.split("-")) for text in SIX):
+        hidden = model.stage1[:first](model.act(model.bn(model.conv(x))))
+        logits = model.head(model.stage2[:second](hidden).mean((2, 3)))
+        divergence = (target * (target.log() - logits.log_softmax(-1))).sum(-1).mean()
+        (balance * divergence).backward()
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+def test_the_sum_of_six_subnets_is_that_of_a_loop_over_their_losses(network, batch, schedule):
+    model = copy.deepcopy(network.model)
+    summed_plainly(model, *batch, balance=0.7)
+    terms = StimulativeTraining(network, balance=0.7, reduction="sum", schedule=schedule).backward(*batch, SIX)
+    for (name, expected), found in zip(model.named_parameters(), network.model.parameters(), strict=True):
+        assert torch.allclose(found.grad, expected.grad, rtol=1e-8, atol=1e-11), name
+    assert torch.allclose(terms.loss, terms.main_ce + 0.7 * 6 * terms.subnet_kl, rtol=1e-12)
+
+
+def stepped(network, batch, schedule: str, **settings) -> tuple[dict[str, Tensor], float]:
+    """The gradients of a step, and the divergence that it reports."""
+    twin, (x, y) = copy.deepcopy(network), batch
+    if schedule != "beside":
+        kl = StimulativeTraining(twin, schedule=schedule, **settings).backward(x, y).subnet_kl
+    else:
+        with StimulativeTraining(twin, **settings).beside() as subnets:
+            loss = F.cross_entropy(twin.model(x), y)
+        (loss + subnets.term).backward()
+        kl = subnets.subnet_kl
+    return gradients(twin), float(kl)
+
+
+@pytest.mark.parametrize("way", REDUCED)
+@pytest.mark.parametrize("schedule", ["joint", "lean", "beside"])
+def test_the_sum_weighs_as_many_times_the_mean_as_there_are_subnets(network, batch, schedule, way):
+    settings = {"subnets_per_step": 6, "seed": 3, **REDUCED[way]}
+    alone, _ = stepped(network, batch, schedule, **{**settings, "balance": 0.0})
+    mean, kl_of_mean = stepped(network, batch, schedule, **settings, balance=0.7)
+    total, kl_of_sum = stepped(network, batch, schedule, **settings, balance=0.7, reduction="sum")
+    assert kl_of_sum == kl_of_mean > 0
+    for name, value in total.items():
+        assert torch.allclose(value - alone[name], 6 * (mean[name] - alone[name]), rtol=1e-8, atol=1e-12), name
+
+
+def test_another_reduction_is_refused(network):
+    with pytest.raises(UsageError, match="reduction: got 'max', but it is mean or sum"):
+        StimulativeTraining(network, reduction="max")  # pyright: ignore[reportArgumentType]
+
+
 # KL−
 
 

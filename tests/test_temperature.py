@@ -129,7 +129,7 @@ def test_measuring_at_a_temperature_changes_the_loss_alone():
 
 def test_there_has_to_be_something_to_fit_on():
     network, _ = network_and_batches()
-    with pytest.raises(UsageError, match="nothing to fit temperatures on: the validation part has no batch"):
+    with pytest.raises(UsageError, match="nothing to measure on: the data set has no batch"):
         fit_temperatures(network, [])
 
 

@@ -4,12 +4,14 @@ import argparse
 import os
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from stimulative import models
 from stimulative.errors import UsageError
@@ -47,10 +49,13 @@ NESTS = {
     "net": lambda weights: {"net": weights, "acc": 93.0},
     "twice": lambda weights: {"model": {"state_dict": weights}},
     "a name beside": lambda weights: {"state_dict": weights, "model": "resnet20"},
+    "arguments beside": lambda weights: {"model": weights, "args": argparse.Namespace(lr=1, model="resnet20")},
 }
 
 
-@pytest.mark.parametrize(("nest", "ending"), zip(NESTS, ["pth", "pt", "th", "bin", "ckpt", "tar", "pkl"], strict=True))
+@pytest.mark.parametrize(
+    ("nest", "ending"), list(zip(NESTS, ["pth", "pt", "th", "bin", "ckpt", "tar", "pkl", "pth"], strict=True))
+)
 def test_a_state_dict_is_found_wherever_a_checkpoint_keeps_it(nest, ending, tmp_path):
     file = tmp_path / f"weights.{ending}"
     torch.save(NESTS[nest](net().state_dict()), file)
@@ -71,11 +76,11 @@ def test_a_prefix_that_all_names_share_is_taken_off(prefix, ending, tmp_path):
     assert_same(model, net())
 
 
-def test_a_prefix_of_some_names_only_stays():
+def test_names_with_two_beginnings_are_not_put_together():
     weights = {f"module.{key}": value for key, value in net().state_dict().items()}
     weights["fc.bias"] = weights.pop("module.fc.bias")
     message = refusal(net(), weights)
-    assert "unexpected in the file" in message and "module.conv1.weight" in message
+    assert "the weights in best.pth#module do not fit" in message and "missing in the file (1): fc.bias\n" in message
 
 
 def test_a_prefix_that_the_model_itself_has_stays():
@@ -87,6 +92,151 @@ def test_a_prefix_that_the_model_itself_has_stays():
     model = Wrapped(1)
     load(model, Wrapped(0).state_dict())
     assert_same(model, Wrapped(0))
+
+
+def named(weights, start):
+    return {start + key: value for key, value in weights.items()}
+
+
+def narrow():
+    return net(width=2)
+
+
+def averaged(model):
+    return AveragedModel(model, use_buffers=True).state_dict()
+
+
+def wrapped_inside(model):
+    """Names as in a model of which some modules were compiled, and others checkpointed, by themselves."""
+    return {
+        key.replace("layer1.", "layer1._orig_mod.").replace("conv2.", "conv2._checkpoint_wrapped_module."): value
+        for key, value in model.state_dict().items()
+    }
+
+
+ONE_SET = {
+    "AveragedModel": averaged,
+    "AveragedModel of DataParallel": lambda net: averaged(nn.DataParallel(net)),
+    "average of a compiled, distributed one": lambda net: {
+        "n_averaged": torch.tensor(3),
+        **named(net.state_dict(), "module.module._orig_mod."),
+    },
+    "the average alone, a tensor beside": lambda net: {"model_ema": averaged(net), "epoch": torch.tensor(3)},
+    "tensors beside": lambda net: {"model": net.state_dict(), "epoch": torch.tensor(3), "rng": torch.zeros(9).byte()},
+    "Lightning with weights of the loss": lambda net: {
+        "state_dict": {**named(net.state_dict(), "model."), "criterion.weight": torch.ones(10)},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
+    },
+    "a module of another name": lambda net: {"state_dict": named(net.state_dict(), "backbone.trunk.")},
+    "deep": lambda net: {"model": {"state_dict": named(net.state_dict(), "module._orig_mod.")}},
+    "an optimiser with names of parameters": lambda net: {
+        "model": net.state_dict(),
+        "optimizer": {"state": {"momentum": named(net.state_dict(), "")}, "param_groups": [{"lr": 0.1}]},
+    },
+    "wrappers inside of names": wrapped_inside,
+    "twice the same": lambda net: {"model": net.state_dict(), "best": {k: v * 1 for k, v in net.state_dict().items()}},
+    "a student of another width": lambda net: {
+        "student": narrow().state_dict(),
+        "teacher": net.state_dict(),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ONE_SET)
+def test_the_one_set_of_weights_in_a_file_is_loaded(kind, tmp_path):
+    torch.save(ONE_SET[kind](net()), tmp_path / "best.pth")
+    model = net(seed=1)
+    load(model, read_weights(tmp_path / "best.pth"))
+    assert_same(model, net())
+
+
+TWO_SETS = {
+    "timm": (lambda raw, mean: {"state_dict": raw, "state_dict_ema": mean}, "state_dict", "state_dict_ema"),
+    "torchvision": (
+        lambda raw, mean: {"model": raw, "model_ema": {"n_averaged": torch.tensor(2), **named(mean, "module.")}},
+        "model",
+        "model_ema",
+    ),
+    "Lightning's WeightAveraging": (
+        lambda raw, mean: {
+            "state_dict": named(mean, "model."),
+            "current_model_state": named(raw, "model."),
+            "averaging_state": {"n_averaged": torch.tensor(2)},
+        },
+        "current_model_state",
+        "state_dict",
+    ),
+    "a callback's": (
+        lambda raw, mean: {"state_dict": named(raw, "net."), "callbacks": {"EMA": {"ema_state_dict": mean}}},
+        "state_dict",
+        "callbacks",
+    ),
+    "in one state dict": (
+        lambda raw, mean: {
+            "state_dict": {
+                **named(raw, "model."),
+                **named(mean, "model_ema.module."),
+                "criterion.weight": raw["fc.bias"],
+            },
+        },
+        "state_dict.model",
+        "state_dict.model_ema",
+    ),
+    "without a dictionary around": (
+        lambda raw, mean: {**named(raw, "model."), **named(mean, "ema.module.")},
+        "model",
+        "ema",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWO_SETS)
+def test_of_several_sets_of_weights_none_is_chosen_and_each_can_be(kind, tmp_path):
+    make, raw, mean = TWO_SETS[kind]
+    file = tmp_path / "best.pth"
+    torch.save(make(net(seed=2).state_dict(), net(seed=3).state_dict()), file)
+    message = refusal(net(), read_weights(file))
+    assert "best.pth holds 2 sets of weights for the model cifar/resnet20, which differ. Say " in message
+    ways = message.partition(". Say which one to take: ")[2].split(" or ")
+    assert sorted(ways) == sorted([f"best.pth#{raw}", f"best.pth#{mean}"])
+    for key, seed in ((raw, 2), (mean, 3)):
+        model = net()
+        load(model, read_weights(f"{file}#{key}"))
+        assert_same(model, net(seed=seed))
+
+
+def test_a_key_that_leads_to_several_sets_is_asked_to_go_on():
+    weights = {**named(net(seed=2).state_dict(), "a."), **named(net(seed=3).state_dict(), "b.")}
+    with pytest.raises(UsageError, match=r"take: best.pth#state_dict.a or best.pth#state_dict.b$"):
+        load_weights(net(), weights, file="best.pth#state_dict", name="cifar/resnet20")
+
+
+def test_the_names_below_a_key_go_on_from_there(tmp_path):
+    torch.save({"model": {"fc.weight": torch.ones(2)}, "epoch": torch.tensor(1)}, tmp_path / "best.pth")
+    assert list(read_weights(tmp_path / "best.pth")) == ["model.fc.weight", "epoch"]
+    assert list(read_weights(f"{tmp_path / 'best.pth'}#model")) == ["fc.weight"]
+    assert sha256(f"{tmp_path / 'best.pth'}#model") == sha256(tmp_path / "best.pth")
+
+
+def test_a_key_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    torch.save({"model": net().state_dict(), "model_ema": averaged(net())}, tmp_path / "best.pth")
+    message = r"holds no weights under 'mode_ema'; did you mean 'model_ema'\?; it holds some under model, model_ema$"
+    with pytest.raises(UsageError, match=message):
+        read_weights(f"{tmp_path / 'best.pth'}#mode_ema")
+
+
+def test_a_file_may_have_the_sign_in_its_name(tmp_path):
+    torch.save({"model": {"fc.weight": torch.ones(2)}}, tmp_path / "run#2.pth")
+    assert list(read_weights(tmp_path / "run#2.pth")) == ["model.fc.weight"]
+    assert list(read_weights(f"{tmp_path / 'run#2.pth'}#model")) == ["fc.weight"]
+    with pytest.raises(UsageError, match=r"there is no file .*/none.pth; give"):
+        read_weights(f"{tmp_path / 'none.pth'}#model")
+
+
+def test_a_misfit_says_where_in_the_file_it_is():
+    message = refusal(net(), named(net(depth=32).state_dict(), "model_ema.module."))
+    assert message.startswith("the weights in best.pth#model_ema.module do not fit the model cifar/resnet20:\n")
+    assert "  unexpected in the file (60): layer1.3.conv1.weight, " in message
 
 
 def test_what_is_in_a_file_counts_not_its_name(tmp_path):
@@ -121,7 +271,7 @@ def test_a_checkpoint_with_auxiliary_classifiers_is_read_without_them(tmp_path):
     assert any(key.startswith("heads.") for key in state)
     torch.save({"method": state, "optimizer": {"state": {}}, "epoch": 1}, tmp_path / "checkpoint-last.ckpt")
     weights = read_weights(tmp_path / "checkpoint-last.ckpt")
-    assert all(key.startswith("network.model.") for key in weights)
+    assert any(key.startswith("method.heads.") for key in weights)
     model = net(seed=1)
     load(model, weights)
     assert_same(model, net())
@@ -290,7 +440,11 @@ def saved(content, **arguments):
         (written(bytes(range(256)) * 4), "is not a file of weights that torch.save or safetensors wrote"),
         (saved(Whole()), "is a whole pickled model.*save its weights alone: torch.save.model.state_dict"),
         (saved({"model": nn.Linear(2, 2)}), "is a whole pickled model"),
-        (saved({"args": argparse.Namespace(lr=1)}), "holds more than tensors and plain values: argparse.Namespace"),
+        (saved({"args": argparse.Namespace(lr=1)}), "holds no state dict.*got a dict with args. Save one"),
+        (
+            saved({"args": argparse.Namespace(out=Path("a"))}),
+            r"holds more than tensors and plain values: pathlib[\w.]*\.PosixPath\. Reading",
+        ),
         (saved({"epoch": 3, "lr": 0.1}), "holds no state dict.*got a dict with epoch, lr. Save one"),
         (saved({}), "holds no state dict.*got a dict without anything in it"),
         (saved([torch.ones(2)]), "holds no state dict.*got a list"),
@@ -299,7 +453,7 @@ def saved(content, **arguments):
     ],
     ids=[
         *("missing", "folder", "empty", "text", "page", "pointer", "bytes", "module", "nested module"),
-        *("namespace", "no tensors", "nothing", "list", "tensor", "control sequence"),
+        *("namespace", "path in a namespace", "no tensors", "nothing", "list", "tensor", "control sequence"),
     ],
 )
 def test_what_holds_no_state_dict_is_refused(make, message, tmp_path):

@@ -28,7 +28,7 @@ from stimulative.data import FOLDER, Data, ImageData
 from stimulative.errors import UsageError
 from stimulative.runs import Environment, FamilySummary, Origin, RunDirectory, Summary, device_name, versions
 from stimulative.training import Prepared, measure_main, parameters_of
-from stimulative.weights import read_weights, sha256
+from stimulative.weights import WeightsPlace, read_weights, sha256
 
 
 def recipe_for(model: str, data: str, settings: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
@@ -61,7 +61,7 @@ def adopt(
 
     Args:
         recipe: The model and the data, from ``recipe_for``; what it says about training is not used.
-        weights: The file, as ``read_weights`` takes it.
+        weights: The file, or ``FILE#KEY``, as ``read_weights`` takes it.
         out: The run directory to write.
         device: Where to compute; by default as the recipe says.
         progress: Called with the batches done and the batches in all.
@@ -132,7 +132,10 @@ def _holds_already(out: Path, recipe: Recipe, origin: Origin) -> bool:
     if not run.started or not run.finished:
         raise UsageError(f"{out} exists and is not a run of these weights; choose another directory with out=")
     adopted = run.summary.weights
-    if adopted is None or adopted.sha256 != origin.sha256:
+    if adopted is None or (adopted.sha256, WeightsPlace.of(adopted.file).key) != (
+        origin.sha256,
+        WeightsPlace.of(origin.file).key,
+    ):
         other = "a trained run" if adopted is None else f"the weights {adopted.file}"
         raise UsageError(f"{out} holds {other}; choose another directory with out=, or remove it")
     before, now = run.recipe.to_mapping(), recipe.to_mapping()

@@ -23,8 +23,8 @@ from stimulative.training import (
     as_in,
     calibration_of,
     estimate_statistics,
-    fit_temperatures,
     measure,
+    measure_and_fit,
     warn_of_loss,
 )
 
@@ -43,6 +43,9 @@ def evaluate(
     progress: Callable[[int, int], Any] | None = None,
 ) -> dict[str, Any]:
     """Measure the subnets of a finished run on its test split, each with recalibrated statistics.
+
+    ``subnets.csv`` has their accuracy on the validation part, too, since that is what subnets to deploy are selected by
+    (``stimulative.deploy.pack``); what is said of the family is of the test split.
 
     Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (which, how many, and
     the spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
@@ -114,8 +117,8 @@ def _evaluated(
     chosen = choose_subnets(network, asked.subnets, asked.seed, asked.kept)
     count = network.space.keeping(asked.kept).count
     calibrates = summary.method is not None and opened.method.calibrates
-    to_fit = len(data.validation) if calibrates else 0
-    steps = Steps(progress, to_fit + len(data.test) + (0 if asked.batch is None else MAX_ROUNDS))
+    looks = len(data.validation) + len(data.test)
+    steps = Steps(progress, looks + (0 if asked.batch is None else MAX_ROUNDS))
     calibration = calibration_of(opened, summary, asked.calibration)
     if calibration is None:
         statistics = network.recalibrate((), chosen)
@@ -158,11 +161,17 @@ def _evaluated(
 def _measured(
     opened: Prepared, chosen: Sequence[Subnet], statistics: Statistics, steps: Steps, *, calibrates: bool
 ) -> Family:
-    """Subnets with their accuracy, their cost and, where logits have no scale of their own, their temperature."""
+    """Subnets with their accuracies, their cost and, where logits have no scale of their own, their temperature."""
     network, data = opened.network, opened.data
     temperatures: list[float] | None = None
     if calibrates:
-        temperatures = fit_temperatures(network, data.validation, chosen, statistics=statistics, after_batch=steps.step)
+        validated, temperatures = measure_and_fit(
+            network, data.validation, chosen, statistics=statistics, after_batch=steps.step
+        )
+    else:
+        validated = measure(
+            network, data.validation, chosen, statistics=statistics, aim=data.aim, after_batch=steps.step
+        )
     scores = measure(
         network,
         data.test,
@@ -175,7 +184,9 @@ def _measured(
     costs = CostModel(network, as_in(network, data.example(1, evaluation=True)))
     return Family(
         tuple(
-            Member(subnet, score, costs.of(subnet), None, temperatures[at] if temperatures is not None else None)
-            for at, (subnet, score) in enumerate(zip(chosen, scores, strict=True))
+            Member(subnet, score, costs.of(subnet), None, temperature, on_validation.quality)
+            for subnet, score, temperature, on_validation in zip(
+                chosen, scores, temperatures or [None] * len(chosen), validated, strict=True
+            )
         )
     )

@@ -16,8 +16,9 @@ from stimulative.errors import UsageError
 
 SOURCE_USAGE = "(RUN | --model NAME --weights FILE --data NAME [--section.key VALUE ...])"
 _IMAGES = """In place of RUN, any state dict (.pth, .pt, .th, .safetensors, also inside of a checkpoint), read
-without running code from it. Further settings of model and data: --data.path, --data.image_size,
---model.arguments, ... as in stimulative train --help. Images are prepared as for training here:
+without running code from it. FILE#KEY is one of several in a checkpoint: best.pth#model_ema. Further
+settings of model and data: --data.path, --data.image_size, --model.arguments, ... as in
+stimulative train --help. Images are prepared as for training here:
 cifar10 and cifar100 normalised by the mean and deviation of their training images; folder:PATH
 resized to 256/224 of --data.image_size (224), cropped to the centre, and normalised by ImageNet's
 mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225). --data.mean, --data.std,
@@ -52,7 +53,7 @@ def add_source(
         metavar="NAME",
         help="cifar/NAME, timm/NAME, torchvision/NAME, transformers/MODEL_TYPE or package.module:factory",
     )
-    group.add_argument("--weights", metavar="FILE", help="the file of weights")
+    group.add_argument("--weights", metavar="FILE[#KEY]", help="the file of weights, or what it has under one key")
     group.add_argument(
         "--data",
         metavar="NAME",
@@ -108,10 +109,10 @@ def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | 
             f"{', '.join(named)} without {', '.join(missing)}: weights are measured with --model NAME (their "
             "architecture), --weights FILE and --data NAME (the images)"
         )
-    if into is not None:
-        out = into / Path(options.weights).stem
-    else:
-        out = Path(getattr(options, "out", None) or f"runs/{Path(options.weights).stem}")
+    from stimulative.weights import WeightsPlace
+
+    named_after = WeightsPlace.of(options.weights).name
+    out = Path(getattr(options, "out", None) or f"runs/{named_after}") if into is None else into / named_after
     return [_adopt(options, rest, out)]
 
 

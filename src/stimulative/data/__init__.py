@@ -6,7 +6,7 @@ The loaders of `load` replay: the batches of an epoch, augmentation included, de
 epoch. Those of `from_loaders` do so as far as what they were given allows.
 """
 
-from stimulative.data.augmentation import resized_side as resized_side
+from stimulative.data.augmentation import Preparation as Preparation
 from stimulative.data.batches import Batch as Batch
 from stimulative.data.batches import Loader as Loader
 from stimulative.data.batches import generator_for as generator_for

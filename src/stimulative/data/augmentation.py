@@ -17,10 +17,13 @@ is no cutout and no pairing of samples, and that posterising keeps 4 to 7 bits.
 
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from stimulative.records import Record
 
 UNIFORM = "uniform"
 
@@ -92,14 +95,41 @@ def training_transform(
     return v2.Compose([*steps, v2.PILToTensor()])
 
 
-def evaluation_transform(size: int, *, crop_ratio: float, interpolation: str) -> Callable[[Any], Tensor]:
-    """The centre of an image, which is `crop_ratio` of its shorter side: from PIL to uint8 (3, size, size)."""
-    from torchvision.transforms import v2
+@dataclass(frozen=True)
+class Preparation(Record):
+    """How an image is prepared where nothing is trained: its shorter side is resized, and its centre cut out.
 
-    resize = v2.Resize(
-        resized_side(size, crop_ratio), interpolation=v2.InterpolationMode(interpolation), antialias=True
-    )
-    return v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
+    Args:
+        resize: The shorter side in pixels; the other one keeps the ratio, rounded down.
+        interpolation: How it is resized: `bilinear` or `bicubic`.
+        antialias: Whether every pixel counts where it is made smaller, as Pillow does it.
+        crop: Side in pixels of the square that is cut out of the centre.
+    """
+
+    resize: int
+    interpolation: str
+    antialias: bool
+    crop: int
+
+    @classmethod
+    def of(cls, size: int, *, crop_ratio: float, interpolation: str) -> Self:
+        """Images of this side, which is `crop_ratio` of the shorter one."""
+        return cls(resized_side(size, crop_ratio), interpolation, antialias=True, crop=size)
+
+    def transform(self) -> Callable[[Any], Tensor]:
+        """From a PIL image to uint8 (3, crop, crop)."""
+        from torchvision.transforms import v2
+
+        resize = v2.Resize(
+            self.resize, interpolation=v2.InterpolationMode(self.interpolation), antialias=self.antialias
+        )
+        return v2.Compose([resize, v2.CenterCrop(self.crop), v2.PILToTensor()])
+
+    def __str__(self) -> str:
+        return (
+            f"shorter side resized to {self.resize} pixels ({self.interpolation}, "
+            f"{'antialiased' if self.antialias else 'not antialiased'}), centre crop of {self.crop}x{self.crop}"
+        )
 
 
 def resized_side(size: int, crop_ratio: float) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Required, TypedDict
 import torch
 from torch import Tensor
 
+from stimulative.data.augmentation import Preparation
 from stimulative.data.batches import Loader
 from stimulative.tasks import Task, TaskName, task_named
 
@@ -132,6 +133,8 @@ class ImageData(DataSet):
             it is for loaders of one's own.
         std: Standard deviation of each channel on the scale 0..1, which the images are divided by. Empty if
             unknown.
+        preparation: How validation and test images are made of those that are stored; None if they are taken as they
+            are, or nobody knows.
     """
 
     channels: int
@@ -139,6 +142,7 @@ class ImageData(DataSet):
     evaluation_image_size: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    preparation: Preparation | None = None
 
     @property
     def input_sizes(self) -> InputSizes:

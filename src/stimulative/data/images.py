@@ -43,7 +43,7 @@ class Images(Protocol):
         ...
 
 
-Preparation = Callable[[Any, Any], tuple[Tensor, Tensor]]
+Transform = Callable[[Any, Any], tuple[Tensor, Tensor]]
 """From PIL's image and what it shows to uint8 (3, side, side) and the target."""
 
 
@@ -71,7 +71,7 @@ class _Unreadable(NamedTuple):
 class _Prepared(Dataset[_Sample | _Unreadable]):
     """Images, prepared, by `(number, random number)`."""
 
-    def __init__(self, images: Images, transform: Preparation, lighting: float) -> None:
+    def __init__(self, images: Images, transform: Transform, lighting: float) -> None:
         self._images = images
         self._transform = transform
         self._lighting = lighting
@@ -159,7 +159,7 @@ class ImageLoader:
     def __init__(
         self,
         images: Images,
-        transform: Preparation,
+        transform: Transform,
         order: Callable[[int], tuple[Tensor, Tensor]],
         *,
         count: int,

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stimulative.data.augmentation import resized_side
+from stimulative.data.augmentation import Preparation
 from stimulative.data.folder import FOLDER_SIZE, read_rgb
-from stimulative.data.images import Preparation
+from stimulative.data.images import Transform
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
@@ -58,7 +58,7 @@ class MaskSettings(ResizedSettings):
         training, validation = hold_out_any(len(train), self.validation, seed=seed)
         return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test)
 
-    def augmentation(self, size: int, mean: tuple[float, ...]) -> Preparation:
+    def augmentation(self, size: int, mean: tuple[float, ...]) -> Transform:
         """What is done to training images and their masks."""
         from torchvision.transforms import v2
 
@@ -77,13 +77,13 @@ class MaskSettings(ResizedSettings):
             steps.append(v2.ColorJitter(*(self.color_jitter,) * 3))
         return partial(_together, v2.Compose(steps))
 
-    def preparation(self, size: int) -> Preparation:
+    def prepared(self, preparation: Preparation) -> Transform:
         """What is done to images and masks that nothing is trained on."""
         from torchvision.transforms import v2
 
-        side, mode = resized_side(size, self.crop_ratio), v2.InterpolationMode(self.interpolation)
-        steps = [v2.Resize(side, interpolation=mode, antialias=True), v2.CenterCrop(size)]
-        return partial(_together, v2.Compose(steps))
+        mode = v2.InterpolationMode(preparation.interpolation)
+        resize = v2.Resize(preparation.resize, interpolation=mode, antialias=preparation.antialias)
+        return partial(_together, v2.Compose([resize, v2.CenterCrop(preparation.crop)]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stimulative.data import images
-from stimulative.data.augmentation import evaluation_transform, training_transform
+from stimulative.data.augmentation import Preparation, training_transform
 from stimulative.data.batches import LazyLoader
 from stimulative.data.dataset import ImageData
 from stimulative.data.image_settings import ImageSettings
@@ -108,7 +108,8 @@ class ResizedSettings(ImageSettings):
             std=std,
         )
         augmented = partial(loader, source.train, self.augmentation(source.size, mean), lighting=self.lighting)
-        show = self.preparation(evaluation_size)
+        prepared = Preparation.of(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
+        show = self.prepared(prepared)
 
         def in_order(shown: images.Images, numbers: Tensor) -> images.ImageLoader:
             order = images.fixed_order(numbers)
@@ -128,6 +129,7 @@ class ResizedSettings(ImageSettings):
             mean=mean,
             std=std,
             task=self.task or "images",
+            preparation=prepared,
             train=augmented(
                 images.training_order(source.training, seed=seed, rank=opening.rank, world_size=opening.world_size),
                 count=len(source.training) // opening.world_size,
@@ -145,7 +147,7 @@ class ResizedSettings(ImageSettings):
             plain_calibration=in_order(source.train, calibration[0]),
         )
 
-    def augmentation(self, size: int, mean: tuple[float, ...]) -> images.Preparation:
+    def augmentation(self, size: int, mean: tuple[float, ...]) -> images.Transform:
         """What is done to training images.
 
         Args:
@@ -165,9 +167,13 @@ class ResizedSettings(ImageSettings):
             )
         )
 
-    def preparation(self, size: int) -> images.Preparation:
-        """What is done to images that nothing is trained on; ``size`` is the side of the result in pixels."""
-        return ImageAlone(evaluation_transform(size, crop_ratio=self.crop_ratio, interpolation=self.interpolation))
+    def prepared(self, preparation: Preparation) -> images.Transform:
+        """What is done to images that nothing is trained on.
+
+        Args:
+            preparation: How they are resized and cropped.
+        """
+        return ImageAlone(preparation.transform())
 
 
 @dataclass(frozen=True)

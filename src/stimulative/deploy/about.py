@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stimulative.data import Preparation
 from stimulative.records import Record, absent
 from stimulative.tasks import TaskName
 
@@ -40,6 +41,7 @@ class About(Record):
         image_size: Of images, their side in pixels.
         mean: Of images, the mean of each channel, from 0 to 1; empty if unknown.
         std: Of images, the standard deviation of each channel; empty if unknown.
+        preparation: Of images that are not taken as they are stored, how validation and test images were made of them.
         recipe: The whole recipe.
     """
 
@@ -55,4 +57,5 @@ class About(Record):
     image_size: int | None = absent()
     mean: tuple[float, ...] | None = absent()
     std: tuple[float, ...] | None = absent()
+    preparation: Preparation | None = absent()
     recipe: Mapping[str, Any]

@@ -86,6 +86,26 @@ class Finished:
                 found[subnet] = Member(subnet, score, costs.of(subnet), None, temperature)
         return [found[subnet] for subnet in subnets]
 
+    def validated(self, *, after_batch: Callable[[], Any] | None = None) -> Finished:
+        """The run with the accuracy of all its measured subnets on the validation part, to select by.
+
+        ``evaluate`` has measured it; for subnets that an earlier version evaluated it is measured now.
+
+        Args:
+            after_batch: Called after each batch that is measured.
+        """
+        new = [member for member in self.family.values() if member.validation_quality is None]
+        if not new:
+            return self
+        subnets = [member.subnet for member in new]
+        batches, statistics = self.run.data.validation, self.statistics(subnets)
+        scores = measure(self.network, batches, subnets, statistics=statistics, after_batch=after_batch)
+        found = {
+            member.subnet: replace(member, validation_quality=score.quality)
+            for member, score in zip(new, scores, strict=True)
+        }
+        return replace(self, family={**self.family, **found})
+
     def about(self) -> About:
         """Where the network comes from, and what it takes and gives."""
         from stimulative import __version__
@@ -108,6 +128,7 @@ class Finished:
             image_size=data.evaluation_image_size,
             mean=data.mean,
             std=data.std,
+            preparation=data.preparation,
         )
 
 

@@ -50,6 +50,7 @@ class Quality(Scored):
         parameters: The number of its parameters.
         flops: Floating-point operations for one sample; a multiply-add counts as two.
         temperature: What its logits are divided by for the loss, where one was fitted.
+        validation_quality: How good it is on the validation part, where that was measured.
         measure: What the quality is.
     """
 
@@ -59,13 +60,20 @@ class Quality(Scored):
     parameters: int
     flops: int
     temperature: float | None = absent()
+    validation_quality: float | None = absent()
     measure: str = "top1"
 
     @classmethod
     def of(cls, member: Member) -> Self:
         """What was measured of a member."""
         score, cost = member.score, member.cost
-        return cls(**score.main_parts(), parameters=cost.parameters, flops=cost.flops, temperature=member.temperature)
+        return cls(
+            **score.main_parts(),
+            parameters=cost.parameters,
+            flops=cost.flops,
+            temperature=member.temperature,
+            validation_quality=member.validation_quality,
+        )
 
 
 @dataclass(frozen=True)

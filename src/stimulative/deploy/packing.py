@@ -31,8 +31,8 @@ def pack(
 
     Args:
         run: The run directory.
-        subnets: Which subnets; ``"frontier"`` for those that no other one beats in accuracy and FLOPs, which needs an
-            evaluated run.
+        subnets: Which subnets; ``"frontier"`` for those that no other one beats in FLOPs and accuracy on the validation
+            part, which needs an evaluated run, and the main net.
         out: The file; by default ``family.safetensors`` in the run directory. The JSON goes to
             ``FILE.json``.
         force: Whether files that are there are replaced.
@@ -47,10 +47,13 @@ def pack(
     """
     directory = Path(run)
     finished = open_finished(directory)
-    chosen = _chosen(finished, subnets)
     path, _ = check_files(directory / FAMILY if out is None else out, force=force)
+    steps = Steps(progress, len(finished.run.data.validation))
+    if subnets == "frontier":
+        finished = finished.validated(after_batch=steps.step)
+    chosen = _chosen(finished, subnets)
     unmeasured = any(subnet not in finished.family for subnet in chosen)
-    steps = Steps(progress, len(chosen) + (len(finished.run.data.test) if unmeasured else 0))
+    steps.total = steps.done + len(chosen) + (len(finished.run.data.test) if unmeasured else 0)
     statistics = finished.statistics(chosen)
     members = finished.members(chosen, statistics, after_batch=steps.step)
     return save_family(
@@ -66,14 +69,16 @@ def pack(
 
 
 def _chosen(finished: Finished, subnets: Literal["frontier"] | Sequence[SubnetLike]) -> list[Subnet]:
+    network, family = finished.network, Family(tuple(finished.family.values()))
     if subnets == "frontier":
-        if not finished.family:
+        if not family:
             raise UsageError(
                 f"the subnets of {finished.directory} have not been measured, so there is no frontier: stimulative "
-                f"evaluate {finished.directory}. Or name subnets: subnets=['{finished.network.full}', "
-                f"'{finished.network.space.smallest}']"
+                f"evaluate {finished.directory}. Or name subnets: subnets=['{network.full}', "
+                f"'{network.space.smallest}']"
             )
-        return [member.subnet for member in Family(tuple(finished.family.values())).frontier()]
+        selected = [member.subnet for member in family.selection()]
+        return selected if network.full in selected else [*selected, network.full]
     if isinstance(subnets, str):
         raise UsageError(f"subnets: got {subnets!r}, allowed: 'frontier', or a list of subnets")
-    return list(dict.fromkeys(finished.network.resolve(subnet) for subnet in subnets))
+    return list(dict.fromkeys(network.resolve(subnet) for subnet in subnets))

@@ -17,10 +17,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
+from stimulative.integrations.counting import batches_in
 from stimulative.integrations.first_call import method_of
 from stimulative.integrations.locating import Search, named
 from stimulative.methods import Beside, StimulativeTraining, check_settings_beside
@@ -41,7 +43,8 @@ class StimulativeCallback(Callback):
             samples of the first batch.
         log: Name under which the mean divergence of the step's subnets is logged; None for nowhere.
         settings: Settings of ``StimulativeTraining``: ``balance``, ``sampler``, ``efficient`` and so on. Those of the
-            loss are not among them. ``total_steps`` is the trainer's number of batches by default.
+            loss are not among them. ``total_steps`` counts batches, also where gradients accumulate over several, and
+            is by default as many as the trainer will train on.
 
     Raises:
         UsageError: If a setting is unknown or impossible. At the start of ``fit``: if the LightningModule optimises by
@@ -146,10 +149,23 @@ class StimulativeCallback(Callback):
         return self.method
 
     def _total_steps(self, trainer: Trainer) -> int | None:
-        if "total_steps" in self._settings:
-            return self._settings["total_steps"]
-        updates = trainer.estimated_stepping_batches
-        return None if math.isinf(updates) else int(updates) * trainer.accumulate_grad_batches
+        return self._settings["total_steps"] if "total_steps" in self._settings else _batches(trainer)
+
+
+def _batches(trainer: Trainer) -> int | None:
+    """How many batches a trainer trains on; None if that is not known."""
+    callbacks: Any = trainer  # pyright takes the attribute for one that is not always there
+    scheduled = [callback for callback in callbacks.callbacks if isinstance(callback, GradientAccumulationScheduler)]
+
+    def accumulate(epoch: int) -> int:
+        return scheduled[0].get_accumulate_grad_batches(epoch) if scheduled else trainer.accumulate_grad_batches
+
+    return batches_in(
+        epochs=math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs,
+        updates=math.inf if trainer.max_steps == -1 else trainer.max_steps,
+        per_epoch=trainer.num_training_batches,
+        accumulate=accumulate,
+    )
 
 
 def _check(trainer: Trainer, pl_module: LightningModule) -> None:

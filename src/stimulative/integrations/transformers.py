@@ -14,6 +14,7 @@ accumulated batches, a batch's share of the subnets' term is its share of these 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
+from stimulative.integrations.counting import batches_in
 from stimulative.integrations.first_call import example_of, hearing, method_of, unraveled
 from stimulative.methods import Beside, StimulativeTraining, check_settings_beside, known_targets, shifted_labels
 from stimulative.objectives import IGNORED
@@ -33,6 +35,7 @@ from stimulative.tasks import MultiLabel, Task, task_of_model
 try:
     import accelerate as accelerate  # what a Trainer cannot be made without
     from transformers import Trainer
+    from transformers.trainer_utils import has_length
 except ImportError as error:
     raise UsageError(
         "the Trainer of Transformers needs transformers and accelerate, and one of them is not installed: "
@@ -52,7 +55,8 @@ class StimulativeMixin(_Base):
     Args:
         args: Those of the Trainer.
         stimulative: Settings of ``StimulativeTraining``: ``balance``, ``sampler``, ``efficient`` and so on. Those of
-            the loss are not among them. ``total_steps`` is the Trainer's number of batches by default.
+            the loss are not among them. ``total_steps`` counts batches, also where gradients accumulate over several,
+            and is by default as many as the Trainer will train on.
         example_input: What to unravel the model with, a mapping of keyword arguments; by default the first two samples
             of the first batch.
         kwargs: Those of the Trainer.
@@ -138,13 +142,22 @@ class StimulativeMixin(_Base):
         if found:
             return
         example = example_of(x) if self._example_input is None else self._example_input
-        accumulate = self.args.gradient_accumulation_steps
         task = _task_of(self.model, labels)
-        settings = {"task": task, "total_steps": self.state.max_steps * accumulate, **self._settings}
+        settings = {"task": task, "total_steps": self._batches(), **self._settings}
         self.method = method_of(unraveled(self.model, example), settings)
         if self._saved:
             self.method.set_extra_state(self._saved)
         found.append(stack.enter_context(self.method.beside(targets)))
+
+    def _batches(self) -> int | None:
+        """How many batches the training will take."""
+        loader = self.callback_handler.train_dataloader
+        return batches_in(
+            epochs=math.inf,
+            updates=self.state.max_steps,
+            per_epoch=len(loader) if has_length(loader) else math.inf,
+            accumulate=lambda _: self.args.gradient_accumulation_steps,
+        )
 
     def _share(self, inputs: Mapping[str, Any], items: Tensor | int | None) -> Tensor | float:
         """What the mean over this batch weighs, as the Trainer goes on to treat the loss."""

@@ -25,7 +25,8 @@ class Terms:
         loss: What to call backward on, a scalar.
         main_ce: The main net's loss, cross-entropy where it tells classes apart, a scalar without graph.
         subnet_kl: Mean divergence of the subnets from what they learn from, a scalar without graph; 0 without subnets.
-            Of subnets that learn from the labels (``objective: labels``) it is their mean loss.
+            It is the mean also where their sum enters the loss (``reduction: sum``). Of subnets that learn from the
+            labels (``objective: labels``) it is their mean loss.
         auxiliary: Mean loss of auxiliary heads, a scalar without graph; 0 without heads.
         logits: The main net's outputs without graph: logits of shape ``(B, classes)`` or, of sequences, ``(B,
             positions, classes)``, or whatever the task has.
@@ -60,16 +61,16 @@ class Terms:
         )
 
 
-Backward = Callable[..., Any]
-"""Calls backward on a loss: ``backward(loss, retain_graph=...)``."""
+Backward = Callable[[Tensor], Any]
+"""Calls backward on a loss, which it may scale first: ``lambda loss: scaler.scale(loss).backward()``."""
 
 
 class Method(nn.Module):
     """A way of training a residual network.
 
     Call it on a batch for the terms of a step, and call ``terms.loss.backward()``; or call ``backward``, which does
-    both. It counts its steps and draws its subnets from a generator of its own; both are part of its ``state_dict``,
-    so training that is resumed goes on as if it had never stopped.
+    both. It counts its steps, a batch each, and draws its subnets from a generator of its own; both are part of its
+    ``state_dict``, so training that is resumed goes on as if it had never stopped.
 
     Args:
         network: The network to train.
@@ -77,7 +78,9 @@ class Method(nn.Module):
             ``embedding`` or one of ``stimulative.tasks``; by default what a model of Transformers says, else
             classification.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1; for classes that exclude each other.
-        total_steps: The number of steps that training will take; what changes over training goes by it.
+        total_steps: The number of steps that training will take; what changes over training goes by it. A step is one
+            batch, and so one call of the method, also where gradients of several are accumulated before the optimiser
+            steps: ``epochs * len(loader)`` in both cases.
         seed: Seed of the method's generator.
     """
 
@@ -206,7 +209,10 @@ class Method(nn.Module):
             y: Its targets.
             subnets: The subnets to train besides the main net, instead of those that the method would draw.
             scale: Factor on the gradients, such as one over the number of accumulated batches.
-            backward: What calls backward on a loss; Fabric's, say, which also scales it for half precision.
+            backward: What calls backward on a loss, its only argument: ``lambda loss: scaler.scale(loss).backward()``
+                with a ``GradScaler``, ``fabric.backward``, ``accelerator.backward``. A step of several backward passes
+                (``calls_backward``) calls it for each, with a scalar that stands for the pass's loss and has no graph
+                behind it; the gradient that arrives there goes on into the pass.
         """
         terms = self(x, y, subnets)
         backward(terms.loss * scale if scale != 1.0 else terms.loss)
@@ -256,6 +262,24 @@ def impossible(settings: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[
         for key, (allowed, text) in rules.items()
         if key in settings and not allowed(settings[key])
     ]
+
+
+def backward_through(backward: Backward, loss: Tensor, factor: float, *, retain_graph: bool) -> None:
+    """Go backward from a loss by what takes a loss alone, also where the graph has to be retained.
+
+    It is given a stand-in, and what it makes of that (a loss scaled for half precision, say) goes on into the graph.
+
+    Args:
+        backward: Calls backward on a loss.
+        loss: The loss, a scalar.
+        factor: What the loss is multiplied by.
+        retain_graph: Whether other losses have a part of its graph to go through.
+    """
+    stand_in = loss.detach().requires_grad_()
+    with torch.autocast(loss.device.type, enabled=False):  # a backward pass has its forward's formats
+        backward(stand_in * factor)
+        if stand_in.grad is not None:
+            loss.backward(stand_in.grad, retain_graph=retain_graph)
 
 
 def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:

@@ -45,7 +45,7 @@ class Stimulates(Protocol):
     step: int
 
     def plan(self) -> tuple[list[Subnet], float]:
-        """The subnets of this step, and the weight of their term."""
+        """The subnets of this step, and the weight of their mean term."""
         ...
 
     def passes(self, x: Any, batch: int, subnets: Sequence[Subnet], *, cut: bool) -> Iterator[Pass]:

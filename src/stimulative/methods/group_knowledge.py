@@ -31,7 +31,7 @@ from typing import Any
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.methods.balance import ADVICE, ramped
+from stimulative.methods.balance import ADVICE, ramped, warn_of_more_batches
 from stimulative.methods.base import Method, Terms, check_settings, impossible
 from stimulative.objectives import group_divergence
 from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, nested_inside
@@ -56,7 +56,7 @@ class GroupKnowledge(Method):
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
         task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the draws.
 
     Raises:
@@ -139,6 +139,8 @@ class GroupKnowledge(Method):
                 each inside the one before.
         """
         balance = self.current_balance
+        if balance and self.balance_ramp and self.training:
+            warn_of_more_batches(self.step, self.total_steps)
         drawn = self.draw() if subnets is None and balance else []  # none where they have no weight
         chosen = drawn if subnets is None else self.checked(subnets)
         main, *others = self._run(x, chosen)

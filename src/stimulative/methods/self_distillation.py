@@ -55,7 +55,7 @@ class SelfDistillation(Method):
         weight: Weight of all that the shallow classifiers add. 0 is common training, without classifiers.
         task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of all cross-entropies, 0 to 1.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the classifiers' initial values.
 
     Raises:

@@ -24,7 +24,7 @@ class StageSupervision(Supervision):
         network: The network to train.
         weight: Weight of each classifier's cross-entropy. 0 is common training, without classifiers.
         label_smoothing: Label smoothing of all cross-entropies, 0 to 1.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the classifiers' initial values.
 
     Raises:

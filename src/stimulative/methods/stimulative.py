@@ -18,7 +18,8 @@ From its follow-up ("ST++": Ye et al., "Stimulative Training++: Go Beyond The Pe
 arXiv 2305.02507) come, each as a setting of its own: KL- (``objective: directional``, and ``normalise_main``), smaller
 inputs for subnets (``smaller_inputs``), several subnets a step and inter-stage sampling. Differences there:
 
-- Several subnets enter by their mean, so that ``balance`` keeps its meaning.
+- Several subnets enter by their mean by default, so that ``balance`` keeps its meaning. The published loop goes
+  backward from each one's loss with weight 1, which is their sum (``reduction: sum``).
 - Each subnet's images are resized from the original batch. In the published loop the batch variable is overwritten, so
   that the k-th subnet gets images that were resized, and brought to mean and deviation, k times.
 - Subnets whose images have the same size run together and share prefixes, with the main net if it is the full size.
@@ -46,8 +47,8 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.methods.balance import ADVICE, ramped
-from stimulative.methods.base import Backward, Method, Terms, check_settings, impossible
+from stimulative.methods.balance import ADVICE, ramped, warn_of_more_batches
+from stimulative.methods.base import Backward, Method, Terms, backward_through, check_settings, impossible
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import (
     check_part,
@@ -93,7 +94,9 @@ class StimulativeTraining(Method):
         amplitude: Standard deviation that ``directional`` brings logits to.
         normalise_main: Whether the main net's cross-entropy is of normalised logits, too, as in ST++'s code.
         subnets_per_step: The number of subnets sampled each step.
-        every: Train subnets only each so many steps, with as many times the weight.
+        reduction: What ``balance`` is the weight of where there are several: the ``mean`` of their terms, or the
+            ``sum`` (ST++'s code), which weighs as many times as much. ``Terms.subnet_kl`` is the mean with both.
+        every: Train subnets only each so many batches, with as many times the weight.
         sampler: How subnets are drawn: ``ordered``, ``suffix``, ``every_other``, ``unordered``, ``interstage``,
             ``late``, ``nested``; with settings as a mapping such as ``{name: unordered, keep: 0.8}``; or a function of
             a subnet space and a generator, in recipes ``package.module:name``.
@@ -109,7 +112,7 @@ class StimulativeTraining(Method):
         task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of the main net's cross-entropy, 0 to 1; of the subnets' as well with
             ``labels``.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the sampler's generator.
 
     Raises:
@@ -130,6 +133,7 @@ class StimulativeTraining(Method):
         amplitude: float = 1.0,
         normalise_main: bool = False,
         subnets_per_step: int = 1,
+        reduction: Literal["mean", "sum"] = "mean",
         every: int = 1,
         sampler: str | dict[str, Any] | Sampler = "ordered",
         smaller_inputs: float | None = None,
@@ -151,6 +155,7 @@ class StimulativeTraining(Method):
             "amplitude": amplitude,
             "normalise_main": normalise_main,
             "subnets_per_step": subnets_per_step,
+            "reduction": reduction,
             "every": every,
             "sampler": sampler,
             "smaller_inputs": smaller_inputs,
@@ -160,8 +165,7 @@ class StimulativeTraining(Method):
             "freeze_subnet_statistics": freeze_subnet_statistics,
         }
         check_settings(type(self), settings)
-        if efficient:
-            settings |= EFFICIENT
+        settings |= EFFICIENT if efficient else {}
         self.balance: float = settings["balance"]
         self.balance_ramp: float = settings["balance_ramp"]
         self.temperature: float = settings["temperature"]
@@ -170,6 +174,7 @@ class StimulativeTraining(Method):
         self.amplitude: float = settings["amplitude"]
         self.normalise_main: bool = settings["normalise_main"]
         self.subnets_per_step: int = settings["subnets_per_step"]
+        self.reduction: Literal["mean", "sum"] = settings["reduction"]
         self.every: int = settings["every"]
         self.sampler = resolve_sampler(settings["sampler"], network.space)
         self.smaller_inputs: float | None = settings["smaller_inputs"]
@@ -189,6 +194,7 @@ class StimulativeTraining(Method):
             "temperature": (lambda v: v > 0, "above 0"),
             "amplitude": (lambda v: v > 0, "above 0"),
             "subnets_per_step": (lambda v: v >= 1, "1 or more"),
+            "reduction": (lambda v: v in ("mean", "sum"), "mean or sum"),
             "every": (lambda v: v >= 1, "1 or more"),
             "smaller_inputs": (lambda v: v is None or 0 < v <= 1, "a share of the images' side, above 0 to 1, or null"),
             "subnet_share": (lambda v: 0 < v <= 1, "a share of the batch, above 0 to 1"),
@@ -285,8 +291,7 @@ class StimulativeTraining(Method):
                 term = self.subnet_term(outputs, main, y, batch)
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
-            with torch.autocast(term.device.type, enabled=False):  # a backward pass has its forward's formats
-                backward(term * factor if factor != 1.0 else term, retain_graph=retain_graph)
+            backward_through(backward, term, factor, retain_graph=retain_graph)
             del output, outputs, term  # their graph has to go before the next pass
         assert main_ce is not None
         self._count()
@@ -317,14 +322,17 @@ class StimulativeTraining(Method):
         return beside(self, targets)
 
     def plan(self, subnets: Sequence[SubnetLike] | None = None) -> tuple[list[Subnet], float]:
-        """The subnets of this step, drawn unless they are given, and the weight of their term."""
+        """The subnets of this step, drawn unless they are given, and the weight of their mean term."""
         balance = self.current_balance
+        if balance and self.balance_ramp and self.training:
+            warn_of_more_batches(self.step, self.total_steps)
         if subnets is not None:
-            return [self.network.resolve(subnet) for subnet in subnets], balance
+            chosen = [self.network.resolve(subnet) for subnet in subnets]
+            return chosen, balance * self._terms_of(chosen)
         if balance == 0 or self.step % self.every:
             return [], 0.0
-        drawn = [self.sampler(self.network.space, self.generator) for _ in range(self.subnets_per_step)]
-        return drawn, balance * self.every
+        chosen = [self.sampler(self.network.space, self.generator) for _ in range(self.subnets_per_step)]
+        return chosen, balance * self.every * self._terms_of(chosen)
 
     def label_term(self, outputs: Any, y: Any) -> Tensor:
         """The loss by the targets, with ``normalise_main`` of normalised logits, a scalar.
@@ -413,6 +421,10 @@ class StimulativeTraining(Method):
             )
         if problems:
             raise UsageError(f"{type(self).__name__}: " + "; ".join(problems))
+
+    def _terms_of(self, subnets: Sequence[Subnet]) -> int:
+        """How many times the mean of subnets' terms enters the loss."""
+        return len(subnets) if self.reduction == "sum" else 1
 
     def _try_out(self) -> None:
         """Make sure that the network runs on what subnets would get."""

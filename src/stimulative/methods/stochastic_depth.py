@@ -83,7 +83,7 @@ class StochasticDepth(Method):
             are then computed, so that no time is saved.
         task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of the cross-entropy, 0 to 1.
-        total_steps: The number of steps that training will take; nothing depends on it.
+        total_steps: The number of batches that training will take; nothing depends on it.
         seed: Seed of the draws.
 
     Raises:

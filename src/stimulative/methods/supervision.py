@@ -22,7 +22,7 @@ class Supervision(Method):
         weight: Weight of each classifier's cross-entropy. 0 is common training, without classifiers.
         task: What the network is for; see ``Method``.
         label_smoothing: Label smoothing of all cross-entropies, 0 to 1.
-        total_steps: The number of steps that training will take.
+        total_steps: The number of batches that training will take, accumulated or not.
         seed: Seed of the classifiers' initial values.
 
     Raises:

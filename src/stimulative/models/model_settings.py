@@ -29,8 +29,9 @@ class ModelSettings:
         subnet: Blocks to keep: the others are removed before training, so that this subnet is trained alone. A
             depth for each stage, such as 2-1-3; null keeps all.
         weights: Trained weights to start from: a file, the directory of a finished run, or pretrained for those that
-            timm or torchvision publishes (downloaded at first use). A layer that differs in the number of classes alone
-            starts anew; everything else has to fit. Null starts with new parameters.
+            timm or torchvision publishes (downloaded at first use). FILE#KEY is one of several sets in a file, such as
+            best.pth#model_ema for averaged weights. A layer that differs in the number of classes alone starts anew;
+            everything else has to fit. Null starts with new parameters.
         freeze_stem: Leave everything that runs before the first block as it was trained: its parameters, and the
             statistics of its normalisation layers, for subnets, too. Of what is new it freezes nothing.
     """

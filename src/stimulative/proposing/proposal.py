@@ -102,7 +102,7 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
     Args:
         model: The model's name; None for that of the run that ``weights`` names.
         data: The data set's name.
-        weights: What to start from: a file, a run directory or ``pretrained``; None for new parameters.
+        weights: What to start from: a file or ``FILE#KEY``, a run directory or ``pretrained``; None for new ones.
         settings: Settings that are given, as words such as ``["--data.batch_size", "64"]``; they are kept as they are.
 
     Raises:

@@ -19,7 +19,7 @@ from stimulative.tasks import KEYS
 
 COLUMNS = (
     *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
-    *("latency_ms", "latency_iqr_ms", "temperature", "perplexity"),
+    *("latency_ms", "latency_iqr_ms", "temperature", "perplexity", "validation_top1"),
 )
 
 T = TypeVar("T")
@@ -52,7 +52,10 @@ class Family:
         return any(member.score.perplexity is not None for member in self.members)
 
     def frontier(self, cost: CostName = "flops") -> list[Member]:
-        """The members that no other one beats; those whose cost is not known are left out; see ``frontier``."""
+        """The members that no other one beats in accuracy on the test split; it describes the family.
+
+        Those whose cost is not known are left out; see ``frontier``.
+        """
         known = [member for member in self.members if member.cost_in(cost) is not None]
         return frontier(known, lambda member: member.cost_in(cost) or 0.0, lambda member: member.score.quality)
 
@@ -65,6 +68,14 @@ class Family:
         """The further scores that all members have."""
         names = dict.fromkeys(key for member in self.members for key in member.score.more)
         return [key for key in names if all(key in member.score.more for member in self.members)]
+
+    def selection(self) -> list[Member]:
+        """The members that no other one beats in FLOPs and accuracy on the validation part, to be deployed.
+
+        Those that were not measured there are left out.
+        """
+        known = [member for member in self.members if member.validation_quality is not None]
+        return frontier(known, lambda member: member.cost.flops, lambda member: member.validation_quality or 0.0)
 
     def spread(self) -> FamilySpread:
         """Mean, standard deviation (the population's), least and greatest of the top-1 accuracies, in percent."""
@@ -95,11 +106,13 @@ class Family:
         )
 
     def to_csv(self) -> str:
-        """The text of ``subnets.csv``."""
+        """The text of ``subnets.csv``; without the last column where nothing was measured on the validation part."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         measure, more = self.measure, self._more()
-        writer.writerow([*(measure if column == "top1" else column for column in COLUMNS), *more])
+        validated = any(member.validation_quality is not None for member in self.members)
+        columns = [column.replace("top1", measure) for column in (COLUMNS if validated else COLUMNS[:-1])]
+        writer.writerow([*columns, *more])
         for member in self.members:
             score, cost, latency = member.score, member.cost, member.latency
             times = ("", "") if latency is None else (f"{latency.median_ms:.4f}", f"{latency.iqr_ms:.4f}")
@@ -107,12 +120,14 @@ class Family:
             temperature = "" if member.temperature is None else f"{member.temperature:.6g}"
             perplexity = "" if score.perplexity is None else f"{score.perplexity:.6g}"
             row = [member.subnet, member.subnet.blocks, *accuracy, cost.parameters, cost.flops, *times]
-            writer.writerow([*row, temperature, perplexity, *(f"{score.more[key]:.6g}" for key in more)])
+            validation = "" if member.validation_quality is None else f"{member.validation_quality:.4f}"
+            further = (f"{score.more[key]:.6g}" for key in more)
+            writer.writerow([*row, temperature, perplexity, *([validation] if validated else []), *further])
         return text.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> Family:
-        """Read a ``subnets.csv``; older ones have no latencies, temperatures or perplexities.
+        """Read a ``subnets.csv``; older ones have no latencies, temperatures, perplexities or validation accuracies.
 
         Raises:
             UsageError: If it cannot be read as one.
@@ -155,9 +170,9 @@ def _spread_of(members: Sequence[Member]) -> FamilySpread:
 def _member(row: dict[str, str]) -> Member:
     # asked for in the order of the file, so that the first that is missing is named
     measure = next((key for key in KEYS if key in row), "top1")
-    columns = [measure if column == "top1" else column for column in COLUMNS[:6]]
+    columns = [column.replace("top1", measure) for column in COLUMNS[:6]]
     subnet, _, quality, loss, parameters, flops = (row[column] for column in columns)
-    known = {*COLUMNS, measure}
+    known = {*(column.replace("top1", measure) for column in COLUMNS)}
     more = {key: float(value) for key, value in row.items() if key not in known and value}
     return Member(
         Subnet.parse(subnet),
@@ -165,6 +180,7 @@ def _member(row: dict[str, str]) -> Member:
         Cost(int(parameters), int(flops)),
         Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"])) if row.get("latency_ms") else None,
         _number(row.get("temperature")),
+        _number(row.get(f"validation_{measure}")),
     )
 
 

@@ -48,6 +48,8 @@ class Member:
         cost: Its parameters and operations.
         latency: How long it takes on the machine that measured it; None where that was not measured.
         temperature: What its logits are divided by for probabilities, and for its loss; None where none was fitted.
+        validation_quality: How good it is on the validation part, by which it may be selected; None where that
+            was not measured.
     """
 
     subnet: Subnet
@@ -55,6 +57,7 @@ class Member:
     cost: Cost
     latency: Latency | None = None
     temperature: float | None = None
+    validation_quality: float | None = None
 
     def cost_in(self, cost: CostName) -> float | None:
         """One of the costs; None if it was not measured."""

@@ -22,7 +22,7 @@ class Epoch:
         balance: The weight of the subnets' term at its end; 0 for methods without one.
         loss: The mean loss of its batches.
         main_ce: The mean cross-entropy of the main net.
-        subnet_kl: The mean divergence of the subnets.
+        subnet_kl: The mean divergence of the subnets, also where their sum enters the loss.
         auxiliary: The mean loss of auxiliary heads.
         train_quality: How good the main net was on what was trained on, where single batches tell; of classes its
             accuracy in percent.

@@ -55,6 +55,7 @@ def measure(
     statistics: Statistics | None = None,
     temperatures: Sequence[float] | None = None,
     aim: Task | None = None,
+    each: Callable[[int, Any, Any], Any] | None = None,
     after_batch: Callable[[], Any] | None = None,
 ) -> list[Score]:
     """Measure subnets of a network in evaluation mode, sharing what they have in common.
@@ -67,6 +68,8 @@ def measure(
         temperatures: What to divide each subnet's logits by, one number a subnet; 1 by default. It changes the loss
             alone.
         aim: What the network is for, which says what its outputs are compared with; classification by default.
+        each: Called with the position of each subnet, its outputs and the targets of each batch, for whoever wants to
+            know more of them than their score.
         after_batch: Called after each batch, to show progress.
 
     Returns:
@@ -77,7 +80,7 @@ def measure(
             subnet.
     """
     aim = aim or Classification()
-    found = _measured(network, batches, subnets, statistics, temperatures, aim, after_batch)
+    found = _measured(network, batches, subnets, statistics, temperatures, aim, after_batch, each)
     return [Score.of(one, aim.measure) for one in found]
 
 
@@ -89,6 +92,7 @@ def _measured(
     temperatures: Sequence[float] | None,
     aim: Task,
     after_batch: Callable[[], Any] | None,
+    each: Callable[[int, Any, Any], Any] | None = None,
 ) -> list[Measurement]:
     chosen = [network.full] if subnets is None else list(subnets)
     if temperatures is not None and len(temperatures) != len(chosen):
@@ -103,9 +107,11 @@ def _measured(
                     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors_in(outputs))
                     aim.check(outputs, y, values=on_cpu or batch == 1)
                 meters[position].add(outputs, y)
+                if each is not None:
+                    each(position, outputs, y)
             if after_batch is not None:
                 after_batch()
-    if not batch:
+    if not batch or not meters[0].samples:
         raise UsageError("there is nothing to measure on: the data set has no batch")
     return [meter.measured() for meter in meters]
 

@@ -16,7 +16,7 @@ from stimulative.models import PRETRAINED, ModelSettings
 from stimulative.naming import listed
 from stimulative.runs import BEST, MODEL, RECIPE, Origin, RunDirectory
 from stimulative.training.randomness import random_states, restore_random_states
-from stimulative.weights import Loaded, Weights, load_weights, read_weights, sha256
+from stimulative.weights import Loaded, Weights, WeightsPlace, load_weights, read_weights, sha256
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,26 @@ class Start:
             raise UsageError(
                 f"{error}\n  that run is of {self.architecture}" if self.architecture else error
             ) from error
-        return Origin(self.file, self.sha256, loaded.new), _in_words(loaded, self.file, data)
+        return Origin(loaded.file, self.sha256, loaded.new), _in_words(loaded, data)
 
 
-def weights_file(given: str | Path) -> Path:
-    """The file of weights that a file or a run directory stands for.
+def weights_file(given: str | Path) -> WeightsPlace:
+    """The file of weights, or the part of one, that a file, ``FILE#KEY`` or a run directory stands for.
 
     Raises:
         UsageError: If there is neither, or the run has not finished.
     """
-    path = Path(given).expanduser()
+    place = WeightsPlace.of(given)
+    path = place.path
     if not path.is_dir():
         if not path.exists():
             raise UsageError(
-                f"there is no file and no run directory {given} to start from; give a file of weights, the directory "
+                f"there is no file and no run directory {path} to start from; give a file of weights, the directory "
                 f"of a finished run, or {PRETRAINED}"
             )
-        return path
+        return place
+    if place.key:
+        raise UsageError(f"{path} is a folder, and #{place.key} names a part of a file; leave it out, or give the file")
     run = RunDirectory(path)
     if not run.started:
         raise UsageError(f"{given} is a folder, but not that of a run; give a run directory, or a file of weights")
@@ -93,7 +96,7 @@ def weights_file(given: str | Path) -> Path:
         )
     if not run.file(MODEL).exists():
         raise UsageError(f"there is no {run.file(MODEL)}, though the run has finished; put the file back")
-    return run.file(MODEL)
+    return WeightsPlace(run.file(MODEL))
 
 
 def read_start(settings: ModelSettings, data: Data, *, own_model: bool = False) -> Start:
@@ -109,8 +112,8 @@ def read_start(settings: ModelSettings, data: Data, *, own_model: bool = False) 
     """
     assert settings.weights is not None
     if settings.weights != PRETRAINED:
-        file = weights_file(settings.weights)
-        return Start(read_weights(file), str(file), sha256(file), architecture=_architecture(settings.weights))
+        file = str(weights_file(settings.weights))
+        return Start(read_weights(file), file, sha256(file), architecture=_architecture(settings.weights))
     if own_model:
         raise UsageError(f"model.weights: {PRETRAINED} is not for a model of your own; give it with its weights loaded")
     before = random_states()
@@ -138,12 +141,13 @@ def _architecture(given: str) -> str:
     return f"model.name {model.get('name')}, model.arguments {dump_line(model.get('arguments'))}{subnet}"
 
 
-def _in_words(loaded: Loaded, file: str, data: Data) -> str:
+def _in_words(loaded: Loaded, data: Data) -> str:
     if not loaded.new:
-        return f"loaded all {loaded.tensors} tensors from {file}"
+        return f"loaded all {loaded.tensors} tensors from {loaded.file}"
     what = "tokens" if data.is_text else "classes"
     instead = "" if loaded.classes is None else f" instead of {loaded.classes}"
     shown = listed(loaded.new)
     return (
-        f"loaded {loaded.loaded} of {loaded.tensors} tensors from {file}; new: {shown} ({data.classes} {what}{instead})"
+        f"loaded {loaded.loaded} of {loaded.tensors} tensors from {loaded.file}; new: {shown} "
+        f"({data.classes} {what}{instead})"
     )

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stimulative.errors import UsageError
-from stimulative.objectives import counted, logits_of
-from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
-from stimulative.training.measuring import in_precision_of
+from stimulative.data import Batch
+from stimulative.objectives import counted
+from stimulative.residual import ResidualNetwork, Statistics, Subnet
+from stimulative.runs import Score
+from stimulative.training.measuring import measure
 
 _OCTAVE, _OCTAVES = 5, 13
 _POINTS = _OCTAVE * _OCTAVES + 1
@@ -125,14 +126,40 @@ def fit_temperatures(
     Raises:
         UsageError: If there is no batch.
     """
+    return measure_and_fit(network, batches, subnets, statistics=statistics, after_batch=after_batch)[1]
+
+
+def measure_and_fit(
+    network: ResidualNetwork,
+    batches: Iterable[Batch],
+    subnets: Sequence[Subnet] | None = None,
+    *,
+    statistics: Statistics | None = None,
+    after_batch: Callable[[], Any] | None = None,
+) -> tuple[list[Score], list[float]]:
+    """The score of each subnet and the temperature that fits its logits, from one look at each batch.
+
+    Args:
+        network: The network; its mode comes back as it was.
+        batches: As for ``fit_temperatures``.
+        subnets: Which subnets; by default the main net alone.
+        statistics: Statistics to normalise with, instead of the network's own.
+        after_batch: Called after each batch, to show progress.
+
+    Returns:
+        The scores, their losses of the logits as they are, and the temperatures.
+
+    Raises:
+        UsageError: If there is no batch.
+    """
     chosen = [network.full] if subnets is None else list(subnets)
     curves = [LossCurve() for _ in chosen]
-    with evaluating(network), torch.no_grad():
-        for x, y in in_precision_of(network, batches):
-            for position, output, _ in network.passes(x, chosen, statistics=statistics):
-                curves[position].add(logits_of(output), y)
-            if after_batch is not None:
-                after_batch()
-    if any(not curve.samples for curve in curves):
-        raise UsageError("there is nothing to fit temperatures on: the validation part has no batch")
-    return [curve.temperature() for curve in curves]
+    scores = measure(
+        network,
+        batches,
+        chosen,
+        statistics=statistics,
+        each=lambda position, logits, y: curves[position].add(logits, y),
+        after_batch=after_batch,
+    )
+    return scores, [curve.temperature() for curve in curves]

@@ -2,6 +2,7 @@
 
 from stimulative.weights.fitting import Loaded as Loaded
 from stimulative.weights.fitting import load_weights as load_weights
+from stimulative.weights.place import WeightsPlace as WeightsPlace
 from stimulative.weights.reading import Weights as Weights
 from stimulative.weights.reading import read_weights as read_weights
 from stimulative.weights.reading import sha256 as sha256

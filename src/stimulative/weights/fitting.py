@@ -1,13 +1,8 @@
-"""Puts weights into a model that they fit.
-
-Their names may carry what wrappers put before them (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile,
-``model.`` of Lightning).
-"""
+"""Puts weights into a model that they fit."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +11,12 @@ from torch import Tensor, nn
 
 from stimulative.errors import UsageError
 from stimulative.naming import listed
+from stimulative.weights.matching import Match, matches, telling
+from stimulative.weights.place import inside
 from stimulative.weights.reading import Weights
 
 _COUNTER = "num_batches_tracked"
 """Evaluation does not read it."""
-
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
-
-# The names of torchvision's DenseNets before PyTorch 0.4.1, which its published files still have.
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 def load_weights(
@@ -39,9 +31,11 @@ def load_weights(
     new_head: bool = False,
     headless: Sequence[str] = (),
 ) -> Loaded:
-    """Fill a model with weights. Prefixes that all names share are taken off where the model has none.
+    """Fill a model with the weights in a file that have its names, whatever stands before them.
 
-    A missing ``num_batches_tracked`` is left as it is: evaluation does not read it.
+    Where a file holds several such sets with different values (those of a network and their averages, a teacher and a
+    student), none is chosen: the error names them, and ``FILE#KEY`` is one of them. A missing ``num_batches_tracked``
+    is left as it is: evaluation does not read it.
 
     Args:
         model: The model.
@@ -58,12 +52,13 @@ def load_weights(
         What was loaded, and what was left as it is.
 
     Raises:
-        UsageError: If names or shapes do not fit, all of them listed, or a value is not a finite number. The model is
-            unchanged then.
+        UsageError: If names or shapes do not fit, all of them listed, several sets of weights do, or a value is not a
+            finite number. The model is unchanged then.
     """
     own: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    fitting = max(_renamed(weights), key=lambda variant: len(variant.keys() & own.keys()))
-    misfit = _misfit(own, fitting, headless)
+    match, misfit = _chosen(own, weights, headless, file, name)
+    file = inside(file, match.key)
+    fitting = match.weights
     theirs = None
     if misfit.shapes and not misfit.missing and not misfit.unexpected:
         shapes = list(misfit.shapes.values())
@@ -76,17 +71,11 @@ def load_weights(
         misfit = misfit._replace(absent=(*misfit.absent, *misfit.shapes), shapes={})
     if misfit.missing or misfit.unexpected or misfit.shapes:
         raise UsageError(_said(misfit, file, name))
-    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
-    broken = [key for key, value in fitting.items() if _broken(value, key in parameters)]
-    if broken:
-        raise UsageError(
-            f"the weights in {file} are not all finite numbers: {listed(broken)}. Training has diverged, or the file "
-            "is damaged; take an earlier checkpoint"
-        )
+    _check_finite(fitting, model, file)
     model.load_state_dict(fitting, strict=False)
     new = tuple(key for key in own if key in misfit.absent)
     counted = [key for key in own if not key.endswith(_COUNTER)]
-    return Loaded(len(counted) - len(new), len(counted), new, theirs)
+    return Loaded(len(counted) - len(new), len(counted), new, theirs, file)
 
 
 class Loaded(NamedTuple):
@@ -97,12 +86,14 @@ class Loaded(NamedTuple):
         tensors: How many there are.
         new: The names of those that were left as they are: a head for other classes.
         classes: How many classes the weights are of, where these differ from the model's.
+        file: Where in the file they were, as ``FILE#KEY``.
     """
 
     loaded: int
     tensors: int
     new: tuple[str, ...]
-    classes: int | None = None
+    classes: int | None
+    file: str
 
 
 class _Misfit(NamedTuple):
@@ -121,14 +112,42 @@ class _Misfit(NamedTuple):
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def _misfit(own: Weights, given: Weights, headless: Sequence[str]) -> _Misfit:
+def _chosen(
+    own: Weights, weights: Mapping[str, Tensor], headless: Sequence[str], file: str | Path, name: str
+) -> tuple[Match, _Misfit]:
+    """The one set of weights that has all names of the model; where there is none, the nearest.
+
+    Raises:
+        UsageError: If several have, and differ.
+    """
+    found = [(match, _misfit(own, match, headless)) for match in matches(own, weights)]
+    if not found:
+        nothing = Match("", {}, tuple(weights))
+        return nothing, _misfit(own, nothing, headless)
+    whole = [one for one in found if not one[1].missing]
+    whole = [one for one in whole if not one[1].shapes] or whole
+    different: list[tuple[Match, _Misfit]] = []
+    for one in sorted(whole, key=lambda one: len(one[1].unexpected)):
+        if not any(one[0].equals(match) for match, _ in different):
+            different.append(one)
+    if len(different) > 1:
+        ways = [inside(file, key) for key in telling([match.key for match, _ in different])]
+        raise UsageError(
+            f"{file} holds {len(different)} sets of weights for the model {name}, which differ. Say which one to take: "
+            f"{listed(ways, ' or ')}"
+        )
+    return (different or found)[0]
+
+
+def _misfit(own: Weights, match: Match, headless: Sequence[str]) -> _Misfit:
+    given = match.weights
     lacking = [key for key in own if key not in given and not key.endswith(_COUNTER)]
     lacking = _without_shared(lacking, own, given)
     absent = tuple(key for key in lacking if key.startswith(tuple(f"{module}." for module in headless)))
     return _Misfit(
         missing=tuple(key for key in lacking if key not in absent),
         absent=absent,
-        unexpected=tuple(key for key in given if key not in own and not key.endswith(_COUNTER)),
+        unexpected=tuple(key for key in match.unexpected if not key.endswith(_COUNTER)),
         shapes={
             key: (tuple(given[key].shape), tuple(own[key].shape))
             for key in own
@@ -153,17 +172,7 @@ def _said(misfit: _Misfit, file: str | Path, name: str) -> str:
     return "\n".join(lines)
 
 
-def _renamed(weights: Mapping[str, Tensor]) -> Iterator[Weights]:
-    """The weights as they are named, then without each prefix that all names share, then with today's names."""
-    current = dict(weights)
-    yield current
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in current)), None):
-        current = {key.removeprefix(prefix): value for key, value in current.items()}
-        yield current
-    yield {_OLD_DENSENET.sub(r"\1", key): value for key, value in current.items()}
-
-
-def _without_shared(missing: Sequence[str], own: Weights, given: Weights) -> list[str]:
+def _without_shared(missing: Sequence[str], own: Weights, given: Mapping[str, Tensor]) -> list[str]:
     """Without names of parameters that the file has under another name: safetensors keeps shared ones once."""
     storages = {(own[key].data_ptr(), own[key].shape) for key in own if key in given and own[key].numel()}
     return [key for key in missing if (own[key].data_ptr(), own[key].shape) not in storages]
@@ -209,6 +218,16 @@ def _differ_at(theirs: tuple[int, ...], ours: tuple[int, ...], place: int, size:
     if len(theirs) != len(ours) or len(ours) <= place or ours[place] != size:
         return False
     return [dim for dim in range(len(ours)) if theirs[dim] != ours[dim]] == [place]
+
+
+def _check_finite(weights: Mapping[str, Tensor], model: nn.Module, file: str) -> None:
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    broken = [key for key, value in weights.items() if _broken(value, key in parameters)]
+    if broken:
+        raise UsageError(
+            f"the weights in {file} are not all finite numbers: {listed(broken)}. Training has diverged, or the file "
+            "is damaged; take an earlier checkpoint"
+        )
 
 
 def _broken(value: Tensor, is_parameter: bool) -> bool:

@@ -1,15 +1,17 @@
 """Reads weights from a file found anywhere, without running any code.
 
-A file is what ``torch.save(state_dict, FILE)`` or safetensors wrote. The state dict may lie inside a checkpoint.
+A file is what ``torch.save(state_dict, FILE)`` or safetensors wrote. The state dict may lie inside a checkpoint, which
+may hold several, as of averaged weights next to those that were averaged.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +19,50 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.naming import listed
+from stimulative.naming import did_you_mean, listed
 from stimulative.runs import RECIPE
-
-# Where checkpoints keep the state dict; "method" is where ours do, the model's beside that of auxiliary classifiers.
-_NESTS = ("state_dict", "model", "model_state_dict", "net", "method")
-
-_OURS = "network.model."
+from stimulative.weights.place import WeightsPlace
 
 Weights = dict[str, Tensor]
 
 
 def read_weights(file: str | Path) -> Weights:
-    """Read a state dict, on the CPU, with the names that it has in the file.
+    """Read the tensors of a file, on the CPU.
 
-    A pickle is read with ``weights_only``: whatever is not a tensor or a plain value is refused, and never run.
+    Each is called by the path to it: the keys of the dictionaries that it lies in and its name, joined by dots, as in
+    ``state_dict.conv1.weight``. The state of optimisers is left out.
+
+    A pickle is read with ``weights_only``: whatever is not a tensor, a plain value or a namespace of these is refused,
+    and never run.
 
     Args:
         file: ``.pth``, ``.pt``, ``.th``, ``.bin``, ``.ckpt`` or ``.safetensors``; what is in it decides, not its name.
+            ``FILE#KEY`` is the part of it whose paths begin with ``KEY``; they go on from there, so that
+            ``read_weights("best.pth#model_ema")`` is the state dict under ``model_ema``.
 
     Raises:
-        UsageError: If it is not there, damaged, no file of weights, or holds more than tensors and plain values.
+        UsageError: If it is not there, damaged, no file of weights, holds more than tensors and plain values, or has no
+            such part.
     """
-    path = Path(file).expanduser()
+    place = WeightsPlace.of(file)
+    path = place.path
     head = _head(path)
     try:
         content = _read_safetensors(path) if _is_safetensors(path, head) else _read_pickle(path)
     except Exception as error:  # the readers raise almost anything on files that are not theirs
         raise UsageError(f"{path} {_reason(path, head, error)}") from error
-    weights = _state_dict_in(content)
-    if weights is None:
+    weights = dict(_tensors_in(content))
+    if not weights:
         inside = f"a {type(content).__name__}"
         if isinstance(content, Mapping):
             inside += f" with {listed([str(key) for key in content])}" if content else " without anything in it"
-        raise UsageError(
-            f"{path} holds no state dict, neither bare nor under one of {', '.join(_NESTS[:4])}; got {inside}. "
-            "Save one: torch.save(model.state_dict(), FILE)"
-        )
-    return weights
+        raise UsageError(f"{path} holds no state dict; got {inside}. Save one: torch.save(model.state_dict(), FILE)")
+    return _below(place, weights) if place.key else weights
 
 
 def sha256(file: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with Path(file).expanduser().open("rb") as opened:
+    """The SHA-256 of a file, in hexadecimal; of ``FILE#KEY`` that of the whole file."""
+    with WeightsPlace.of(file).path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -97,8 +100,14 @@ def _read_safetensors(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about formats that are refused, with a message, in any case
-        with path.open("rb") as file:  # of a path, torch would believe the ending
+        with path.open("rb") as file, _namespaces_allowed():
+            # of a path, torch would believe the ending
             return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _namespaces_allowed() -> torch.serialization.safe_globals:
+    """While it is open, what training scripts save their arguments in is read: it has no code."""
+    return torch.serialization.safe_globals([argparse.Namespace])
 
 
 def _reason(path: Path, head: bytes, error: Exception) -> str:
@@ -130,7 +139,8 @@ def _foreign_objects(path: Path, error: Exception) -> list[str]:
     """The names of what a pickle would have called beside what makes tensors."""
     if zipfile.is_zipfile(path):
         try:
-            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            with _namespaces_allowed():
+                found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         except Exception:  # damaged, or of another kind
             found = []
         if found:
@@ -148,16 +158,35 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-def _state_dict_in(content: Any, deepest: int = 3) -> Weights | None:
-    if not isinstance(content, Mapping):
-        return None
-    for nest in _NESTS if deepest else ():
-        inner = _state_dict_in(content.get(nest), deepest - 1)
-        if inner is not None:
-            ours = {key: value for key, value in inner.items() if nest == "method" and key.startswith(_OURS)}
-            return ours or inner
-    return {str(key): value for key, value in content.items() if _has_values(value)} or None
+def _tensors_in(content: Any, path: tuple[str, ...] = (), around: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor by the path to it.
+
+    Args:
+        content: What was read.
+        path: The keys that lead to it.
+        around: The dictionaries that it lies in, since one may hold itself.
+    """
+    if isinstance(content, Tensor):
+        if path and content.layout is torch.strided and not content.is_meta:
+            yield ".".join(path), content
+    elif isinstance(content, Mapping) and id(content) not in around and not _is_of_optimizer(content):
+        for key, value in content.items():
+            yield from _tensors_in(value, (*path, str(key)), (*around, id(content)))
 
 
-def _has_values(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+def _is_of_optimizer(content: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary is the state of an optimiser, whose averages may have the names and shapes of parameters."""
+    return "param_groups" in content and "state" in content
+
+
+def _below(place: WeightsPlace, weights: Weights) -> Weights:
+    """What lies below the key of a place, by the path from there."""
+    start = f"{place.key}."
+    found = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+    if not found:
+        known = list(dict.fromkeys(name.partition(".")[0] for name in weights))
+        raise UsageError(
+            f"{place.path} holds no weights under {listed([place.key])!r}{did_you_mean(place.key, known)}; it holds "
+            f"some under {listed(known)}"
+        )
+    return found

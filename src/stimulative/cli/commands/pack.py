@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TAKES_SETTINGS = False
 _EXAMPLES = """examples:
-  stimulative pack runs/c100                                   # the accuracy-FLOPs frontier
+  stimulative pack runs/c100                                   # the accuracy-FLOPs frontier, and the main net
   stimulative pack runs/c100 --subnets 3-3-3,2-2-2,1-1-1 --out family.safetensors
 
 then, in Python:
@@ -42,8 +42,8 @@ def add(commands: Any) -> None:
         nargs="+",
         default=["frontier"],
         metavar="SUBNET",
-        help="subnets, separated by commas or spaces; or frontier: those that no other one beats in accuracy and FLOPs "
-        "(default; the run has to be evaluated)",
+        help="subnets, separated by commas or spaces; or frontier: those that no other one beats in FLOPs and accuracy "
+        "on the validation part, and the main net (default; the run has to be evaluated)",
     )
     parser.add_argument("--out", metavar="FILE", help="the file (default: RUN/family.safetensors)")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
@@ -78,12 +78,15 @@ def _show(run: RunDirectory, packed: Packed) -> None:
     text = packed.task == "text"
     table = Table(title=f"{len(packed.subnets)} subnets", title_justify="left")
     table.add_column("subnet", no_wrap=True)
-    for column in (measure_of(packed.task).short, *(["perplexity"] if text else []), "M parameters", "MFLOPs"):
+    measure = measure_of(packed.task)
+    columns = ("validation", f"test {measure.short}", *(["perplexity"] if text else []), "M parameters", "MFLOPs")
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for entry in packed.subnets:
         table.add_row(
             entry.subnet,
-            f"{entry.quality:.2f}",
+            "" if entry.validation_quality is None else f"{entry.validation_quality:.{measure.digits}f}",
+            f"{entry.quality:.{measure.digits}f}",
             *([f"{entry.perplexity:.2f}"] if text else []),
             f"{entry.parameters / 1e6:.3f}",
             f"{entry.flops / 1e6:,.2f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stimulative.data import ImageData, TextData, resized_side
+from stimulative.data import ImageData, TextData
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
 from stimulative.deploy.exporting.exported import ImagesIn, Side, TextIn
 from stimulative.training import Prepared
@@ -37,7 +37,10 @@ def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) ->
         values=_values(data, normalises=normalises),
         normalised_inside=normalises,
         channels="RGB" if data.channels == 3 else data.channels,
-        preparation=_preparation(data, run),
+        preparation=str(
+            data.preparation
+            or f"images of {data.evaluation_image_size}x{data.evaluation_image_size} pixels as they are"
+        ),
     )
 
 
@@ -68,14 +71,3 @@ def _values(data: ImageData, *, normalises: bool) -> str:
         return "images as the loader of the run gives them"
     mean, std = ([float(f"{number:.6g}") for number in numbers] for numbers in (data.mean, data.std))
     return f"(pixels - mean) / std, pixels from 0 to 1 (bytes divided by 255), mean {mean}, std {std}"
-
-
-def _preparation(data: ImageData, run: Prepared) -> str:
-    settings = run.recipe.data
-    size = data.evaluation_image_size
-    if not settings.resized:
-        return f"images of {size}x{size} pixels as they are"
-    return (
-        f"shorter side resized to {resized_side(size, settings.crop_ratio)} pixels ({settings.interpolation}, "
-        f"antialiased), centre crop of {size}x{size}"
-    )

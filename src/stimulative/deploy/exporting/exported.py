@@ -68,7 +68,7 @@ class ImagesIn(Side):
     Args:
         normalised_inside: Whether the graph normalises them.
         channels: ``RGB``, or how many.
-        preparation: How test images were made of files.
+        preparation: How validation and test images were made of files, in words.
     """
 
     normalised_inside: bool
