@@ -356,7 +356,7 @@ def test_subnets_are_measured_on_the_validation_part_too(run, directional, tmp_p
 
 
 def test_the_selection_is_the_frontier_on_the_validation_part():
-    family = [replace(one, validation_top1=100 - one.score.top1) for one in FAMILY]
+    family = [replace(one, validation_quality=100 - one.score.quality) for one in FAMILY]
     assert names(Family(tuple(family)).selection()) == ["1-1"]
     assert names(Family((*family, member("9-9", 99.0, 1))).selection()) == ["1-1"]  # not measured there
 

@@ -99,7 +99,9 @@ class Finished:
             return self
         subnets = [member.subnet for member in new]
         batches, statistics = self.run.data.validation, self.statistics(subnets)
-        scores = measure(self.network, batches, subnets, statistics=statistics, after_batch=after_batch)
+        scores = measure(
+            self.network, batches, subnets, statistics=statistics, aim=self.run.data.aim, after_batch=after_batch
+        )
         found = {
             member.subnet: replace(member, validation_quality=score.quality)
             for member, score in zip(new, scores, strict=True)

@@ -84,7 +84,8 @@ class Score(Scored):
     def to_mapping(self) -> dict[str, Any]:
         """As it stands in the file, further scores beside the others."""
         mapping = super().to_mapping()
-        return {**mapping, **mapping.pop(_MORE)}
+        more = mapping.pop(_MORE)
+        return {**mapping, **more}
 
     @classmethod
     def named(cls, mapping: Any) -> Any:
