@@ -44,14 +44,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the subnets of a finished run on its test split, each with recalibrated statistics.
 
-    ``subnets.csv`` has their accuracy on the validation part, too, since that is what subnets to deploy are selected by
-    (``stimulative.deploy.pack``); what is said of the family is of the test split.
-
     Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (which, how many, and
     the spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
     depth of each stage), ``frontier`` (for each cost the subnets that no other one beats, the cheapest first) and
     ``latency`` (what the latencies were measured on). Where the run's method leaves the scale of logits open, a
     temperature is fitted to each subnet on the validation part, and its loss is that of its logits divided by it.
+    ``subnets.csv`` has how good they are on the validation part, too, by which subnets to deploy are selected.
     Latencies are measured in place: the whole model is in memory, and skipped blocks return their input.
 
     Args:

@@ -179,10 +179,8 @@ class StimulativeTraining(Method):
         self.sampler = resolve_sampler(settings["sampler"], network.space)
         self.smaller_inputs: float | None = settings["smaller_inputs"]
         self.subnet_share: float = settings["subnet_share"]
-        self.efficient = efficient
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
-        self._check_task()
         self._try_out()
 
     @classmethod
@@ -427,7 +425,8 @@ class StimulativeTraining(Method):
         return len(subnets) if self.reduction == "sum" else 1
 
     def _try_out(self) -> None:
-        """Make sure that the network runs on what subnets would get."""
+        """Make sure that the settings make sense, and that the network runs on what subnets would get."""
+        self._check_task()
         if self.smaller_inputs is not None:
             check_smaller(self.network, self.smaller_inputs)
         if self.subnet_share < 1:

@@ -77,16 +77,8 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
     make = partial(_make, auto_class, model_type, fields)
     if task != "text":
         channels = "num_channels" if "num_channels" in fields else None
-        return Factory(
-            name,
-            make,
-            "num_labels",
-            channels,
-            channels is None,
-            reserved,
-            frozenset(fields),
-            none_published=_NO_CHECKPOINT,
-        )
+        sizes = "num_labels", channels, channels is None
+        return Factory(name, make, *sizes, reserved, frozenset(fields), none_published=_NO_CHECKPOINT)
     if "vocab_size" not in fields:
         nearest = did_you_mean(f"{name}_text", (f"{_PREFIX}{known}" for known in with_class if known != model_type))
         raise UsageError(
