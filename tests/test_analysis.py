@@ -125,7 +125,7 @@ def test_evaluation_writes_every_subnet(run):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         *("subnet", "blocks", "top1", "loss", "parameters", "flops"),
-        *("latency_ms", "latency_iqr_ms", "temperature", "perplexity"),
+        *("latency_ms", "latency_iqr_ms", "temperature", "perplexity", "validation_top1", "macro_f1"),
     ]
     assert not any(row["perplexity"] for row in rows)  # of text alone
     assert [row["subnet"] for row in rows] == [f"{a}-{b}-{c}" for a in (1, 2, 3) for b in (1, 2, 3) for c in (1, 2, 3)]

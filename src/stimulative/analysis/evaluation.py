@@ -44,13 +44,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the subnets of a finished run on its test split, each with recalibrated statistics.
 
-    Writes ``subnets.csv`` and these parts of ``summary.json`` in the run directory: ``subnets`` (which, how many, and
-    the spread of their accuracies), ``by_blocks`` and ``by_stage`` (the same spread by the number of blocks and by the
-    depth of each stage), ``frontier`` (for each cost the subnets that no other one beats, the cheapest first) and
-    ``latency`` (what the latencies were measured on). Where the run's method leaves the scale of logits open, a
-    temperature is fitted to each subnet on the validation part, and its loss is that of its logits divided by it.
-    ``subnets.csv`` has how good they are on the validation part, too, by which subnets to deploy are selected.
-    Latencies are measured in place: the whole model is in memory, and skipped blocks return their input.
+    Writes ``subnets.csv`` (also how good subnets are on the validation part, by which those to deploy are selected) and
+    these parts of ``summary.json``: ``subnets`` (which, how many, and how their accuracies spread), ``by_blocks`` and
+    ``by_stage`` (the same by the number of blocks and by the depth of each stage), ``frontier`` (for each cost the
+    subnets that no other one beats, the cheapest first), ``calibration`` and ``latency`` (what these were measured on).
+    Where the run's method leaves the scale of logits open, a temperature is fitted to each subnet on the validation
+    part, and its loss is that of its logits divided by it. Latencies are measured in place: all of the model is there.
 
     Args:
         run: The run directory.
