@@ -94,7 +94,8 @@ class Score(Scored):
         if not isinstance(known, Mapping):
             return known
         own = {one.name for one in fields(cls)}
-        more = {key: value for key, value in known.items() if key not in own}
+        numbers = {key: value for key, value in known.items() if isinstance(value, int | float)}
+        more = {key: value for key, value in numbers.items() if key not in own}
         return {**{key: value for key, value in known.items() if key in own}, _MORE: more}
 
 

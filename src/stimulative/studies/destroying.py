@@ -235,15 +235,15 @@ def _part(run: DestroyedRun, network: ResidualNetwork, todo: Damage, scores: Sco
         for (stage, block), subnet in todo.singles.items():
             name = network.stages[stage].block_names[block]
             place = {"run": run.run, "recalibrated": recalibrated, "stage": stage, "block": block, "name": name}
-            single.append(SingleRow(**place, subnet=str(subnet), **vars(of[subnet])))
+            single.append(SingleRow(**place, subnet=str(subnet), **of[subnet].main_parts()))
         for draws in todo.deletions:
             for draw, subnet in enumerate(draws.subnets):
                 which = {"run": run.run, "recalibrated": recalibrated, "k": draws.k, "draw": draw}
-                deletions.append(DeletedRow(**which, subnet=str(subnet), **vars(of[subnet])))
+                deletions.append(DeletedRow(**which, subnet=str(subnet), **of[subnet].main_parts()))
         for draws in todo.swaps:
             for draw, subnet in enumerate(draws.subnets):
                 which = {"run": run.run, "recalibrated": recalibrated, "k": draws.k, "draw": draw}
-                swaps.append(SwappedRow(**which, subnet=str(subnet), tau=taus[subnet], **vars(of[subnet])))
+                swaps.append(SwappedRow(**which, subnet=str(subnet), tau=taus[subnet], **of[subnet].main_parts()))
         delete_rows += [_row(run.run, draws, recalibrated, of) for draws in (main, *todo.deletions)]
         swap_rows += [_row(run.run, draws, recalibrated, of, taus) for draws in (main, *todo.swaps) if todo.swaps]
     return DestroyedNet(

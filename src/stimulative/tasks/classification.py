@@ -69,6 +69,14 @@ class Classification(Task):
         counts = None if targets is None else counted(_in_shape(teacher, targets))
         return kl_divergence(_two(student), _two(teacher), temperature=temperature, counted=counts)
 
+    def decided(self, outputs: Any) -> Tensor:
+        """The most likely class."""
+        return _two(outputs).argmax(-1)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Their softmax; of a single logit its sigmoid."""
+        return outputs.sigmoid() if outputs.shape[-1] == 1 else outputs.softmax(-1)
+
     def meter(self, *, temperature: float = 1.0) -> ClassMeter:
         """Top-1 accuracy, and F1 of each class."""
         return ClassMeter(temperature)

@@ -47,6 +47,14 @@ class MultiLabel(Task):
         """Binary cross-entropy, the mean over samples and labels; see ``Task.loss``."""
         return label_cross_entropy(outputs, targets)
 
+    def decided(self, outputs: Any) -> Tensor:
+        """Which labels are more likely there than not."""
+        return outputs > 0
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The sigmoid of each."""
+        return outputs.sigmoid()
+
     def meter(self, *, temperature: float = 1.0) -> LabelMeter:
         """Mean average precision, and that of each label."""
         return LabelMeter()

@@ -84,6 +84,14 @@ class Segmentation(Task):
         targets = _in_shape(outputs, targets)
         return _rows(_resized(outputs, targets)), torch.where(self._counted(targets), targets, IGNORED)
 
+    def decided(self, outputs: Any) -> Tensor:
+        """The most likely class of each place."""
+        return two_classes(outputs, 1).argmax(1)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Their softmax over the classes; of a single logit its sigmoid."""
+        return outputs.sigmoid() if outputs.shape[1] == 1 else outputs.softmax(1)
+
     def meter(self, *, temperature: float = 1.0) -> PixelMeter:
         """Mean IoU, and that of each class."""
         return PixelMeter(self)

@@ -102,6 +102,18 @@ class Task(ABC):
             temperature: What logits are divided by for the loss, where they are those of classes.
         """
 
+    def decided(self, outputs: Any) -> Tensor | None:
+        """What outputs decide: the most likely class, or which labels are there; None where they are numbers."""
+        return None
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Probabilities in the shape of the outputs.
+
+        Raises:
+            UsageError: If outputs are no logits.
+        """
+        raise UsageError(f"outputs of {self.name} are no logits, so that they have no probabilities")
+
     def direction(self, outputs: Any, amplitude: float) -> Any:
         """Logits of a standard deviation of ``amplitude`` over the classes.
 

@@ -116,10 +116,15 @@ def _show(exported: Exported) -> None:
     what, of = ("sequences", "positions") if text else ("images", "images")
     near = exported.check.agreement
     batches = sorted(set(near.batches))
+    decided = {
+        "segmentation": "the same most likely class for {} pixels",
+        "multilabel": "the same decision for {} labels",
+    }.get(exported.task, f"the same most likely class for {{}} {of}")
+    same = f"; {decided.format(f'{near.same:,} of {near.of:,}')}" if near.of else ""
     print(
         f"checked in {exported.check.reader}, on {near.samples:,} test {what} in batches of "
         f"{', '.join(map(str, batches))}: outputs differ by {near.difference:.1e} at most, where the largest is "
-        f"{near.largest:.3g}; the same most likely class for {near.same:,} of {near.of:,} {of}"
+        f"{near.largest:.3g}{same}"
     )
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from stimulative.deploy.exporting.deployed import Deployed
-from stimulative.objectives import logits_of
 from stimulative.records import Record
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
+from stimulative.tasks import Task
 from stimulative.training import Prepared, in_precision_of
 
 TOLERANCE = 1e-4
@@ -50,8 +50,8 @@ class Agreement(Record):
         batches: How many of them each batch had.
         difference: The largest difference of two outputs.
         largest: The largest output.
-        same: Whose most likely class is the same, of ``of`` images or positions.
-        of: How many there were.
+        same: Whose most likely class is the same, of ``of`` images, positions or pixels, or labels that are there.
+        of: How many there were; 0 where outputs are numbers.
     """
 
     samples: int
@@ -85,8 +85,13 @@ def cases_of(
     return [_case(run.network, module, subnet, statistics, inputs) for inputs in parts]
 
 
-def compare(runner: Callable[..., Tensor], cases: Sequence[Case]) -> Agreement:
+def compare(runner: Callable[..., Tensor], cases: Sequence[Case], aim: Task) -> Agreement:
     """Run what was exported and compare.
+
+    Args:
+        runner: Runs it.
+        cases: Batches, and what has to come out.
+        aim: What the net is for.
 
     Raises:
         ExportFailed: If outputs differ by more than rounding.
@@ -109,12 +114,14 @@ def compare(runner: Callable[..., Tensor], cases: Sequence[Case]) -> Agreement:
             raise ExportFailed("it returns what is not a finite number")
         difference = max(difference, float((got - expected).abs().amax()))
         largest = max(largest, float(expected.abs().amax()))
-        same += int((got.argmax(-1) == expected.argmax(-1)).sum())
-        of += expected[..., 0].numel()
+        decided, wanted = aim.decided(got), aim.decided(expected)
+        if decided is not None and wanted is not None:
+            same += int((decided == wanted).sum())
+            of += wanted.numel()
     if not difference <= TOLERANCE * largest:
         raise ExportFailed(
-            f"its outputs differ by up to {difference:.3g} from those of the subnet, where the largest is "
-            f"{largest:.3g}; {same:,} of {of:,} have the same most likely class"
+            f"its outputs differ by up to {difference:.3g} from those of the subnet, where the largest is {largest:.3g}"
+            + (f"; {same:,} of {of:,} decide the same" if of else "")
         )
     batches = tuple(len(case.expected) for case in cases)
     return Agreement(sum(batches), batches, difference, largest, same, of)
@@ -145,5 +152,5 @@ def _case(
 ) -> Case:
     x: Any = inputs[0] if len(inputs) == 1 else dict(zip(module.inputs, inputs, strict=True))
     with evaluating(network), torch.no_grad():
-        expected = module.finish(logits_of(network(x, subnet, statistics=statistics)))
+        expected = module.finish(module.aim.outputs_of(network(x, subnet, statistics=statistics)))
     return Case(module.before(inputs), expected, inputs[1].bool() if len(inputs) > 1 else None)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from stimulative.objectives import logits_of
 from stimulative.residual import configs_of, without_caches
+from stimulative.tasks import Classification, Task
 
 
 class Deployed(nn.Module):
@@ -17,7 +17,8 @@ class Deployed(nn.Module):
     Args:
         model: The extracted subnet.
         temperature: What logits are divided by; None for nothing.
-        probabilities: Whether the softmax of the logits comes out.
+        aim: What the model is for; classification by default.
+        probabilities: Whether probabilities come out, the softmax of logits or what the task has instead.
     """
 
     inputs: tuple[str, ...] = ()
@@ -26,22 +27,32 @@ class Deployed(nn.Module):
     freedoms: tuple[dict[int, str], ...] = ({},)
     """The dimensions of its inputs that can be free, the most wanted choice first."""
 
-    def __init__(self, model: nn.Module, *, temperature: float | None = None, probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        aim: Task | None = None,
+        temperature: float | None = None,
+        probabilities: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.aim = aim or Classification()
         self.temperature = temperature
         self.probabilities = probabilities
 
     @property
     def output(self) -> str:
         """The name of what comes out."""
-        return "probabilities" if self.probabilities else "logits"
+        if self.aim.has_temperature:
+            return "probabilities" if self.probabilities else "logits"
+        return "outputs"
 
     def finish(self, logits: Tensor) -> Tensor:
         """What comes out for the logits of the model."""
         if self.temperature is not None:
             logits = logits / self.temperature
-        return logits.softmax(-1) if self.probabilities else logits
+        return self.aim.probabilities(logits) if self.probabilities else logits
 
     def before(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What it has to be given so that the model is given these inputs."""
@@ -56,7 +67,8 @@ class DeployedImages(Deployed):
         mean: Mean of each channel, from 0 to 1, that is subtracted here; None if images come normalised.
         std: Standard deviation of each channel, which is divided by.
         temperature: What logits are divided by; None for nothing.
-        probabilities: Whether the softmax of the logits comes out.
+        aim: What the model is for; classification by default.
+        probabilities: Whether probabilities come out, the softmax of logits or what the task has instead.
     """
 
     inputs = ("images",)
@@ -70,20 +82,21 @@ class DeployedImages(Deployed):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        aim: Task | None = None,
         temperature: float | None = None,
         probabilities: bool = False,
     ) -> None:
-        super().__init__(model, temperature=temperature, probabilities=probabilities)
+        super().__init__(model, aim=aim, temperature=temperature, probabilities=probabilities)
         self.normalises = mean is not None and std is not None
         if mean is not None and std is not None:
             self.register_buffer("mean", torch.tensor(mean)[:, None, None])
             self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits or probabilities (B, classes)."""
+        """Map images (B, C, H, W) to logits or probabilities (B, classes), or to what the task has instead."""
         if self.normalises:
             images = (images - self.mean) / self.std
-        return self.finish(logits_of(self.model(images)))
+        return self.finish(self.aim.outputs_of(self.model(images)))
 
     def before(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Images whose normalisation is undone, if it is done here."""
@@ -98,7 +111,7 @@ class DeployedText(Deployed):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Map tokens and their mask (B, T) to logits or probabilities of the next token (B, T, vocabulary)."""
-        return self.finish(logits_of(self.model(input_ids=input_ids, attention_mask=attention_mask)))
+        return self.finish(self.aim.outputs_of(self.model(input_ids=input_ids, attention_mask=attention_mask)))
 
 
 def runner(module: nn.Module) -> Callable[..., Tensor]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from stimulative.data import ImageData, TextData
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
 from stimulative.deploy.exporting.exported import ImagesIn, Side, TextIn
-from stimulative.training import Prepared
+from stimulative.residual import evaluating
+from stimulative.training import Prepared, as_in
 
 
 def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) -> ImagesIn | TextIn:
@@ -46,22 +49,35 @@ def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) ->
 
 def described_output(run: Prepared, module: Deployed, free: Mapping[int, str], temperature: float | None) -> Side:
     """What comes out, exactly."""
-    classes = run.data.classes
-    of = "possible next tokens, at each position" if run.data.is_text else "classes"
+    network, data = run.network, run.data
+    with torch.no_grad(), evaluating(network):
+        outputs = data.aim.outputs_of(network(as_in(network, data.example(1, evaluation=True))))
+    sizes = {0: 1, 1: data.length} if isinstance(data, TextData) else {0: 1}
+    shape = tuple(free.get(number, size) if number in sizes else size for number, size in enumerate(outputs.shape))
+    return Side(names=(module.output,), type="float32", shape=shape, values=_meaning(run, module, temperature))
+
+
+_SETS = {
+    "text": "possible next tokens, at each position",
+    "multilabel": "labels",
+    "segmentation": "classes, at each pixel",
+}
+
+
+def _meaning(run: Prepared, module: Deployed, temperature: float | None) -> str:
+    """What the numbers are that come out."""
+    data = run.data
+    if not data.aim.has_temperature:
+        return f"numbers as the net gives them ({data.task})"
+    squashed = "sigmoid" if data.task == "multilabel" else "softmax"
     scale = "" if module.temperature is None else f" divided by the temperature {module.temperature:.6g}"
     if module.probabilities:
-        values = f"the softmax of the logits{scale}"
+        values = f"the {squashed} of the logits{scale}"
     elif module.temperature is None and temperature is not None:
-        values = f"softmax(logits / {temperature:.6g}) gives probabilities"
+        values = f"{squashed}(logits / {temperature:.6g}) gives probabilities"
     else:
-        values = f"{scale.strip()}{scale and '; '}softmax gives probabilities"
-    sizes = {0: 1, 1: run.data.length} if isinstance(run.data, TextData) else {0: 1}
-    return Side(
-        names=(module.output,),
-        type="float32",
-        shape=(*(free.get(number, size) for number, size in sizes.items()), classes),
-        values=f"one for each of the {classes} {of}; {values}",
-    )
+        values = f"{scale.strip()}{scale and '; '}{squashed} gives probabilities"
+    return f"one for each of the {data.classes} {_SETS.get(data.task, 'classes')}; {values}"
 
 
 def _values(data: ImageData, *, normalises: bool) -> str:

@@ -150,12 +150,15 @@ class _Export:
         data, request = self.finished.run.data, self.request
         temperature = fitted if request.temperature else None
         if isinstance(data, TextData):
-            module: Deployed = DeployedText(carving.model, temperature=temperature, probabilities=request.probabilities)
+            module: Deployed = DeployedText(
+                carving.model, aim=data.aim, temperature=temperature, probabilities=request.probabilities
+            )
         else:
             module = DeployedImages(
                 carving.model,
                 mean=data.mean if request.normalise else None,
                 std=data.std if request.normalise else None,
+                aim=data.aim,
                 temperature=temperature,
                 probabilities=request.probabilities,
             )
@@ -180,7 +183,7 @@ class _Export:
             else:
                 program.write_program(traced, temporary, description.to_mapping())
                 runner, reader = program.program_runner(temporary), f"PyTorch {torch.__version__}, as a program"
-            agreement = compare(runner, cases)
+            agreement = compare(runner, cases, module.aim)
         return self._exported(description, Check(reader, agreement))
 
     def _write_weights(
@@ -193,7 +196,7 @@ class _Export:
         about, beside = description.to_mapping(), _beside(self.path)
         with writing(self.path) as temporary:
             weights.write_weights(module.model, temporary, about)
-            agreement = compare(weights.weights_runner(module, rebuilding, temporary), cases)
+            agreement = compare(weights.weights_runner(module, rebuilding, temporary), cases, module.aim)
             with writing(beside) as described:
                 described.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         built = "the same module" if rebuilding.built is None else "a module built again"

@@ -69,6 +69,13 @@ class ExportRequest:
                 f"normalise=True is for images whose mean and deviation are known; this run has {data.described()}. "
                 "Leave it out"
             )
+        if self.probabilities and not data.aim.has_temperature:
+            raise UsageError(f"probabilities=True: outputs for {data.task} are numbers, and no logits; leave it out")
+        if self.temperature and data.task not in ("images", "text"):
+            raise UsageError(
+                f"temperature=True: a temperature is fitted where each sample has one class, not for {data.task}; "
+                "leave it out"
+            )
         if self.probabilities and finished.calibrates and not self.temperature:
             raise UsageError(
                 f"probabilities=True: method {finished.run.recipe.method.name!r} leaves the scale of logits open, so "
