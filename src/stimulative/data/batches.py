@@ -110,8 +110,7 @@ class LazyLoader:
 def moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on a device."""
     x, y = batch
-    on_device = pytree.tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), x)
-    return on_device, y.to(device, non_blocking=True)
+    return pytree.tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), (x, y))
 
 
 def derived_seed(seed: int, purpose: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from stimulative.data.batches import Batch, derived_seed, moved
 from stimulative.data.dataset import ImageData, TextData
 from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED
+from stimulative.tasks import Task, TaskName, resolve_task
 
 
 class OwnLoader:
@@ -26,9 +28,10 @@ class OwnLoader:
         batches: A DataLoader, a list, or anything else that can be iterated again and again.
         name: What it is for, in error messages.
         device: Where batches go.
+        task: What they are for, where that is something else than classes.
     """
 
-    def __init__(self, batches: Iterable[Any], *, name: str, device: torch.device) -> None:
+    def __init__(self, batches: Iterable[Any], *, name: str, device: torch.device, task: Task | None = None) -> None:
         if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
             raise UsageError(
                 f"{name} must be iterable again and again, one pass per epoch, got {type(batches).__name__}; "
@@ -37,6 +40,7 @@ class OwnLoader:
         self._batches = batches
         self._name = name
         self._device = device
+        self._task = task
         self._epoch = 0
         self._counted: tuple[int, int] | None = None
         parts = [batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)]
@@ -63,7 +67,7 @@ class OwnLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for x, y in self.unmoved():
-            yield moved((x, y.to(torch.int64)), self._device)
+            yield moved((x, self._target(y)), self._device)
 
     def unmoved(self) -> Generator[Batch, None, None]:
         """The batches of a pass where the iterable left them."""
@@ -96,8 +100,15 @@ class OwnLoader:
             self._counted = sum(sizes), len(sizes)
         return self._counted
 
+    def _target(self, y: Any) -> Any:
+        """Targets in the number format of their task; classes are int64, whatever they come as."""
+        if not isinstance(y, Tensor) or (self._task is not None and y.is_floating_point()):
+            return y
+        return y.to(torch.int64)
+
     def _pair(self, batch: Any) -> Batch:
-        if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        pair = isinstance(batch, tuple | list) and len(batch) == 2
+        if pair and (isinstance(batch[1], Tensor) or (self._task is not None and self._task.name == "own")):
             x = dict(batch[0]) if isinstance(batch[0], Mapping) else batch[0]
             if all(isinstance(part, Tensor) for part in (x.values() if isinstance(x, dict) else [x])):
                 return x, batch[1]
@@ -113,6 +124,7 @@ def from_loaders(
     test: Iterable[Any],
     *,
     classes: int,
+    task: TaskName | Task | None = None,
     calibration: Iterable[Any] | None = None,
     plain_calibration: Iterable[Any] | None = None,
     device: torch.device | str = "cpu",
@@ -124,12 +136,14 @@ def from_loaders(
 
     Args:
         train: Batches `(x, y)` to train on: x (batch, channels, height, width), ready for the model;
-            y whole numbers (batch,) from 0 to `classes - 1`. Or of text: x a mapping of `input_ids` and
-            `attention_mask`, whole numbers (batch, length); y the token that follows each, (batch, length), -100 where
-            none counts.
+            y whole numbers (batch,) from 0 to `classes - 1`, or the targets of another task. Or of text: x a mapping of
+            `input_ids` and `attention_mask`, whole numbers (batch, length); y the token that follows each, (batch,
+            length), -100 where none counts.
         validation: Batches to choose the best checkpoint on.
         test: Batches to report on; not touched before it is used.
-        classes: Number of classes; of text, of tokens.
+        classes: Number of classes; of text, of tokens; of numbers or images, how many of them, or channels, come out.
+        task: What they are for: `multilabel`, `segmentation`, `regression`, `image_to_image`, or a task of one's own
+            (`stimulative.tasks.OwnTask`); by default to classify images, or for text the next token.
         calibration: Training images, augmented as for training, to recalibrate BatchNorm on; `train` at its
             first epoch if not given.
         plain_calibration: The same images, prepared as those of validation, where that is another way.
@@ -139,32 +153,46 @@ def from_loaders(
         The data; `mean` and `std` are empty, because they are unknown.
 
     Raises:
-        UsageError: If a loader can be read only once, or its batches are not `(x, y)` with labels in range.
+        UsageError: If a loader can be read only once, or its batches are not `(x, y)` with targets of the task.
     """
-    place = torch.device(device)
-    first = OwnLoader(train, name="train", device=place)
+    own = task if isinstance(task, Task) else None
+    named: TaskName | None = _name_of(task) if isinstance(task, Task) else task
+    other = own or (None if named in _OF_CLASSES else resolve_task(named))
+    loader = partial(OwnLoader, device=torch.device(device), task=None if named in _OF_CLASSES else other)
+    first = loader(train, name="train")
     loaders = (
         first,
-        OwnLoader(validation, name="validation", device=place),
-        OwnLoader(test, name="test", device=place),
-        OwnLoader(train if calibration is None else calibration, name="calibration", device=place),
+        loader(validation, name="validation"),
+        loader(test, name="test"),
+        loader(train if calibration is None else calibration, name="calibration"),
     )
-    x = _checked_first_batch(first, classes)
+    x = _checked_first_batch(first, classes, other)
     names = _class_names(train, classes)
-    plain = None
-    if plain_calibration is not None:
-        plain = OwnLoader(plain_calibration, name="plain_calibration", device=place)
-    if isinstance(x, dict):
+    plain = None if plain_calibration is None else loader(plain_calibration, name="plain_calibration")
+    if isinstance(x, dict) and named in _OF_CLASSES:
         length = x["input_ids"].shape[-1]
         return TextData("own", classes, names, *loaders, plain_calibration=plain, length=length)
+    if not isinstance(x, Tensor):
+        raise UsageError(f"train must give images, one tensor a batch, for {named}; got {type(x).__name__}")
     channels, size = x.shape[1] if x.ndim > 1 else 1, x.shape[-1]
     return ImageData(
         *("own", classes, names, *loaders),
         plain_calibration=plain,
+        task=named or "images",
+        own_task=own,
         channels=channels,
         image_size=size,
         evaluation_image_size=size,
     )
+
+
+_OF_CLASSES = None, "images", "text"
+
+
+def _name_of(task: Task) -> TaskName:
+    """What files call a task."""
+    name: Any = "images" if task.name == "classification" else task.name
+    return name
 
 
 def _class_names(train: object, classes: int) -> tuple[str, ...]:
@@ -175,13 +203,16 @@ def _class_names(train: object, classes: int) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _checked_first_batch(loader: OwnLoader, classes: int) -> Any:
+def _checked_first_batch(loader: OwnLoader, classes: int, task: Task | None) -> Any:
     # Looking must not change what a run draws later from the global random state.
     with torch.random.fork_rng(devices=[]), closing(loader.unmoved()) as batches:
         first = next(batches, None)
     if first is None:
         raise UsageError("train gives no batch; it must hold at least one")
     x, y = first
+    if task is not None and task.name != "classification":
+        _check_targets(task, y, classes)
+        return x
     if isinstance(x, dict):
         if "input_ids" not in x or not len(y) or y.shape != x["input_ids"].shape:
             shapes = {key: tuple(part.shape) for key, part in x.items()}
@@ -202,6 +233,17 @@ def _checked_first_batch(loader: OwnLoader, classes: int) -> Any:
             f"got labels from {lowest} to {highest}"
         )
     return x
+
+
+def _check_targets(task: Task, y: Any, classes: int) -> None:
+    """Make sure that targets could be those of outputs with so many classes."""
+    if task.name == "own":
+        return
+    shape = {"multilabel": (classes,), "segmentation": (classes, *y.shape[-2:])}.get(task.name, y.shape[1:])
+    try:
+        task.check(torch.zeros(len(y), *shape), y, values=True)
+    except UsageError as error:
+        raise UsageError(f"train must give targets for {task.name}, as classes={classes} says: {error}") from error
 
 
 def _described(batch: Any) -> str:

@@ -22,7 +22,7 @@ from stimulative.config import CalibrationSetting, Recipe
 from stimulative.data import Data, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
-from stimulative.residual import keep_frozen
+from stimulative.residual import batch_size, keep_frozen
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
 from stimulative.tasks import hits
 from stimulative.training.accumulation import StepPart, parts
@@ -218,7 +218,7 @@ class Trainer:
                 accuracy = self._accuracy(terms.logits, part.y)
                 sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
                 total += torch.stack([value.float() for value in sums])
-            images += len(part.y)
+            images += batch_size(part.x)
             if number % settings.log_every == 0 or number == batches:
                 check_losses(total, self.epoch, number, self.run_directory.file(LAST))
             for callback in self.callbacks:

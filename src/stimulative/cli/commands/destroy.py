@@ -73,7 +73,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     for one in destruction.runs:
         _show(one, destruction)
     print(
-        f"\n{measure_of(destruction.task).axis}, mean ± standard deviation over the nets drawn for each k (of text: mean perplexity).\n"
+        f"\n{measure_of(destruction.task).axis}, mean ± standard deviation over the nets drawn for each k "
+        "(of text: mean perplexity).\n"
         "as trained: with the main net's statistics; recalibrated: with those of the net that is left.\n"
         "tau: Kendall's rank correlation of the order of blocks with the original one, mean over the nets."
     )
