@@ -351,7 +351,7 @@ def test_subnets_are_measured_on_the_validation_part_too(run, directional, tmp_p
     for one in list(family)[::9]:
         with torch.no_grad():
             right = [(opened.network(x, one.subnet, statistics=statistics).argmax(1) == y) for x, y in data.validation]
-        assert one.validation_top1 == pytest.approx(100 * float(torch.cat(right).double().mean()), abs=1e-3)
+        assert one.validation_quality == pytest.approx(100 * float(torch.cat(right).double().mean()), abs=1e-3)
         assert (one.temperature is not None) is directional
 
 
@@ -427,7 +427,7 @@ def test_a_family_without_latencies_is_read_and_so_is_an_older_file(tmp_path):
 def test_progress_is_told_step_by_step(run):
     steps = []
     evaluate(run, subnets=["3-3-3"], latency_seconds=0, progress=lambda done, total: steps.append((done, total)))
-    assert [done for done, _ in steps] == list(range(1, 2 + 5 + 1)) and all(done <= total for done, total in steps)
+    assert [done for done, _ in steps] == list(range(1, 1 + 2 + 5 + 1)) and all(done <= total for done, total in steps)
     evaluate(run, latency_seconds=0)
 
 

@@ -328,11 +328,11 @@ def test_subnets_that_an_earlier_version_has_measured_are_selected_alike(run, tm
     with (older / "subnets.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     write_rows(older, rows, [column for column in rows[0] if column != "validation_top1"])
-    assert all(member.validation_top1 is None for member in Family.read(older / "subnets.csv"))
+    assert all(member.validation_quality is None for member in Family.read(older / "subnets.csv"))
     steps = []
     packed = pack(older, out=tmp_path / "family.safetensors", progress=lambda *done: steps.append(done))
     assert [entry["subnet"] for entry in packed["subnets"]] == selected_plainly(run)
-    measured = {str(member.subnet): member.validation_top1 for member in Family.read(run / "subnets.csv")}
+    measured = {str(member.subnet): member.validation_quality for member in Family.read(run / "subnets.csv")}
     for entry in packed["subnets"]:
         assert entry["validation_top1"] == pytest.approx(measured[entry["subnet"]], abs=1e-3)
     assert steps[-1][0] == steps[-1][1] == len(steps)
@@ -351,7 +351,7 @@ def test_the_command_writes_the_frontier_and_says_so(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     about = json.loads((tmp_path / "family.safetensors.json").read_text())
     assert [entry["subnet"] for entry in about["subnets"]] == selected_plainly(run)
-    measured = {str(member.subnet): member.validation_top1 for member in Family.read(run / "subnets.csv")}
+    measured = {str(member.subnet): member.validation_quality for member in Family.read(run / "subnets.csv")}
     assert all(entry["validation_top1"] == measured[entry["subnet"]] for entry in about["subnets"])
     assert f"{out}: {out.stat().st_size / 1e6:,.2f} MB" in printed and "stimulative.load(" in printed
     with safe_open(out, framework="pt") as opened:

@@ -293,6 +293,9 @@ def test_loss_accuracy_and_perplexity_equal_those_worked_out_by_hand():
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(()))
 
+        def split(self, batch: Any) -> Any:
+            return batch[0], batch[1:]
+
         def passes(self, x: Any, subnets: list[Subnet], statistics: Any = None) -> Any:
             return [(0, {"logits": x}, False)]
 
@@ -351,9 +354,9 @@ def test_a_temperature_is_fitted_to_the_positions_that_count():
 
 def test_tokens_keep_their_number_format(trained: Path):
     network = open_run(trained).network.double()
-    x = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "scale": torch.ones(1)}
+    x = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "inputs_embeds": torch.ones(1, 2, 4)}
     ((changed, _),) = in_precision_of(network, [(x, torch.zeros(1, 2))])
-    assert (changed["input_ids"].dtype, changed["scale"].dtype) == (torch.int64, torch.float64)
+    assert (changed["input_ids"].dtype, changed["inputs_embeds"].dtype) == (torch.int64, torch.float64)
     assert Score(50.0, 1.0).to_mapping() == {"top1": 50.0, "loss": 1.0}
 
 

@@ -103,6 +103,7 @@ def choice_figure(choice: Choice) -> Figure:
         _caption(choice, cost, words),
         rows,
         alt.layer(*layers).properties(height=HEIGHT),
+        measure=choice.member.score.measure,
     )
 
 

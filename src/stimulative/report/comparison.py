@@ -72,6 +72,7 @@ def comparison_figure(comparison: Comparison, directory: Path) -> Figure:
         compared.subnet_rows(),
         charts.resolve_scale(color="shared", shape="shared"),
         width=_LEFT + _RIGHT + 200,
+        measure=compared.words.key,
     )
 
 
@@ -239,6 +240,7 @@ def _distribution_figure(compared: _Compared) -> Figure:
         rows,
         _distributions(compared),
         least_width=_least_width(compared.labels),
+        measure=compared.words.key,
     )
 
 

@@ -74,6 +74,7 @@ def _deletions(study: Destruction, palette: Palette) -> Figure:
         f"on both sides, as far as the worst and the best. {_measured(study, rows)}",
         rows,
         (band + line + marks).properties(height=HEIGHT),
+        measure=words_of(study.task).key,
     )
 
 
@@ -120,6 +121,7 @@ def _swaps(study: Destruction, palette: Palette) -> Figure:
         f"over up to {study.draws} draws of each number of pairs. {_measured(study, draws)}",
         draws,
         (line + marks).properties(height=HEIGHT),
+        measure=words_of(study.task).key,
     )
 
 
@@ -159,6 +161,7 @@ def _singles(study: Destruction, palette: Palette) -> Figure:
         rows,
         chart.properties(height=HEIGHT),
         least_width=0 if len(names) <= 16 else 22 * len(names) + 60,
+        measure=words_of(study.task).key,
     )
 
 

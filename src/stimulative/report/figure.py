@@ -16,6 +16,7 @@ import altair as alt
 from stimulative import files
 from stimulative.records import Record
 from stimulative.report import style
+from stimulative.runs import Scored
 
 Row = dict[str, Any]
 """A row of the data of a chart, or of a table."""
@@ -36,6 +37,7 @@ class Figure:
         chart: The picture, without a title and in no particular width.
         width: The width of the chart as a file.
         least_width: The width in pixels below which the chart is not legible; the page scrolls it instead.
+        measure: What the quality of nets is called in its table, as files call it.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Figure:
     chart: Any
     width: int = style.WIDTH
     least_width: int = 0
+    measure: str = "quality"
 
     @property
     def columns(self) -> list[str]:
@@ -55,7 +58,7 @@ class Figure:
         """The numbers as the text of a CSV file."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([column.replace("quality", self.measure) for column in self.columns])
         writer.writerows([_cell(row.get(column)) for column in self.columns] for row in self.rows)
         return text.getvalue()
 
@@ -108,6 +111,9 @@ def save_all(figures: Iterable[Figure], directory: Path) -> list[Path]:
 def row_of(record: Record, *first: str) -> Row:
     """A record as a row, with some columns before the others."""
     mapping = record.to_mapping()
+    if isinstance(record, Scored):
+        measure: str = getattr(record, "measure")  # noqa: B009, each such record has it
+        mapping = {key.replace(measure, "quality"): value for key, value in mapping.items()}
     return {column: mapping[column] for column in first} | mapping
 
 

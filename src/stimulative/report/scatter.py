@@ -65,6 +65,7 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
         f"{group.measured()}{_timing(group) if cost == 'latency_ms' else _FLOPS}{left_out}",
         rows,
         (line + marks).properties(height=HEIGHT),
+        measure=group.words.key,
     )
 
 

@@ -43,6 +43,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
             f"{what} on training {words.samples}, mean of each epoch. {_lines(group)}",
             rows,
             _chart(group, rows, loss, "cross-entropy" if own else "loss", points),
+            measure=words.key,
         )
     ]
     validated = [row for row in rows if row["validation_quality"] is not None]
@@ -55,6 +56,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
                 f"{_lines(group)}",
                 validated,
                 _chart(group, validated, "validation_quality", words.axis, points),
+                measure=words.key,
             )
         )
     return figures

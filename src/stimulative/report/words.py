@@ -18,12 +18,14 @@ class Words:
         accuracy: What accuracy is called.
         axis: The title of its axis.
         samples: What is counted.
+        key: What accuracy is called in files.
         recalibrated: What a caption says of the statistics of subnets; language models have none.
     """
 
     accuracy: str
     axis: str
     samples: str
+    key: str
     recalibrated: str
 
 
@@ -45,7 +47,7 @@ def words_of(task: TaskName) -> Words:
     """What the numbers of a run or a study are called."""
     measure = MEASURES[task]
     samples, recalibrated = ("sequences", "") if task == "text" else ("images", ", statistics of {of} recalibrated")
-    return Words(measure.name, measure.axis, samples, recalibrated)
+    return Words(measure.name, measure.axis, samples, measure.key, recalibrated)
 
 
 def subject_of(trained: Iterable[Trained]) -> str:
