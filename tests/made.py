@@ -356,14 +356,14 @@ def destruction(directory: Path, runs: tuple[str, ...] = ("common-seed0", "stimu
         of: dict[str, Any] = {"run": name, "recalibrated": recalibrated}
         for block in (1, 2):
             place = {"stage": 0, "block": block, "name": f"layer1.{block}", "subnet": "[0.1]-3-3"}
-            single.append(SingleRow(**of, **place, top1=80.0 + number - block, loss=1.0))
+            single.append(SingleRow(**of, **place, quality=80.0 + number - block, loss=1.0))
         for k in (0, 1, 2):
             top1 = 90.0 - 10 * k / (1 + number) - 5 * k * (not recalibrated)
             spread = {"draws": 2 if k else 1, "mean": top1, "std": 1.0 * k, "min": top1 - k, "max": top1 + k}
             delete_rows.append(DrawsRow(**of, k=k, exhaustive=not k, **spread))
             swap_rows.append(DrawsRow(**of, k=k, exhaustive=not k, **spread, tau=1 - 0.2 * k))
             for draw in range(2 if k else 0):
-                one = {**of, "k": k, "draw": draw, "subnet": "[0.2.1]-3-3", "top1": top1 + draw, "loss": 1.0}
+                one = {**of, "k": k, "draw": draw, "subnet": "[0.2.1]-3-3", "quality": top1 + draw, "loss": 1.0}
                 deletions.append(DeletedRow(**one))
                 swaps.append(SwappedRow(**one, tau=1 - 0.2 * k + 0.1 * draw))
     study = Destruction(

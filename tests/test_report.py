@@ -127,8 +127,8 @@ def test_the_family_picture_has_the_mean_of_each_subnet_over_seeds(tmp_path):
     assert [row["subnet"] for row in figure.rows] == [row["subnet"] for row in tables[0]]
     for row, *measured in zip(figure.rows, *tables, strict=True):
         top1 = [float(one["top1"]) for one in measured]
-        assert row["top1"] == pytest.approx(sum(top1) / 2) and row["seeds"] == 2
-        assert row["top1_std"] == pytest.approx(abs(top1[1] - top1[0]) / 2**0.5)
+        assert row["quality"] == pytest.approx(sum(top1) / 2) and row["seeds"] == 2
+        assert row["quality_std"] == pytest.approx(abs(top1[1] - top1[0]) / 2**0.5)
         assert row["flops"] == int(measured[0]["flops"]) and row["blocks"] == int(measured[0]["blocks"])
         assert row["latency_ms"] == pytest.approx(float(measured[0]["latency_ms"]))
     assert "all 27 subnets, statistics of each recalibrated on 808 training images; seeds 0, 1." in figure.caption
@@ -140,8 +140,8 @@ def test_no_subnet_beats_one_of_the_frontier(tmp_path):
     for row in figure.rows:
         beaten = any(
             other["flops"] <= row["flops"]
-            and other["top1"] >= row["top1"]
-            and (other["flops"], other["top1"]) != (row["flops"], row["top1"])
+            and other["quality"] >= row["quality"]
+            and (other["flops"], other["quality"]) != (row["flops"], row["quality"])
             for other in figure.rows
         )
         assert row["frontier"] is not beaten, row["subnet"]
@@ -211,7 +211,7 @@ def test_trajectories_are_the_logs_of_all_runs(tmp_path):
     loss, accuracy = trajectory_figures(group_of(*runs), 100)
     logged = [row for run in runs for row in table(run / "metrics.csv")]
     assert [row["main_ce"] for row in loss.rows] == [float(row["main_ce"]) for row in logged]
-    assert [row["validation_top1"] for row in accuracy.rows] == [float(row["validation_top1"]) for row in logged]
+    assert [row["validation_quality"] for row in accuracy.rows] == [float(row["validation_top1"]) for row in logged]
     assert [(row["series"], row["seed"], row["epoch"]) for row in loss.rows] == [
         (method, seed, epoch) for method in ("common", "stimulative") for seed in (0, 1) for epoch in (1, 2)
     ]
@@ -292,7 +292,7 @@ def test_a_distribution_is_of_the_subnets_of_all_seeds(tmp_path):
     row = figure.rows[0]
     assert (row["min"], row["max"], row["median"]) == (min(top1), max(top1), pytest.approx(statistics.median(top1)))
     layers = figure.spec()["layer"]
-    outline = [one["top1"] for one in layers[0]["data"]["values"] if one["method"] == "common"]
+    outline = [one["quality"] for one in layers[0]["data"]["values"] if one["method"] == "common"]
     assert (min(outline), max(outline)) == (pytest.approx(min(top1)), pytest.approx(max(top1)))
     widths = {one["method"]: one["high"] - one["low"] for one in layers[0]["data"]["values"]}
     assert widths and all(0 < width < 1 for width in widths.values())  # rows stay apart

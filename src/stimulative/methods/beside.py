@@ -52,7 +52,7 @@ class Stimulates(Protocol):
         """The main net's pass, position 0, and then the subnets'."""
         ...
 
-    def subnet_term(self, outputs: Any, main: Any, y: Any, batch: int) -> Tensor:
+    def subnet_term(self, outputs: Any, main: Any, y: Any) -> Tensor:
         """How far a subnet is from what it learns from."""
         ...
 
@@ -206,7 +206,7 @@ def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], 
                 task.check(outputs, targets, values=False)
                 known = targets
         else:
-            step.divergences.append(method.subnet_term(outputs, main, known, batch))
+            step.divergences.append(method.subnet_term(outputs, main, known))
         del output, outputs
     return returned
 

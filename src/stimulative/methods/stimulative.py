@@ -257,7 +257,7 @@ class StimulativeTraining(Method):
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        subnet_kl = torch.stack([self.subnet_term(one, main, y, batch) for one in others]).mean()
+        subnet_kl = torch.stack([self.subnet_term(one, main, y) for one in others]).mean()
         loss = main_ce + weight * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
@@ -286,7 +286,7 @@ class StimulativeTraining(Method):
             else:
                 if main_ce is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = self.subnet_term(outputs, main, y, batch)
+                term = self.subnet_term(outputs, main, y)
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
             backward_through(backward, term, factor, retain_graph=retain_graph)
@@ -342,20 +342,19 @@ class StimulativeTraining(Method):
         outputs = self.task.direction(outputs, self.amplitude) if self.normalise_main else outputs
         return self.label_loss(outputs, y)
 
-    def subnet_term(self, outputs: Any, main: Any, y: Any, batch: int) -> Tensor:
+    def subnet_term(self, outputs: Any, main: Any, y: Any) -> Tensor:
         """How far a subnet is from what it learns from, on the samples that it ran on.
 
         Args:
             outputs: The subnet's outputs, of as many samples as it ran on.
             main: The main net's outputs, of the whole batch.
             y: The targets of the whole batch; None where everything counts, which is not for ``labels``.
-            batch: How many samples that has.
 
         Returns:
             A scalar.
         """
-        samples = samples_of(batch, self.subnet_share)
-        if samples < batch:
+        samples, batch = batch_size(outputs), batch_size(main)
+        if self.subnet_share < 1 and samples < batch:
             main, y = first_samples(main, samples, batch), first_samples(y, samples, batch)
         return self._learned.term(self, outputs, detached(main), y)
 

@@ -54,11 +54,15 @@ class Figure:
         """The columns of its table."""
         return list(self.rows[0])
 
+    def heading(self, column: str) -> str:
+        """What a column is called, in files and on pages."""
+        return column.replace("quality", self.measure)
+
     def csv(self) -> str:
         """The numbers as the text of a CSV file."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([column.replace("quality", self.measure) for column in self.columns])
+        writer.writerow(map(self.heading, self.columns))
         writer.writerows([_cell(row.get(column)) for column in self.columns] for row in self.rows)
         return text.getvalue()
 

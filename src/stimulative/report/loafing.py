@@ -88,6 +88,7 @@ def _accuracies(loafing: Loafing) -> Figure:
         f"hollow marks. Means over subnets and seeds. {_measured(loafing)}",
         [row_of(row, *_COLUMNS) for row in loafing.rows],
         (lines + marks).properties(height=HEIGHT),
+        measure=words_of(loafing.task).key,
     )
 
 
@@ -120,6 +121,7 @@ def _gaps(loafing: Loafing) -> Figure:
         f"net; the line is their mean. {_measured(loafing)}",
         rows,
         (zero + marks + line).properties(height=HEIGHT),
+        measure=words_of(loafing.task).key,
     )
 
 
