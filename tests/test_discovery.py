@@ -22,7 +22,7 @@ from nets import (
     StatefulNet,
     images,
 )
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
 from stimulative import unravel
@@ -190,6 +190,37 @@ def test_inference_mode_and_its_tensors_will_do():
         network = unravel(model, x)
         assert network(x, "1").shape == (4, 4)
     assert network(images(dtype=torch.float32), "1").requires_grad
+
+
+class Merging(nn.Module):
+    """A low-rank change of a layer's weights, which evaluation mode adds to them, and a cache that training forgets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.merged, self.cache = nn.Linear(6, 6), False, None
+        self.left, self.right = nn.Parameter(torch.randn(6, 1)), nn.Parameter(torch.randn(1, 6))
+
+    def train(self, mode: bool = True) -> "Merging":
+        super().train(mode)
+        if self.merged == mode:
+            self.linear.weight.data += (self.left @ self.right).data * (-1 if mode else 1)
+            self.merged = not mode
+        self.cache = None if mode else self.cache
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x) + (x @ (self.left @ self.right).T if self.training else 0)
+        self.cache = self.linear.bias.exp() if self.cache is None else self.cache
+        return x + y * self.cache
+
+
+def test_modules_that_do_something_when_the_mode_changes_are_told_of_both_changes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), *[Merging() for _ in range(3)]).double()
+    weights = [block.linear.weight.clone() for block in model[2:]]
+    assert unravel(model, images()).stages[0].block_names == ("2", "3", "4")
+    assert not any(block.merged for block in model[2:]) and all(block.cache is None for block in model[2:])
+    assert all(torch.allclose(block.linear.weight, old) for block, old in zip(model[2:], weights, strict=True))
 
 
 def test_a_zero_initialised_net_has_the_same_stages():

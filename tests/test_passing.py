@@ -41,7 +41,7 @@ def test_the_first_input_of_the_right_shape_or_of_the_right_value():
 
 def test_no_template_where_the_stream_is_no_input():
     assert pass_through(call(ramp(3, 2), X)) is None
-    assert pass_through(call(X.float(), X)) is None, "of another type"
+    assert pass_through(call(X.long(), X)) is None, "of another type"
     assert pass_through(call(3, X)) is None, "no tensor"
     for output in (X + 1e-3, torch.zeros_like(X), -X, 2 * X, X[:, [1, 0, 2]]):
         assert at_zero(output, X) is None
@@ -81,6 +81,25 @@ def test_numbers_and_texts_are_arguments_or_constants():
     assert at_zero([X.clone(), marker, object()], X, marker) == [Input(0), Argument(0), Constant(None)]
 
 
+def test_an_argument_is_found_at_its_place_whatever_others_there_are():
+    template = at_zero((X.clone(), 4), None, X, size=4)
+    assert template == (Input(0), Argument(1))
+    returned = passed(template, (Y, X), {"size": 5})
+    assert returned[0] is X and returned[1] == 5, "a mask that was None on the example"
+    assert passed(at_zero(X.clone(), None, X), (Y, X), {}) is X
+    assert passed(at_zero(X.clone(), mask=None, x=X), (), {"x": X, "mask": Y}) is X
+    assert passed(at_zero(X.clone(), {"rest": None, "x": [X]}), ({"x": [X], "rest": Y},), {}) is X
+    assert passed(at_zero(X.clone(), x=X), (X,), {}) is X, "called in another way: the first tensor"
+
+
+def test_another_number_format_is_that_of_the_output():
+    template = pass_through(call((X.float(), Y), X, Y))
+    assert template == (Input(0, formats=(torch.float64, torch.float32)), Input(1))
+    assert passed(template, (X, Y), {})[0].dtype == torch.float32
+    assert passed(template, (X.half(), Y), {})[0].dtype == torch.float16, "only what was changed on the example"
+    assert pass_through(call(X, X.float(), Y)) == Input(1), "one of the same format first"
+
+
 def test_nothing_at_all_stays_nothing():
     found = at_zero((X.clone(), None), X, None)
     assert passed(found, (X, None), {})[1] is None
@@ -91,7 +110,10 @@ def test_more_channels_are_zeros_behind_the_input():
     assert at_zero(padded, MAPS) == Input(0, widened=2)
     assert widens(at_zero(padded, MAPS)) and not widens(FIRST) and not widens(None)
     assert pass_through(call(padded, MAPS)) is None, "a shape alone does not say so"
-    assert at_zero(padded.flip(1), MAPS) is None, "in front"
+    in_front = at_zero(torch.cat([torch.zeros(2, 2, 4, 4, dtype=MAPS.dtype), MAPS], 1), MAPS)
+    assert in_front == Input(0, in_front=2) and widens(in_front)
+    assert torch.equal(passed(in_front, (MAPS,), {})[:, 2:], MAPS) and not passed(in_front, (MAPS,), {})[:, :2].any()
+    assert at_zero(padded.flip(1), MAPS) is None, "in another order"
     assert at_zero(padded + (padded == 0) * 1e-3, MAPS) is None, "not zero"
     assert at_zero(padded[:, :, 0, 0], MAPS[:, :, 0, 0]) is None, "maps only"
     assert not weighs(Input(0, widened=2), ((MAPS,), {}), padded)

@@ -34,6 +34,7 @@ from stimulative.residual import (
     ResidualNetwork,
     Slice,
     Subnet,
+    computed_by_hooks,
     narrow_for_good,
     norms_in,
     put_children,
@@ -97,6 +98,8 @@ def carve(network: ResidualNetwork, subnet: Subnet, *, shared: bool = False, del
     running = {wiring.blocks[place.stage][at] for place, at in _decided(wiring.places, decisions) if at is not None}
     skipped = [place.name for place in wiring.places if place.name not in running]
     memo: dict[int, Any] = {id(source.get_submodule(name)): nn.Identity() for name in skipped}
+    computed = [tensor for module in source.modules() for tensor in computed_by_hooks(module).values()]
+    memo.update((id(tensor), tensor.detach().clone()) for tensor in computed)  # with a graph they cannot be copied
     if shared:
         memo.update((id(tensor), tensor) for tensor in _lasting(network))
     model = copy.deepcopy(source, memo)

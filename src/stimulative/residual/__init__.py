@@ -23,6 +23,7 @@ from stimulative.residual.access.slices import Slice as Slice
 from stimulative.residual.access.slices import narrow_for_good as narrow_for_good
 from stimulative.residual.access.slices import size_of as size_of
 from stimulative.residual.access.slices import treats_each as treats_each
+from stimulative.residual.access.slots import computed_by_hooks as computed_by_hooks
 from stimulative.residual.access.slots import put_children as put_children
 from stimulative.residual.access.slots import put_statistics as put_statistics
 from stimulative.residual.access.slots import statistics_in as statistics_in
@@ -37,6 +38,7 @@ from stimulative.residual.finding.passing import Constant as Constant
 from stimulative.residual.finding.passing import Input as Input
 from stimulative.residual.finding.passing import Nothing as Nothing
 from stimulative.residual.finding.passing import needs_before as needs_before
+from stimulative.residual.finding.passing import padding as padding
 from stimulative.residual.finding.passing import widens as widens
 from stimulative.residual.finding.recording import Call as Call
 from stimulative.residual.finding.recording import arguments_of as arguments_of

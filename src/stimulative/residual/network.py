@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slices import put
-from stimulative.residual.finding.dense import NotDense, find_dense
+from stimulative.residual.finding.carried import settle_carried
+from stimulative.residual.finding.dense import NotDense, find_dense, unlike_dense
 from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
-from stimulative.residual.finding.example import Example, as_in, check_batches
+from stimulative.residual.finding.example import Example, as_in, check_batches, is_in_format
 from stimulative.residual.finding.norms import find_norms
 from stimulative.residual.finding.recording import Call, arguments_of, record
 from stimulative.residual.finding.units import wire
@@ -58,14 +60,19 @@ def unravel(
     dense = None
     try:
         dense = find_dense(model, finder, example_input)
+        finder.not_dense = lambda: unlike_dense(model, finder, example_input)
     except NotDense as error:
-        finder.not_dense = str(error)
+        finder.not_dense = partial(str, error)
     if dense is not None:
         for name, layers in zip(dense.names, dense.layers, strict=True):
             finder.dense[name] = Stage(name, layers, fixed_entry=False, concatenates=True)
-    found = find_stages(model, finder, example_input) if stages is None else stages_by_hand(model, finder, stages)
+    if stages is None:
+        found = find_stages(model, finder, example_input)
+    else:
+        found = stages_by_hand(model, finder, example_input, stages)
     if not found:
         raise UsageError("stages= is empty: name at least one container of blocks, or leave it out")
+    settle_carried(model, example_input, finder.blocks, [stage.block_names for stage in found])
     wiring = replace(wire(model, trace, finder, found, dense), norms=find_norms(model, example_input))
     network = ResidualNetwork(model, tuple(found), wiring, example_input)
     network.left_out = tuple(finder.left_out(found))
@@ -89,6 +96,7 @@ class ResidualNetwork(nn.Module):
         self.model = model
         self._example_input = example_input
         self._example = Example.of(model, example_input)
+        self._keeps_formats = not is_in_format(model, example_input)
         self.stages = stages
         self.wiring = wiring
         self._around_blocks = sorted(
@@ -107,8 +115,8 @@ class ResidualNetwork(nn.Module):
 
     @property
     def example_input(self) -> Any:
-        """What the model was unraveled with, on the model's device and in its number format."""
-        return as_in(self.model, self._example_input)
+        """What the model was unraveled with, on the model's device, and in its number format if it was in that."""
+        return as_in(self.model, self._example_input, keep_formats=self._keeps_formats)
 
     def split(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
         """A batch of a loader as what the model is called with, and the rest of it, such as targets.
@@ -121,13 +129,16 @@ class ResidualNetwork(nn.Module):
             batch: The batch.
 
         Returns:
-            The input, on the model's device and in its number format, and what else there is, on its device.
+            The input, on the model's device, in its number format if the example was, and what else there is, on its
+            device.
 
         Raises:
             UsageError: If there is nothing like the example in it.
         """
         inputs, rest = self._example.split(batch)
-        return as_in(self.model, inputs), tuple(as_in(self.model, rest, keep_formats=True))
+        return as_in(self.model, inputs, keep_formats=self._keeps_formats), tuple(
+            as_in(self.model, rest, keep_formats=True)
+        )
 
     def first_call(self, name: str) -> Call:
         """How a module of the model is called first on the example input, in shape; recorded once for all of them."""
@@ -330,8 +341,8 @@ class ResidualNetwork(nn.Module):
                 )
             if stage.in_own_order and list(kept) != sorted(kept):
                 raise UsageError(
-                    f"subnet {subnet} does not fit stage {stage.name!r}: its layers have different widths, since each "
-                    f"reads what all before it add, so they run in their own order only; got {list(kept)}"
+                    f"subnet {subnet} does not fit stage {stage.name!r}: its layers have different widths, so they run "
+                    f"in their own order only; got {list(kept)}"
                 )
             if stage.fixed_entry and kept[0] != 0:
                 carries = number in self.wiring.carrying

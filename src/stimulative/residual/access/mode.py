@@ -8,11 +8,17 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """A module in evaluation mode; each module inside gets its own mode back, also after an error."""
+    """A module in evaluation mode; each module inside gets its own mode back, also after an error.
+
+    Modules that do something when their mode changes (merge their weights for evaluation, forget what they have
+    computed of them) are told of both changes.
+    """
     modes = {inner: inner.training for inner in module.modules()}
     try:
         module.eval()
         yield
     finally:
-        for inner, training in modes.items():
+        for inner, training in modes.items():  # what holds others comes before them
+            if inner.training != training and type(inner).train is not nn.Module.train:
+                inner.train(training)
             inner.training = training

@@ -73,14 +73,32 @@ def exchanged_statistics(values: Mapping[nn.Module, Mapping[str, Tensor | None]]
             put_statistics(layer, tensors)
 
 
+def computed_by_hooks(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a module's hooks compute of its parameters before each call, such as a weight of its norm.
+
+    They are plain attributes; the parameters have longer names (``weight_g`` and ``weight_v``, ``weight_orig``).
+    """
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor) and any(name.startswith(f"{key}_") for name in module._parameters)
+    }
+
+
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """A context behind which a model has the buffers that it has now, with the values that they have now."""
+    """A context behind which a model has the buffers that it has now, with the values that they have now.
+
+    And the weights that hooks have computed of their parameters (``torch.nn.utils.weight_norm``).
+    """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    computed = [(module, computed_by_hooks(module)) for module in model.modules()]
     try:
         yield
     finally:
+        for module, own in computed:
+            vars(module).update(own)
         for module, own in buffers:  # a forward may have made some, or put others in their place
             module._buffers.clear()
             module._buffers.update(own)

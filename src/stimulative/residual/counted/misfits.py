@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from stimulative.residual.finding.numbers import constants_of, held_at
 from stimulative.residual.finding.stacks import config_of
 
 
@@ -15,8 +17,8 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
     """In what the layers of a model are others than its class builds from its config; None if they are the same.
 
     The model is built anew for this, without memory for its parameters, and compared: the names and shapes of all
-    parameters and buffers, and whatever numbers, words and switches the layers hold. Rates of dropping are left out,
-    since they follow from the depth and change nothing in evaluation.
+    parameters and buffers, and whatever numbers, words and switches the layers hold, in attributes or inside of them.
+    Rates of dropping are left out, since they follow from the depth and change nothing in evaluation.
 
     Args:
         model: The model.
@@ -38,10 +40,18 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
     for name, other in built.named_modules():
         if not name.startswith(within):
             continue
-        own = vars(model.get_submodule(name))
-        for attribute, value in vars(other).items():
-            if attribute == "training" or attribute.startswith("_") or "drop" in attribute:
-                continue
-            if isinstance(value, int | float | str) and own.get(attribute) != value:
-                return f"{name}.{attribute} is {own.get(attribute)!r} here and {value!r} there"
+        own = _constants(model.get_submodule(name))
+        for where, value in _constants(other).items():
+            if own.get(where, value if "." in where else None) != value:
+                return f"{name}.{where} is {own.get(where)!r} here and {value!r} there"
     return None
+
+
+def _constants(module: nn.Module) -> dict[str, Any]:
+    """The numbers, words and switches that a module holds, by where they are."""
+    found = {
+        held_at(attribute, way): value
+        for attribute, way, value in constants_of(module)
+        if isinstance(value, int | float | str)
+    }
+    return {where: value for where, value in found.items() if not where.startswith("_") and "drop" not in where}

@@ -9,6 +9,7 @@ are numbered anew.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from stimulative.errors import UsageError
 from stimulative.residual.access.slots import put_children
 from stimulative.residual.counted.layers import layers_that_run, per_layer, stacks_of
+from stimulative.residual.counted.numbering import Undo, number_layer, restore
 from stimulative.residual.finding.stacks import Stack, config_of
 from stimulative.residual.finding.wiring import Decision, Place, Wiring
 
@@ -51,6 +53,7 @@ def shrunk(
             undo.enter_context(_hooks_as_they_were([model.get_submodule(owner) for owner in sorted(owners)]))
         for stack, layers in smaller:
             undo.callback(_put_back, model, stack, _shrink(model, stack, layers))
+        _warn_of_untold(smaller)
         if smaller:
             undo.enter_context(wiring.live.shrinking())
         yield tuple(pair for pair in zip(wiring.places, decisions, strict=True) if pair[0].name not in inside)
@@ -81,7 +84,7 @@ def numbered(model: nn.Module, wiring: Wiring, decisions: Sequence[Decision]) ->
             running = layers_that_run(stack, wiring, decisions)
             if _is_smaller(stack, running):
                 _check_order(model, stack, wiring, decisions)
-                undo.callback(_restore, _number(model, stack, running))
+                undo.callback(restore, _number(model, stack, running))
         yield
 
 
@@ -99,8 +102,16 @@ def shrink_for_good(model: nn.Module, wiring: Wiring, decisions: Sequence[Decisi
     return names
 
 
-Undo = list[tuple[dict[str, Any], dict[str, Any]]]
-"""Attributes of objects, and what they were."""
+def _warn_of_untold(smaller: Sequence[tuple[Stack, Sequence[int]]]) -> None:
+    """Say which numbers of layers are kept though others of their names would not be."""
+    for stack, running in smaller:
+        if stack.untold and tuple(running) != tuple(range(len(running))):
+            warnings.warn(
+                f"the layers of {stack.name!r} count themselves in {', '.join(stack.untold)}, which stays as it is "
+                f"while layers {list(running)} run alone. If a layer finds its keys and values in a cache by it, these "
+                "come to wrong places: call it layer_idx, and it is changed for as long",
+                stacklevel=2,
+            )
 
 
 def _is_smaller(stack: Stack, running: Sequence[int]) -> bool:
@@ -135,7 +146,7 @@ def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dic
         for name, types in computed.items():
             made, wanted = list(getattr(config, name, None) or ()), [types[at] for at in running if at < len(types)]
             if len(types) == len(stack.layers) and made != wanted:
-                _restore(undo)
+                restore(undo)
                 raise UsageError(
                     f"layers {list(running)} of {stack.name!r} are no model of their own: {type(config).__name__} "
                     f"computes {name} from their number, and would make them {made}; these "
@@ -147,24 +158,13 @@ def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dic
 
 def _put_back(model: nn.Module, stack: Stack, was: tuple[dict[str, nn.Module | None], Undo]) -> None:
     put_children(model.get_submodule(stack.name), was[0])
-    _restore(was[1])
+    restore(was[1])
 
 
 def _number(model: nn.Module, stack: Stack, running: Sequence[int]) -> Undo:
     """Number the layers that run as those of the smaller model are."""
-    undo: Undo = []
-    for position, number in enumerate(running):
-        layer = model.get_submodule(stack.layers[number])
-        for inside, attribute, start in stack.numbers[number]:
-            own = vars(layer.get_submodule(inside))
-            undo.append((own, {attribute: own[attribute]}))
-            own[attribute] = start + position
-    return undo
-
-
-def _restore(undo: Undo) -> None:
-    for own, values in reversed(undo):
-        own.update(values)
+    layers = [(model.get_submodule(stack.layers[number]), stack.numbers[number]) for number in running]
+    return [entry for at, (layer, numbers) in enumerate(layers) for entry in number_layer(layer, numbers, at)]
 
 
 def _check_order(model: nn.Module, stack: Stack, wiring: Wiring, decisions: Sequence[Decision]) -> None:

@@ -15,7 +15,7 @@ Addends at the same place of blocks that follow each other are a stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.residual.access.interception import call_slot, intercepted
-from stimulative.residual.finding.identity import own_parameters, run_with
-from stimulative.residual.finding.passing import could_pass
-from stimulative.residual.finding.recording import Call, Keywords, before_calls, run_on, tensors_in
+from stimulative.residual.finding.passing import pass_through
+from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on, tensors_in
+from stimulative.residual.finding.trying import kind_of, moved, own_parameters, run_with, same
 
-_TOLERANCE = 1e-4
 Group = tuple[str, str, tuple[str, ...]]
 """A container, the place inside of its children, and the names of the addends there."""
 
@@ -69,7 +68,7 @@ def _siblings(name: str, module: nn.Module, calls: dict[str, list[Call]]) -> Ite
     for key, child in module.named_children():
         full = f"{name}.{key}" if name else key
         if len(calls.get(full, ())) == 1 and next(child.children(), None) is not None:
-            by_class.setdefault(type(child), []).append(full)
+            by_class.setdefault(kind_of(child), []).append(full)
     yield from (tuple(names) for names in by_class.values() if len(names) > 1)
 
 
@@ -79,13 +78,13 @@ def _addends(
     """The places of a block's addends, the outermost of each."""
     accepted: list[str] = []
     other = pytree.tree_map_only(Tensor, _another, (args, kwargs))
-    elsewhere = _moved(own_parameters(block))
+    elsewhere = moved(own_parameters(block))
     for place, module in block.named_modules():
         if not place or any(place.startswith(f"{outer}.") for outer in accepted):
             continue
         own = calls.get(f"{name}.{place}", ())
         parameters = own_parameters(module)
-        if len(own) != 1 or not parameters or not could_pass(own[0]) or len(tensors_in(own[0].output)) != 1:
+        if len(own) != 1 or not parameters or pass_through(own[0]) is None or len(tensors_in(own[0].output)) != 1:
             continue
         zeros = {f"{place}.{key}": torch.zeros_like(value) for key, value in parameters.items()}
         returned: list[Any] = []
@@ -97,7 +96,7 @@ def _addends(
             opposed = [_run(block, elsewhere, given, place, opposing) for given in ((args, kwargs), other)]
         except Exception:  # a block that cannot run so has no addends that we know of
             continue
-        if _equal(*opposed):
+        if same(*opposed):
             accepted.append(place)
             yield place
 
@@ -129,26 +128,9 @@ def _opposing(constant: list[Tensor], original: Callable[..., Any], *args: Any, 
     return constant[0] - x
 
 
-def _moved(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters away from where they are: a norm beside a branch is no shortcut, though it starts as one."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: value.detach() * (1 + torch.rand(value.shape, generator=generator).to(value)) + 0.1
-        for name, value in parameters.items()
-    }
-
-
 def _another(tensor: Tensor) -> Tensor:
     """Another tensor of the same shape."""
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or not has_storage(tensor):
         return tensor
     generator = torch.Generator().manual_seed(0)
     return torch.randn(tensor.shape, generator=generator).to(tensor)
-
-
-def _equal(first: Any, second: Any) -> bool:
-    """Whether two outputs are the same up to rounding, though their inputs differ."""
-    pairs: Sequence[tuple[Tensor, Tensor]] = list(zip(tensors_in(first), tensors_in(second), strict=True))
-    return bool(pairs) and all(
-        a.shape == b.shape and bool((a - b).abs().amax() <= _TOLERANCE * (1 + a.abs().amax())) for a, b in pairs
-    )

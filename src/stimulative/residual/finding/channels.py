@@ -26,11 +26,13 @@ class DenseBlock:
         base: The number of channels that enter it.
         widths: The number of channels that each layer adds.
         stage: The number of its stage, or None if all of its layers always run.
+        newest_first: Whether each layer's channels come in front of all that were there before, not behind.
     """
 
     base: int
     widths: tuple[int, ...]
     stage: int | None
+    newest_first: bool = False
 
     @property
     def total(self) -> int:
@@ -75,17 +77,10 @@ class Channels:
         entering = self.blocks[0].base
         for number, block in enumerate(self.blocks):
             layers = set(range(len(block.widths)) if block.stage is None else stages[block.stage])
-            runs, position = [(0, entering)], block.base
-            found[number, 0] = tuple(runs)
-            for layer, width in enumerate(block.widths):
-                if layer in layers:
-                    start, length = runs[-1]
-                    if start + length == position:
-                        runs[-1] = start, length + width
-                    else:
-                        runs.append((position, width))
-                position += width
-                found[number, layer + 1] = tuple(runs)
+            parts = [(block.base, entering), *((w, w * (at in layers)) for at, w in enumerate(block.widths))]
+            for seen in range(len(parts)):
+                found[number, seen] = _runs(parts[seen::-1] if block.newest_first else parts[: seen + 1])
+            runs = found[number, len(block.widths)]
             if number + 1 < len(self.blocks):
                 entering = share(sum(length for _, length in runs), block.total, self.blocks[number + 1].base)
         return found
@@ -110,6 +105,19 @@ class Channels:
             if slices:
                 found[unit] = tuple(slices)
         return found
+
+
+def _runs(parts: Sequence[tuple[int, int]]) -> Runs:
+    """The runs of channels that are left of parts that lie behind each other, given how many each has and keeps."""
+    runs: list[tuple[int, int]] = []
+    position = 0
+    for width, kept in parts:
+        if runs and kept and sum(runs[-1]) == position:
+            runs[-1] = runs[-1][0], runs[-1][1] + kept
+        elif kept:
+            runs.append((position, kept))
+        position += width
+    return tuple(runs)
 
 
 def share(kept: int, inputs: int, outputs: int) -> int:

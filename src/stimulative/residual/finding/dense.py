@@ -1,11 +1,11 @@
 """Finds dense blocks (DenseNet's) by what they do.
 
-A dense block is a module that returns its own input followed by the outputs of its children, along the channels, and
-whose children each read all of what came before. Which modules read the concatenation later, and which channels they
-read, is not guessed from their sizes: the model runs twice more, without half of the layers and then without the
-other half. Every module with parameters returns in these runs what it returned on the example input, without the
-channels that are gone, so what reaches it has to be what it was before without some channels, and shows which. A
-model in which anything else happens is taken to have no dense blocks.
+A dense block is a module that returns its own input followed by the outputs of its children, along the channels, or the
+other way round with the newest in front, and whose children each read all of what came before. Which modules read the
+concatenation later, and which channels they read, is not guessed from their sizes: the model runs twice more, without
+half of the layers and then without the other half. Every module with parameters returns in these runs what it returned
+on the example input, without the channels that are gone, so what reaches it has to be what it was before without some
+channels, and shows which. A model in which anything else happens is taken to have no dense blocks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.slices import Runs, Slice, narrowed, sliced, treats_each
 from stimulative.residual.finding.channels import Channels, DenseBlock, Reader
 from stimulative.residual.finding.discovery import Finder
+from stimulative.residual.finding.identity import has_sibling
 from stimulative.residual.finding.recording import Call, arguments_of, quietly, record, tensors_in
-
-_TOLERANCE = 1e-4
+from stimulative.residual.finding.trying import tolerance
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,25 @@ def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | 
     for call in record(model, example_input, values_of=None).calls:
         calls.setdefault(call.name, []).append(call)
     found: list[tuple[str, tuple[str, ...], DenseBlock]] = []
+    unlike: list[str] = []
     for name in names:
         if any(name.startswith(f"{block}.") for block, _, _ in found):
             continue
         layers = _concatenated(finder, calls, name)
         if layers is not None:
-            inputs = tensors_in((calls[name][0].args, calls[name][0].kwargs))
-            widths = tuple(calls[layer][0].output.shape[1] for layer in layers)
-            found.append((name, layers, DenseBlock(inputs[0].shape[1], widths, len(found))))
+            parts, output = _parts(calls, name, layers), calls[name][0].output
+            newest_first = not torch.equal(torch.cat(parts, 1), output)
+            if newest_first and not torch.equal(torch.cat(parts[::-1], 1), output):
+                unlike.append(name)
+                continue
+            base, *widths = (part.shape[1] for part in parts)
+            found.append((name, layers, DenseBlock(base, tuple(widths), len(found), newest_first)))
     if sum(len(layers) for _, layers, _ in found) < 2:
+        if unlike:
+            raise NotDense(
+                f"{unlike[0]!r} has as many channels as its input and its layers' outputs together, but does not "
+                "return these one behind the other, in the order in which they are made or the newest first"
+            )
         return None
     names, layers, widths = zip(*found, strict=True)
     readers: dict[str, Reader] = {}
@@ -82,11 +92,42 @@ def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | 
     return Dense(names, layers, widths, tuple(readers.values()))
 
 
-def _concatenated(finder: Finder, calls: Mapping[str, Sequence[Call]], name: str) -> tuple[str, ...] | None:
-    """The children whose outputs a module returns after its own input, in order; None if it does something else.
+def unlike_dense(model: nn.Module, finder: Finder, example_input: Any) -> str:
+    """Why modules that concatenate as the layers of a DenseNet do are none; nothing if there are no such modules.
 
-    Of calls of which only the shapes are known, those that it may return so.
+    For the message that a model has no blocks: the model runs once more.
     """
+    modules = finder.modules
+    names = [
+        name for name, calls in finder.calls.items() if _grows(calls[0]) is not None and has_sibling(modules, name)
+    ]
+    for call in record(model, example_input, values_of=names).calls if names else []:
+        dim = _grows(call) if call.name in names else None
+        if dim is None:
+            continue
+        x, y = tensors_in((call.args, call.kwargs))[0], call.output
+        if any(torch.equal(y.narrow(dim, at, x.shape[dim]), x) for at in (0, y.shape[dim] - x.shape[dim])):
+            return (
+                f"{call.name!r} returns its input and something beside it, along dimension {dim} of {tuple(y.shape)}. "
+                "Such layers are found where they concatenate channels, dimension 1 of maps (B, C, H, W) or of series "
+                "(B, C, L), and where what they add is zero when their parameters are"
+            )
+    return ""
+
+
+def _grows(call: Call) -> int | None:
+    """The one dimension in which a module returns more than it is given; None if there is no such dimension."""
+    inputs = tensors_in((call.args, call.kwargs))
+    if not inputs or not isinstance(call.output, Tensor) or inputs[0].dim() != call.output.dim():
+        return None
+    sizes = enumerate(zip(inputs[0].shape, call.output.shape, strict=True))
+    (*changed,) = (dim for dim, (before, after) in sizes if before != after)
+    grown = len(changed) == 1 and changed[0] > 0 and call.output.shape[changed[0]] > inputs[0].shape[changed[0]]
+    return changed[0] if grown else None
+
+
+def _concatenated(finder: Finder, calls: Mapping[str, Sequence[Call]], name: str) -> tuple[str, ...] | None:
+    """The children whose outputs a module may return beside its own input, by their shapes, in order; None if not."""
     own = calls.get(name, [])
     children = [key for key, _ in finder.children(name, finder.modules[name])]
     if len(own) != 1 or not children or any(len(calls.get(child, [])) != 1 for child in children):
@@ -99,7 +140,13 @@ def _concatenated(finder: Finder, calls: Mapping[str, Sequence[Call]], name: str
     around = [(*part.shape[:1], *part.shape[2:]) for part in [output, *parts]]
     if len(set(around)) > 1 or output.shape[1] != sum(part.shape[1] for part in parts):
         return None
-    return tuple(children) if output.is_meta or torch.equal(torch.cat(parts, 1), output) else None
+    return tuple(children)
+
+
+def _parts(calls: Mapping[str, Sequence[Call]], name: str, layers: Sequence[str]) -> list[Tensor]:
+    """What a module is given, and what its layers return."""
+    inputs = tensors_in((calls[name][0].args, calls[name][0].kwargs))
+    return [*inputs, *(calls[layer][0].output for layer in layers)]
 
 
 class _Probe:
@@ -236,4 +283,4 @@ def _same(given: Tensor, expected: Tensor) -> bool:
         return False
     if not given.is_floating_point() or not given.numel():
         return torch.equal(given, expected)
-    return bool((given - expected).abs().amax() <= _TOLERANCE * expected.abs().amax())
+    return bool((given - expected).abs().amax() <= tolerance(given, expected) * expected.abs().amax())

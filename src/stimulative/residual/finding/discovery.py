@@ -12,8 +12,9 @@ modules that are added to their own inputs by the modules around them take their
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -22,8 +23,10 @@ from torch.utils import _pytree as pytree
 from stimulative.errors import UsageError
 from stimulative.residual.finding.addends import find_addends
 from stimulative.residual.finding.identity import CONTAINERS, NO_PARAMETERS, shapes, try_modules
-from stimulative.residual.finding.passing import Nothing, Template, needs_before, pass_through, widens
-from stimulative.residual.finding.recording import Call, Trace
+from stimulative.residual.finding.passing import Input, Nothing, Template, inputs_of, needs_before, pass_through, widens
+from stimulative.residual.finding.recording import Call, Trace, tensors_in
+from stimulative.residual.finding.sums import find_sums
+from stimulative.residual.finding.trying import kind_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Stage:
             a skipped layer are missing in all that follows, and no layer can take another's place.
         widens: Whether blocks return more channels than they are given, those of a skipped one being zeros; no block
             can take another's place.
+        changes_width: Whether something between its blocks changes the width, so that no block can take another's
+            place.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Stage:
     min_depth: int = 1
     concatenates: bool = False
     widens: bool = False
+    changes_width: bool = False
 
     @property
     def blocks(self) -> int:
@@ -57,7 +63,7 @@ class Stage:
     @property
     def in_own_order(self) -> bool:
         """Whether its blocks can run in their own order only."""
-        return self.concatenates or self.widens
+        return self.concatenates or self.widens or self.changes_width
 
 
 @dataclass(frozen=True)
@@ -93,61 +99,50 @@ def find_stages(model: nn.Module, finder: Finder, example_input: Any) -> list[St
     stages.sort(key=lambda stage: finder.first_call(stage.block_names[0]))
     if not stages:
         tried = [
-            (name, type(finder.modules[name]).__name__)
+            (name, kind_of(finder.modules[name]).__name__)
             for name, reason in finder.reasons.items()
             if name and reason != NO_PARAMETERS
         ]
         looked = ", ".join(f"{name} ({kind})" for name, kind in tried[:6])
         more = f" and {len(tried) - 6} more" if len(tried) > 6 else ""
+        not_dense = finder.not_dense()
         raise UsageError(
             f"no residual blocks found in {type(model).__name__}: no run of two or more modules of which one can be "
             "skipped, that is, returns its own input when its parameters are zero. "
             f"Looked at {looked + more if looked else 'its modules, but none has siblings to run with'}. "
             "If it has blocks that keep their input's shape, name them: stages=['layer1', ...] for containers, or "
             "stages=[['layer1.0', 'layer1.1'], ...] for the blocks themselves."
-            f"{f' It is not taken for a DenseNet, either: {finder.not_dense}.' if finder.not_dense else ''}"
+            f"{f' It is not taken for a DenseNet, either: {not_dense}.' if not_dense else ''}"
         )
     return stages
 
 
-def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequence[str]]) -> list[Stage]:
+def stages_by_hand(
+    model: nn.Module, finder: Finder, example_input: Any, stages: Sequence[str | Sequence[str]]
+) -> list[Stage]:
     """Stages as the user names them: containers, or lists of blocks.
+
+    Args:
+        model: The model.
+        finder: What is known of it.
+        example_input: What it was recorded on.
+        stages: The stages.
 
     Raises:
         UsageError: If a name is unknown or a block other than the first of a stage changes its input's shape.
     """
     if isinstance(stages, str):
         raise UsageError(f"stages= is a list of containers or of lists of blocks, such as ['layer1']; got {stages!r}")
-    modules = finder.modules
-    found = []
+    found, named = [], []
     for given in stages:
         whole = [dense for dense in finder.dense.values() if given == dense.name or tuple(given) == dense.block_names]
-        if whole:
-            found += whole
-            continue
-        if isinstance(given, str):
-            if given not in modules:
-                raise UsageError(_unknown_module(model, given, modules))
-            blocks = [_join(given, child) for child, _ in modules[given].named_children()]
-            name = given
-        else:
-            blocks = list(given)
-            name = _common_name(blocks)
-        for block in blocks:
-            if block not in modules:
-                raise UsageError(_unknown_module(model, block, modules))
-            for dense in finder.dense.values():
-                if block in dense.block_names:
-                    raise UsageError(
-                        f"stage {name!r}: {block!r} is a layer of the dense block {dense.name!r}, which is a stage as "
-                        f"a whole or not at all; name {dense.name!r}"
-                    )
-            if block not in finder.calls:
-                raise UsageError(f"stage {name!r}: its block {block!r} did not run on the example input")
-        if len(blocks) < 2:
-            raise UsageError(f"stage {name!r} has {len(blocks)} block(s); at least two are needed to skip one")
+        found += whole
+        named += [] if whole else [_named(model, finder, given)]
+    if not all(finder.residual(block) for _, blocks in named for block in blocks[1:]):
+        finder.addends(model, example_input)  # what is no block may be the end of a sum around it
+    for name, blocks in named:
         for block in blocks[1:]:
-            if finder.passes_through(block) is None:
+            if finder.returns_when_skipped(block) is None:
                 call = finder.calls[block][0]
                 raise UsageError(
                     f"stage {name!r}: block {block!r} cannot be skipped, since it turns {shapes(call.args)} into "
@@ -160,6 +155,35 @@ def stages_by_hand(model: nn.Module, finder: Finder, stages: Sequence[str | Sequ
         if names.count(block) > 1 or inside:
             raise UsageError(f"block {block!r} is named twice, or holds another one: {inside or block}")
     return sorted(found, key=lambda stage: finder.first_call(stage.block_names[0]))
+
+
+def _named(model: nn.Module, finder: Finder, given: str | Sequence[str]) -> tuple[str, list[str]]:
+    """A stage that the user names: its name, and its blocks.
+
+    Raises:
+        UsageError: If there are no such blocks, or too few.
+    """
+    modules = finder.modules
+    if isinstance(given, str):
+        if given not in modules:
+            raise UsageError(_unknown_module(model, given, modules))
+        name, blocks = given, [_join(given, child) for child, _ in modules[given].named_children()]
+    else:
+        name, blocks = _common_name(given), list(given)
+    for block in blocks:
+        if block not in modules:
+            raise UsageError(_unknown_module(model, block, modules))
+        for dense in finder.dense.values():
+            if block in dense.block_names:
+                raise UsageError(
+                    f"stage {name!r}: {block!r} is a layer of the dense block {dense.name!r}, which is a stage as a "
+                    f"whole or not at all; name {dense.name!r}"
+                )
+        if block not in finder.calls:
+            raise UsageError(f"stage {name!r}: its block {block!r} did not run on the example input")
+    if len(blocks) < 2:
+        raise UsageError(f"stage {name!r} has {len(blocks)} block(s); at least two are needed to skip one")
+    return name, blocks
 
 
 class Finder:
@@ -182,7 +206,7 @@ class Finder:
             for end in range(len(parts) + 1):  # a list of modules is never called itself, but its modules are
                 self.order.setdefault(".".join(parts[:end]), number)
         self.dense: dict[str, Stage] = {}
-        self.not_dense = ""
+        self.not_dense: Callable[[], str] = str
         self.alone: list[str] = []
         self.blocks, self.reasons = try_modules(model, example_input, self.calls, by_name=by_name)
 
@@ -217,6 +241,7 @@ class Finder:
             tuple(block_names),
             fixed_entry=fixed_entry or any(needs_before(template) for template in skipped),
             widens=any(widens(template) for template in skipped),
+            changes_width=any(self._changes_width(*pair) for pair in pairwise(block_names)),
         )
 
     def stages_in(self, name: str, module: nn.Module) -> list[Stage]:
@@ -233,7 +258,8 @@ class Finder:
             nonlocal run, entry
             keys = [key for key, _ in run]
             if len(run) >= 2:
-                stages.append(self.stage(_stage_name(name, keys, children), keys, fixed_entry=entry))
+                for number, part in enumerate(self._by_width(keys)):
+                    stages.append(self.stage(_stage_name(name, part, children), part, fixed_entry=entry and not number))
             elif not entry:
                 self.alone += keys
             run, entry = [], False
@@ -243,9 +269,9 @@ class Finder:
                 close()
                 stages.append(self.dense[key])
                 continue
-            following = children[position + 1] if position + 1 < len(children) else (None, None)
+            following = children[position + 1] if position + 1 < len(children) else ("", module)
             if key in blocks:
-                if of_one_kind and run and type(run[-1][1]) is not type(child):
+                if of_one_kind and run and kind_of(run[-1][1]) is not kind_of(child):
                     close()
                 run.append((key, child))
             elif next(child.parameters(), None) is not None:
@@ -253,10 +279,35 @@ class Finder:
                 inside = self.stages_in(key, child)
                 stages += inside
                 # what holds a stage is no entry block, though the next one is of its kind
-                if not inside and self.calls.get(key) and following[0] in blocks and type(following[1]) is type(child):
+                if (
+                    not inside
+                    and self.calls.get(key)
+                    and following[0] in blocks
+                    and kind_of(following[1]) is kind_of(child)
+                ):
                     run, entry = [(key, child)], True
         close()
         return stages
+
+    def _by_width(self, blocks: Sequence[str]) -> list[list[str]]:
+        """A run of blocks in parts of one width each; whole if a part would be of one block, which none can skip."""
+        parts = [[blocks[0]]]
+        for before, block in pairwise(blocks):
+            if self._changes_width(before, block):
+                parts.append([])
+            parts[-1].append(block)
+        return parts if min(map(len, parts)) > 1 else [list(blocks)]
+
+    def _changes_width(self, before: str, block: str) -> bool:
+        """Whether a block is one of its kind for another width than the block before, which is not what changes it."""
+        streams = inputs_of(self.returns_when_skipped(block))
+        if not streams or kind_of(self.modules[before]) is not kind_of(self.modules[block]):
+            return False
+        call, earlier = self.calls[block][0], self.calls[before][0]
+        given = tensors_in((call.args, call.kwargs))[streams[0]]
+        sizes = [{key: value.shape for key, value in self.modules[name].named_parameters()} for name in (before, block)]
+        resized = any(size != sizes[1].get(key, size) for key, size in sizes[0].items())
+        return resized and given.shape != tensors_in(earlier.output)[0].shape
 
     def cousins(self, taken: Collection[str]) -> list[Stage]:
         """Stages of blocks that stand alone, each at the same place of a module, these modules following each other.
@@ -280,12 +331,18 @@ class Finder:
         return found
 
     def addends(self, model: nn.Module, example_input: Any) -> list[Stage]:
-        """Stages of modules that are added to their own inputs by the modules around them; see ``addends``."""
+        """Stages of modules that the modules around them add to what they read; see ``addends`` and ``sums``."""
+        found = [
+            (_join(container, f"*.{place}"), names)
+            for container, place, names in find_addends(model, example_input, self.calls)
+        ]
         stages = []
-        for container, place, names in find_addends(model, example_input, self.calls):
+        for stage, names in found or find_sums(model, example_input, self.calls):
             for name in names:
-                self.blocks[name] = pytree.tree_map(lambda leaf: Nothing(0), self.calls[name][0].output)
-            stages.append(Stage(_join(container, f"*.{place}"), names, fixed_entry=False))
+                call = self.calls[name][0]
+                (like,) = (leaf for leaf in pytree.tree_leaves(pass_through(call)) if isinstance(leaf, Input))
+                self.blocks[name] = pytree.tree_map(lambda leaf, of=like: Nothing(of.number, of.path), call.output)
+            stages.append(Stage(stage, names, fixed_entry=False))
         return stages
 
     def _is_cousin(self, name: str, first: str, container: str, inside: str) -> bool:
@@ -295,7 +352,7 @@ class Finder:
             name.startswith(start)
             and name.endswith(f".{inside}")
             and "." not in between
-            and type(self.modules[name]) is type(self.modules[first])
+            and kind_of(self.modules[name]) is kind_of(self.modules[first])
             and shapes(self.calls[name][0].args) == shapes(self.calls[first][0].args)
         )
 
@@ -320,7 +377,7 @@ class Finder:
             reason = "is a residual block, but has none beside it"
         else:
             reason = self.reasons.get(name, "is no residual block")
-        yield LeftOut(name, type(module).__name__, reason)
+        yield LeftOut(name, kind_of(module).__name__, reason)
 
     def _is_block(self, name: str, module: nn.Module) -> bool:
         holds_dense = any(dense.startswith(f"{name}.") for dense in self.dense)
@@ -330,7 +387,7 @@ class Finder:
         """Whether the blocks are further inside, as in a stage that as a whole keeps its input's shape."""
         children = self.children(name, module)
         if isinstance(module, CONTAINERS):
-            blocks = [type(child) for key, child in children if self.residual(key)]
+            blocks = [kind_of(child) for key, child in children if self.residual(key)]
             # one of each kind (attention, cross-attention, feed-forward: T5) are the parts of a block
             if len(blocks) >= 2 and len(set(blocks)) < len(blocks):
                 return True

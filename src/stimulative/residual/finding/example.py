@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual.finding.recording import arguments_of
+from stimulative.residual.finding.recording import arguments_of, tensors_in
 
 TARGETS = "labels", "label", "targets", "target", "y"
 """What a mapping calls targets, where it has anything beside what the model is called with."""
@@ -37,6 +37,12 @@ def as_in(module: nn.Module, tree: Any, *, keep_formats: bool = False) -> Any:
         return x.to(own.device, own.dtype if x.is_floating_point() and not keep_formats else x.dtype)
 
     return pytree.tree_map_only(Tensor, moved, tree)
+
+
+def is_in_format(module: nn.Module, tree: Any) -> bool:
+    """Whether floating point tensors are in the number format of a module; some code brings them into its own."""
+    given, moved = ([tensor.dtype for tensor in tensors_in(each)] for each in (tree, as_in(module, tree)))
+    return given == moved
 
 
 def check_batches(batches: Any) -> None:

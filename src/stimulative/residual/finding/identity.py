@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.access.mode import evaluating
-from stimulative.residual.finding.passing import Template, could_pass, pass_through, weighs
-from stimulative.residual.finding.recording import Call, Keywords, before_calls, run_on, tensors_in
+from stimulative.residual.finding.passing import Input, Template, could_pass, inputs_of, pass_through, weighs, widens
+from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on, tensors_in
+from stimulative.residual.finding.trying import kind_of, own_parameters, precise, run_with, tolerance
 
 NO_PARAMETERS = "has no parameters"
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -60,7 +60,7 @@ class _Trial:
         self.by_name = by_name
         self.blocks: dict[str, Template] = {}
         self.reasons: dict[str, str] = {}
-        self.needed: dict[tuple[type, frozenset[str], frozenset[str]], list[tuple[str, ...]]] = {}
+        self.needed: dict[tuple[type, frozenset[str]], list[tuple[str, ...]]] = {}
 
     def look(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords) -> None:
         if name in self.blocks or name in self.reasons:
@@ -84,62 +84,66 @@ class _Trial:
     def _tried(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Keywords
     ) -> tuple[Template | None, str]:
-        parameters = own_parameters(module)
-        if not parameters:
+        if next(module.parameters(), None) is None:
             return None, NO_PARAMETERS
-        if type(module).__module__.startswith("torch.nn.modules.") and not list(module.children()):
+        made_of = [inside for _, inside in module.named_children() if not isinstance(inside, nn.ModuleDict)]
+        if kind_of(module).__module__.startswith("torch.nn.modules.") and not made_of:
             return None, "is a single layer"
         call = self.calls[name][0]
         if not could_pass(call):
             return None, f"turns {shapes((call.args, call.kwargs))} into {shapes(call.output)}"
         given = pytree.tree_map_only(Tensor, _with_signal, (args, kwargs))
+        parameters = own_parameters(module)
 
-        def output(ones: Collection[str], given: Any) -> Any:
-            """What the module returns with some of its parameters at one and all others at zero."""
-            values = {
-                key: torch.ones_like(value) if key in ones else torch.zeros_like(value)
-                for key, value in parameters.items()
-            }
+        def output(ones: Collection[str], given: Any, one: float = 1.0) -> Any:
+            """What the module returns with some of its parameters at one, or another number, and all others at zero."""
+            values = {key: torch.full_like(value, one if key in ones else 0.0) for key, value in parameters.items()}
             return run_with(module, values, given)
 
         try:
             at_zero = output((), given)
             template = pass_through(call, at_zero=at_zero, given=given)
-            if template is None and self._has_a_sibling(name):
+            if template is None and (rounded := _as_returned(call, at_zero, given)) is not None:
+                given, at_zero = rounded, output((), rounded)
+                template = pass_through(call, at_zero=at_zero, given=given)
+            if template is None and has_sibling(self.modules, name):
                 template = self._with_gains(module, parameters, output, call, given)
             elif template is not None and weighs(template, given, at_zero) and _gates(module, parameters, given):
                 return None, "only weighs its input"
+            elif widens(template) and not _adds_of_its_input(module, parameters, template, given):
+                return None, "adds the same to whatever it is given"
         except Exception as error:  # a module that cannot run with zeros (a solver, say) is no block that we know of
             return None, f"fails with its parameters at zero ({type(error).__name__})"
         return template, "does not return its input when its parameters are zero"
-
-    def _has_a_sibling(self, name: str) -> bool:
-        parent = self.modules.get(name.rpartition(".")[0])
-        kind = type(self.modules[name])
-        return parent is not None and sum(type(child) is kind for child in parent.children()) > 1
 
     def _with_gains(
         self,
         module: nn.Module,
         parameters: Mapping[str, Tensor],
-        output: Callable[[Collection[str], Any], Any],
+        output: Callable[..., Any],
         call: Call,
         given: Any,
     ) -> Template | None:
-        """What the module returns when it is skipped, if it returns its input with some gains at one."""
+        """What the module returns when it is skipped, if it returns its input with some gains at one.
 
-        def signal(ones: Collection[str]) -> bool:
-            return any(bool(tensor.any()) for tensor in tensors_in(output(ones, given))[:1])
+        A gain may be written as what it is more than one, ``(1 + g) x``: then it lets nothing through at minus one.
+        """
+
+        def signal(ones: Collection[str], one: float = 1.0) -> bool:
+            return any(bool(tensor.any()) for tensor in tensors_in(output(ones, given, one))[:1])
 
         each = _one_a_channel(module, parameters)
-        if not each or signal(()):
+        if not each:
             return None
-        alone = [name for name in each if signal((name,))]  # biases, but also the gain of a block that has one only
-        gains = [name for name in each if name not in alone]
-        kind = (type(module), frozenset(each), frozenset(gains))
+        kind = (kind_of(module), frozenset(each))
         if kind not in self.needed:  # blocks of a kind need the same ones
-            together = dict.fromkeys(_least(order, signal) for order in (gains, gains[::-1]) if gains)
-            self.needed[kind] = [*together, *((name,) for name in alone)]
+            if signal(()):
+                self.needed[kind] = [] if all(signal((name,), -1.0) for name in each) else [()]
+            else:
+                alone = [name for name in each if signal((name,))]  # biases, but also the gain of a block with one only
+                gains = [name for name in each if name not in alone]
+                together = dict.fromkeys(_least(order, signal) for order in (gains, gains[::-1]) if gains)
+                self.needed[kind] = [*together, *((name,) for name in alone)]
         for ones in self.needed[kind]:
             for inputs in (given, _normalised(given, call)):
                 at_zero = output(ones, inputs)
@@ -151,17 +155,26 @@ class _Trial:
         return None
 
 
+def _as_returned(call: Call, at_zero: Any, given: Any) -> Any | None:
+    """The arguments with a returned stream in the place of the one that was given, if these differ by rounding alone.
+
+    A norm without parameters returns what has been normalised before as it is, but not what was rounded afterwards.
+    """
+    close = tolerance(*tensors_in(call.output))
+    template = pass_through(call, at_zero=at_zero, given=given, close=close) if close > tolerance() else None
+    if template is None or not inputs_of(template) or widens(template):
+        return None
+    stream = tensors_in(given)[inputs_of(template)[0]]
+    return pytree.tree_map_only(Tensor, lambda x: tensors_in(at_zero)[0] if x is stream else x, given)
+
+
 def _one_a_channel(module: nn.Module, parameters: Mapping[str, Tensor]) -> list[str]:
     """The parameters of one number a channel, or a single one: gains and biases.
 
     None of a module that has no others, such as a norm, which would return its input without adding to it.
     """
-    statistics = {
-        f"{inside}.{key}" if inside else key
-        for inside, layer in module.named_modules()
-        if isinstance(getattr(layer, "running_mean", None), Tensor)
-        for key in layer._parameters
-    }
+    layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in parameters}
+    statistics = {name for name, layer in layers.items() if isinstance(getattr(layer, "running_mean", None), Tensor)}
     each = [
         name
         for name, value in parameters.items()
@@ -185,35 +198,38 @@ def _least(gains: list[str], signal: Callable[[Collection[str]], bool]) -> tuple
 def _gates(module: nn.Module, parameters: Mapping[str, Tensor], given: Any) -> bool:
     """Whether a module returns nothing wherever its input is nothing, whatever its parameters are."""
     generator = torch.Generator().manual_seed(0)
-
-    def drawn(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
-
-    def halved(tensor: Tensor) -> Tensor:
-        return drawn(tensor).relu() if tensor.is_floating_point() else tensor
-
-    inputs = pytree.tree_map_only(Tensor, halved, given)
-    output = tensors_in(run_with(module, {name: drawn(value) for name, value in parameters.items()}, inputs))[0]
+    inputs = pytree.tree_map_only(Tensor, lambda tensor: _drawn(tensor, generator, positive=True), given)
+    values = {name: _drawn(value, generator) for name, value in parameters.items()}
+    output = tensors_in(run_with(module, values, inputs))[0]
     sources = [tensor for tensor in tensors_in(inputs) if tensor.shape == output.shape]
     return any(not bool(output[source == 0].any()) for source in sources)
 
 
-def run_with(module: nn.Module, values: dict[str, Tensor], given: Any) -> Any:
-    """What a module returns with other values for some parameters; its input is not written into."""
-    args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
-    with evaluating(module), torch.inference_mode(False), torch.no_grad():
-        return functional_call(module, values, args, kwargs, tie_weights=False)
+def _adds_of_its_input(module: nn.Module, parameters: Mapping[str, Tensor], template: Template, given: Any) -> bool:
+    """Whether the channels that a module adds depend on what it is given; a class token does not."""
+    generator = torch.Generator().manual_seed(0)
+    values = {name: _drawn(value, generator) for name, value in parameters.items()}
+    of = next(leaf for leaf in pytree.tree_leaves(template) if isinstance(leaf, Input))
+    added = []
+    for _ in range(2):
+        inputs = pytree.tree_map_only(Tensor, lambda tensor: _drawn(tensor, generator, positive=True), given)
+        output = tensors_in(run_with(module, values, inputs))[0]
+        added.append(output.narrow(1, 0 if of.in_front else output.shape[1] - of.widened, of.added))
+    return not torch.equal(*added)
 
 
-def own_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a module and of what is inside, each module's once though it may have several names."""
-    # a parameter that is set under two names is not restored
-    return {
-        f"{inside}.{key}" if inside else key: value
-        for inside, submodule in module.named_modules()
-        for key, value in submodule._parameters.items()
-        if value is not None
-    }
+def _drawn(tensor: Tensor, generator: torch.Generator, *, positive: bool = False) -> Tensor:
+    """Other numbers in the place of a tensor's; whole numbers stay as they are if they are an input."""
+    if positive and not (tensor.is_floating_point() and has_storage(tensor)):
+        return tensor
+    numbers = torch.randn(tensor.shape, generator=generator)
+    return (numbers.relu() if positive else numbers).to(tensor)
+
+
+def has_sibling(modules: Mapping[str, nn.Module], name: str) -> bool:
+    """Whether another module of its kind stands beside a module."""
+    kind, parent = kind_of(modules[name]), modules.get(name.rpartition(".")[0])
+    return bool(name) and parent is not None and sum(kind_of(child) is kind for child in parent.children()) > 1
 
 
 def shapes(tree: Any) -> str:
@@ -222,8 +238,11 @@ def shapes(tree: Any) -> str:
 
 
 def _with_signal(tensor: Tensor) -> Tensor:
-    """The same tensor, or numbers that a test can tell apart where it is all zeros."""
-    if not tensor.is_floating_point() or tensor.numel() == 0 or bool(tensor.any()):
+    """The same tensor, or numbers that a test can tell apart where it is all zeros, or too large for its format."""
+    if not tensor.is_floating_point() or tensor.numel() == 0 or not has_storage(tensor):
+        return tensor
+    broken = bool((tensor.isnan() | tensor.isposinf()).any())  # a mask has infinities below zero
+    if bool(tensor.any()) and not broken:
         return tensor
     generator = torch.Generator().manual_seed(0)
     return torch.rand(tensor.shape, generator=generator).to(tensor)
@@ -235,6 +254,6 @@ def _normalised(given: Any, call: Call) -> Any:
 
     def normalise(tensor: Tensor) -> Tensor:
         fits = tensor.is_floating_point() and tensor.dim() and tensor.shape in outputs
-        return torch.nn.functional.layer_norm(tensor, tensor.shape[-1:]) if fits else tensor
+        return F.layer_norm(precise(tensor), tensor.shape[-1:], eps=1e-12) if fits else tensor
 
     return pytree.tree_map_only(Tensor, normalise, given)

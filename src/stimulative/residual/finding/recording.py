@@ -66,6 +66,11 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def has_storage(tensor: Tensor) -> bool:
+    """Whether all of a tensor's numbers are in one place in memory: not those of a sparse one."""
+    return tensor.layout == torch.strided
+
+
 @contextmanager
 def quietly(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, in which a forward leaves no trace on buffers or random numbers."""
@@ -76,8 +81,20 @@ def quietly(model: nn.Module) -> Iterator[None]:
         torch.random.fork_rng(devices=devices),
         torch.inference_mode(False),
         torch.no_grad(),
+        _without_nested_tensors(),
     ):
         yield
+
+
+@contextmanager
+def _without_nested_tensors() -> Iterator[None]:
+    """PyTorch's transformers turn padded sequences into nested tensors in evaluation mode, which have no shape."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def run_on(model: nn.Module, example_input: Any) -> Any:
@@ -165,14 +182,14 @@ class _Recorder:
         """The module that was called last has returned."""
         call, versions = self.open_calls.pop()
         self._look((args, kwargs, output), call.name)
-        for tensor in tensors_in(output):
+        for tensor in filter(has_storage, tensors_in(output)):
             self.returned.setdefault(tensor.untyped_storage().data_ptr(), []).append(call.name)
         drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace  # writes in training mode only
         call.writes_input = drops or versions != [tensor._version for tensor in tensors_in((args, kwargs))]
         call.output = pytree.tree_map_only(Tensor, self._kept(call.name), output)
 
     def _look(self, tree: Any, by: str) -> None:
-        for tensor in tensors_in(tree):
+        for tensor in filter(has_storage, tensors_in(tree)):
             storage = tensor.untyped_storage()
             at = storage.data_ptr()
             if at in self.seen and self.seen[at][0].expired():
@@ -194,4 +211,4 @@ class _Recorder:
 
 
 def _shaped(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

@@ -5,24 +5,24 @@ them is (``layer_types``), and which number each has (``layer_idx``), by which i
 Such a list is a *stack*.
 
 Nothing is known of any model's class. A stack is a list of modules whose length is written in a config next to it,
-alone or, of the stages of a hierarchical model such as Swin, among the ``depths``; a number is an attribute that says
-"layer" or "block" and counts the layers of the list; what the config has one of for each layer are lists of that
-length.
+alone or, of the stages of a hierarchical model such as Swin, among the ``depths``; how layers know their numbers is
+found in them (``numbers``); what the config has one of for each layer are lists of that length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from stimulative.residual.finding.numbers import Number, numbers_in
+
 _COUNT = "num_hidden_layers"
 _DEPTHS = "depths"
 _DECODER = "decoder_layers", "num_decoder_layers"
 _ENCODER = "encoder_layers", "num_encoder_layers"
-_NUMBERS = "layer", "block"
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,16 @@ class Stack:
     Args:
         name: The module name of the list.
         layers: The module names of its layers, in order.
-        numbers: For each layer, the modules inside, the names of their attributes that hold its number, and what these
-            start with.
+        numbers: Where each layer keeps its number.
+        untold: Where the layers hold what counts them, but may be something else than their number.
         configs: The modules whose configs count the layers, and the fields that do; of a field that counts the layers
             of several stages (``depths``), also which of its numbers it is.
     """
 
     name: str
     layers: tuple[str, ...]
-    numbers: tuple[tuple[tuple[str, str, int], ...], ...]
+    numbers: tuple[tuple[Number, ...], ...]
+    untold: tuple[str, ...]
     configs: tuple[tuple[str, tuple[tuple[str, int | None], ...]], ...]
 
 
@@ -85,7 +86,9 @@ def _stack(model: nn.Module, name: str, layers: nn.Module) -> Stack | None:
             configs.append((owner, counts))
     if not configs:
         return None
-    return Stack(name, tuple(f"{name}.{key}" for key in layers._modules), _numbers(children), tuple(configs))
+    counting = numbers_in(children)
+    names = tuple(f"{name}.{key}" for key in layers._modules)
+    return Stack(name, names, counting.numbers, counting.untold, tuple(configs))
 
 
 def _counts(config: Any, top: Any, *, decoder: bool) -> tuple[str, ...]:
@@ -95,25 +98,3 @@ def _counts(config: Any, top: Any, *, decoder: bool) -> tuple[str, ...]:
     if not (both and decoder and config is top):  # there it counts the layers of the encoder
         sides.append(getattr(config, "attribute_map", {}).get(_COUNT, _COUNT))
     return tuple(dict.fromkeys(sides))
-
-
-def _numbers(layers: Sequence[nn.Module]) -> tuple[tuple[tuple[str, str, int], ...], ...]:
-    """The attributes inside of layers that count them: wherever one of that name is, it holds the layer's number."""
-    found = [
-        [
-            (inside, attribute, value - position)
-            for inside, module in layer.named_modules()
-            for attribute, value in vars(module).items()
-            if type(value) is int and any(word in attribute for word in _NUMBERS)
-        ]
-        for position, layer in enumerate(layers)
-    ]
-    starts: dict[str, set[int]] = {}
-    holders: dict[str, int] = {}
-    for own in found:
-        for _, attribute, start in own:
-            starts.setdefault(attribute, set()).add(start)
-        for attribute in {attribute for _, attribute, _ in own}:
-            holders[attribute] = holders.get(attribute, 0) + 1
-    counting = {name for name, start in starts.items() if len(start) == 1 and holders[name] > 1}
-    return tuple(tuple(entry for entry in own if entry[1] in counting) for own in found)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.finding.recording import Keywords, tensors_in
+from stimulative.residual.finding.recording import Keywords, has_storage, tensors_in
 
 
 @dataclass
@@ -48,10 +48,10 @@ def protect(entries: Sequence[Entry], guarded: int, args: tuple[Any, ...], kwarg
     Returns:
         The others, which may be written into: later passes do not run the writing unit again and need them so.
     """
-    storages = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
+    storages = {_storage(tensor) for tensor in filter(has_storage, tensors_in((args, kwargs)))}
     written = []
     for position, entry in enumerate(entries):
-        if entry.intact and any(_storage(tensor) in storages for tensor in tensors_in(entry.output)):
+        if entry.intact and any(_storage(each) in storages for each in tensors_in(entry.output) if has_storage(each)):
             if position < guarded:
                 entry.output = cloned(entry.output)
                 entry.written()

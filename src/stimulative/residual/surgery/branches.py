@@ -22,13 +22,12 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual.access.mode import evaluating
 from stimulative.residual.finding.passing import inputs_of
 from stimulative.residual.finding.recording import Call, Trace, record, tensors_in
+from stimulative.residual.finding.trying import moved, precise, run_with
 from stimulative.residual.finding.wiring import Place
 from stimulative.residual.network import ResidualNetwork
 from stimulative.residual.running.statistics import norms_in
@@ -183,9 +182,7 @@ class _Block:
         values = dict(self.values)
         for name, factor in factors.items():
             values[name.removeprefix(self.prefix)] = self.values[name.removeprefix(self.prefix)] * factor
-        args, kwargs = pytree.tree_map_only(Tensor, torch.Tensor.clone, (self.args, self.kwargs))
-        with evaluating(self.module), torch.inference_mode(False), torch.no_grad():
-            return tensors_in(functional_call(self.module, values, args, kwargs))
+        return tensors_in(run_with(self.module, values, (self.args, self.kwargs)))
 
     def is_identity_without(self, parameters: Iterable[str]) -> bool:
         """Whether the block returns its input when some parameters are zero."""
@@ -216,25 +213,12 @@ class _Block:
 
 def _moved(module: nn.Module, kept: Mapping[nn.Module, Sequence[str]]) -> dict[str, Tensor]:
     """Parameters and running statistics, all moved away from where they are, and other buffers as they are."""
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(value: Tensor) -> Tensor:
-        drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
-        return 0.3 * drawn.to(value) / (value[0].numel() if value.dim() > 1 else 1) ** 0.5
-
     values = {name: precise(value.detach()) for name, value in module.named_buffers()}
-    for inside, layer in module.named_modules():
-        for key in kept.get(layer, ()):
-            name = f"{inside}.{key}" if inside else key
-            if name in values:
-                values[name] = values[name] + (noise(values[name]) if key == "running_mean" else 0.5)
-    for name, parameter in module.named_parameters():
-        value = precise(parameter.detach())
-        values[name] = value + noise(value) if value.is_floating_point() else value
-    return values
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """A copy of a tensor, in float32 at least if it holds floating point numbers."""
-    dtype = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
-    return tensor.to(dtype, copy=True)
+    inside = [
+        (f"{name}.{key}".lstrip("."), key) for name, layer in module.named_modules() for key in kept.get(layer, ())
+    ]
+    means = {name: values[name] for name, key in inside if name in values and key == "running_mean"}
+    others = {name: values[name] + 0.5 for name, _ in inside if name in values and name not in means}
+    parameters = {name: precise(value.detach()) for name, value in module.named_parameters()}
+    floating = {name: value for name, value in parameters.items() if value.is_floating_point()}
+    return values | moved(means) | others | parameters | moved(floating)
