@@ -136,16 +136,14 @@ def from_loaders(
 
     Args:
         train: Batches `(x, y)` to train on: x (batch, channels, height, width), ready for the model;
-            y whole numbers (batch,) from 0 to `classes - 1`, or the targets of another task. Or of text: x a mapping of
-            `input_ids` and `attention_mask`, whole numbers (batch, length); y the token that follows each, (batch,
-            length), -100 where none counts.
+            y whole numbers (batch,) from 0 to `classes - 1`, or targets of another task. Or of text: x a mapping of
+            `input_ids` and `attention_mask`, whole numbers (batch, length); y the token behind each, -100 for none.
         validation: Batches to choose the best checkpoint on.
         test: Batches to report on; not touched before it is used.
-        classes: Number of classes; of text, of tokens; of numbers or images, how many of them, or channels, come out.
-        task: What they are for: `multilabel`, `segmentation`, `regression`, `image_to_image`, or a task of one's own
-            (`stimulative.tasks.OwnTask`); by default to classify images, or for text the next token.
-        calibration: Training images, augmented as for training, to recalibrate BatchNorm on; `train` at its
-            first epoch if not given.
+        classes: Number of classes; of text, of tokens; of numbers or images, how many numbers or channels come out.
+        task: `multilabel`, `segmentation`, `regression`, `image_to_image`, or a task of one's own
+            (`stimulative.tasks.OwnTask`); by default one class of each image, or for text the next token.
+        calibration: Training images, augmented as for training, to recalibrate on; `train` at its first epoch if None.
         plain_calibration: The same images, prepared as those of validation, where that is another way.
         device: Where batches go.
 
@@ -160,12 +158,8 @@ def from_loaders(
     other = own or (None if named in _OF_CLASSES else resolve_task(named))
     loader = partial(OwnLoader, device=torch.device(device), task=None if named in _OF_CLASSES else other)
     first = loader(train, name="train")
-    loaders = (
-        first,
-        loader(validation, name="validation"),
-        loader(test, name="test"),
-        loader(train if calibration is None else calibration, name="calibration"),
-    )
+    named_parts = {"validation": validation, "test": test, "calibration": train if calibration is None else calibration}
+    loaders = (first, *(loader(part, name=name) for name, part in named_parts.items()))
     x = _checked_first_batch(first, classes, other)
     names = _class_names(train, classes)
     plain = None if plain_calibration is None else loader(plain_calibration, name="plain_calibration")

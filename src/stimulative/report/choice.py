@@ -129,7 +129,7 @@ def _row(member: Member, kind: str) -> Row:
     return {
         "subnet": str(member.subnet),
         "blocks": member.subnet.blocks,
-        **member.score.to_mapping(),
+        **{name: value for name, value in member.score.main_parts().items() if name != "measure" and value is not None},
         "parameters": member.cost.parameters,
         "flops": member.cost.flops,
         "latency_ms": times[0],
