@@ -178,7 +178,7 @@ def _caption(choice: Choice, cost: CostName, words: Words) -> str:
     how = f"found by a search among those{within or ' of any cost'}" if tried.searched else f"all{within}"
     text = (
         f"A point is a subnet; {tried.measured:,} of {tried.count:,} were measured: {how}. "
-        f"{words.accuracy.capitalize()} on {choice.images:,} validation {words.samples}."
+        f"{words.opening} on {choice.images:,} validation {words.samples}."
     )
     if cost == "latency_ms":
         text += (

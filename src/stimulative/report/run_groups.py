@@ -108,7 +108,7 @@ class Group:
         how = f"statistics of each recalibrated on {span(images)} training images{view}"
         if not any(images):
             how = "which have no statistics to recalibrate"
-        accuracy = self.words.accuracy.capitalize()
+        accuracy = self.words.opening
         return f"{accuracy} on the test split; {which} subnets, {how}; {self.seeds()}."
 
     def seeds(self) -> str:

@@ -52,7 +52,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
             Figure(
                 "trajectory-validation",
                 "Validation accuracy",
-                f"{words.accuracy.capitalize()} of the main net on {words.samples} held out of the training split. "
+                f"{words.opening} of the main net on {words.samples} held out of the training split. "
                 f"{_lines(group)}",
                 validated,
                 _chart(group, validated, "validation_quality", words.axis, points),

@@ -28,6 +28,11 @@ class Words:
     key: str
     recalibrated: str
 
+    @property
+    def opening(self) -> str:
+        """What accuracy is called at the beginning of a sentence."""
+        return self.accuracy[:1].upper() + self.accuracy[1:]
+
 
 class Trained(Protocol):
     """A run or a study, as far as it says what was trained on what."""

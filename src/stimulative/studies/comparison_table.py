@@ -66,7 +66,7 @@ def notes(comparison: Comparison) -> list[str]:
     """What is to be said below the table."""
     rows = {row.method: row for row in comparison.rows}
     said = [
-        f"{MEASURES[comparison.task].heading.capitalize()}, means over seeds. Main net: ± standard deviation over "
+        f"{MEASURES[comparison.task].opening}, means over seeds. Main net: ± standard deviation over "
         "seeds. All subnets: ± that over subnets, mean over seeds. Worst: of all subnets, mean over seeds."
         + (" Perplexity: exp of the mean cross-entropy of a token; lower is better." if comparison.of_text else "")
     ]

@@ -38,6 +38,11 @@ class Measure:
         """What a table is of, in words."""
         return f"{self.name} in {self.unit.strip()}" if self.unit else self.name
 
+    @property
+    def opening(self) -> str:
+        """What a table is of, at the beginning of a sentence."""
+        return self.heading[:1].upper() + self.heading[1:]
+
     def spread(self, mean: float, std: float) -> str:
         """A mean and a standard deviation with their unit."""
         return f"{mean:.{self.digits}f} ± {std:.{self.digits}f}{self.unit}"
