@@ -728,7 +728,8 @@ def test_all_problems_are_reported_together(file: Path) -> None:
         "  trainin.devices: unknown setting; got '2' (command line); did you mean 'training.devices'?",
         "  optimizer.lr: got 'fast' (mine.yaml, line 11), allowed: a number",
         "  method.steps: got 'x' (command line), allowed: a whole number",
-        "  data.name: unknown data set 'digitz'; known: digits, cifar10, cifar100, folder:PATH, fake, multilabel:PATH, segmentation:PATH, pydoc, "
+        "  data.name: unknown data set 'digitz'; known: digits, cifar10, cifar100, folder:PATH, fake, multilabel:PATH, "
+        "segmentation:PATH, pydoc, "
         "text:PATH; did you mean 'digits'? (mine.yaml, line 4)",
         "  method.volume: must be at least 0, got -2.0 (mine.yaml, line 8)",
         "  optimizer.momentum: must be at least 0 and below 1, got 2.0 (mine.yaml, line 12)",
