@@ -52,8 +52,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
             Figure(
                 "trajectory-validation",
                 "Validation accuracy",
-                f"{words.opening} of the main net on {words.samples} held out of the training split. "
-                f"{_lines(group)}",
+                f"{words.opening} of the main net on {words.samples} held out of the training split. {_lines(group)}",
                 validated,
                 _chart(group, validated, "validation_quality", words.axis, points),
                 measure=words.key,
