@@ -179,6 +179,28 @@ def test_a_run_from_a_gpu_is_evaluated_on_a_machine_without_one(run, tmp_path):
     assert evaluate(tmp_path, subnets=3)["subnets"]["evaluated"] == 3
 
 
+def test_evaluation_stores_images_and_weights_as_training_does(run, tmp_path):
+    for name in ("recipe.yaml", "summary.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("channels_last: false", "channels_last: true"))
+    last = set()
+
+    def look(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and len(output) > 2:  # those of images, not of examples
+            last.add(output.is_contiguous(memory_format=torch.channels_last))
+
+    hook = nn.modules.module.register_module_forward_hook(look)
+    try:
+        summary = evaluate(tmp_path, subnets=3, latency=False)
+    finally:
+        hook.remove()
+    assert last == {True}
+    assert summary["subnets"]["mean"] == pytest.approx(
+        evaluate(run, subnets=3, latency=False)["subnets"]["mean"], abs=0.3
+    )
+
+
 def test_measuring_leaves_the_mode_as_it_was(run):
     prepared = prepare(load_recipe(run / "recipe.yaml"))
     prepared.network.train()

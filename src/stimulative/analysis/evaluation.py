@@ -85,7 +85,10 @@ def evaluate(
         seconds=latency_seconds,
         calibration=calibration,
     )
-    summary, family = _evaluated(open_run(run, device=device), directory.summary, asked, progress)
+    opened = open_run(run, device=device)
+    if recipe.training.channels_last:
+        opened.network.to(memory_format=torch.channels_last)  # as fast as training was; batches follow the weights
+    summary, family = _evaluated(opened, directory.summary, asked, progress)
     directory.write_family(family)
     directory.write_summary(summary)
     return summary.to_mapping()
