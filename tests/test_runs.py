@@ -6,6 +6,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -150,6 +151,37 @@ def test_interrupting_a_study_and_starting_it_again_repeats_no_finished_run(stud
     assert subprocess.run(command, capture_output=True, text=True).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in done} == before
     assert json.loads((tmp_path / "out" / "loafing.json").read_text()) == result.to_mapping()
+
+
+def test_runs_end_with_a_study_that_is_killed(tmp_path):
+    command = [sys.executable, "-m", "stimulative", "compare", "digits", "--seeds", "1", "--out", str(tmp_path / "out")]
+    command += [*WORDS, "--schedule.epochs", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until(lambda: (tmp_path / "out" / "common-seed0" / "metrics.csv").exists())
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        until(lambda: not alive(process.pid))
+    finally:
+        if alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def until(holds):
+    for _ in range(1200):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it has not come to hold in two minutes")
+
+
+def alive(group):
+    """Whether any process of a group is there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def make_images(folder):

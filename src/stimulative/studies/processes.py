@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -84,7 +85,6 @@ def _received(receiver: Any, process: Any) -> Summary | Failure:
 
 def _start_fork_server() -> None:
     """Start the fork server deaf to Ctrl-C, which is for its parent; it would be interrupted in its imports."""
-    import threading
     from multiprocessing import forkserver
 
     if threading.current_thread() is not threading.main_thread():
@@ -100,6 +100,17 @@ def _send(sender: Any, here: str, work: Work) -> None:
     # Ctrl-C reaches all processes of a terminal at once; this one ends when its parent says so, and without a word
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
     with suppress(KeyboardInterrupt, BrokenPipeError):
         sender.send(work.do())
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent is gone, which may have been killed and could not see to it."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
