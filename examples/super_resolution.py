@@ -58,8 +58,8 @@ def bicubic(x: Tensor, scale: float = 2) -> Tensor:
 def patches(strips: tuple[int, ...], count: int | None = None) -> TensorDataset:
     """Patches at half the size and as they are, from some of the strips of 64 columns that the photo is cut into.
 
-    Patches without detail (sky: a deviation of brightness below 0.1) are left out. There bicubic interpolation is as
-    good as 8 bits allow, and 54 dB of the sky would hide what becomes of the rest.
+    Patches without detail (sky: a deviation of brightness below 0.1) are left out. There bicubic interpolation leaves
+    nothing to learn (54 dB), and the mean would show little else.
 
     Args:
         strips: Which of the ten strips, counted from the left.

@@ -1,6 +1,7 @@
 """Many runs: kept, retried, interrupted; and the studies made of them: loafing, matrix, sweep."""
 
 import json
+import multiprocessing
 import os
 import signal
 import statistics
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_model
+from started import Starts
 
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
-from stimulative.studies import FAILURE, Job, Workers, fill_matrix, measure_loafing, sweep_setting
+from stimulative.studies import FAILURE, Job, Workers, fill_matrix, measure_loafing, processes, sweep_setting
 from stimulative.studies import loafing as loafing_room
 from stimulative.studies import matrix as matrix_room
 from stimulative.studies import sweep as sweep_room
@@ -165,6 +167,15 @@ def test_runs_end_with_a_study_that_is_killed(tmp_path):
     finally:
         if alive(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_workers_of_a_study_need_not_import_what_they_use():
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=processes._send, args=(sender, os.getcwd(), Starts()))
+    process.start()
+    assert receiver.recv() == ["torch", "stimulative.data", "timm"]
+    process.join()
 
 
 def until(holds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -33,7 +34,6 @@ def on_this_machine(
     Yields:
         The name of each run that has ended, and what came of it.
     """
-    import multiprocessing
     from multiprocessing.connection import Connection, wait
 
     # a fork server imports the libraries once, and each run starts from there in a few milliseconds
@@ -101,6 +101,10 @@ def _send(sender: Any, here: str, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if sys.platform != "win32":
+        # Its loaders start their workers anew for each pass, from a fork server of its own; without this, each worker
+        # would import the libraries for seconds.
+        multiprocessing.set_forkserver_preload(_PRELOADED)
     os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
     with suppress(KeyboardInterrupt, BrokenPipeError):
         sender.send(work.do())
@@ -108,8 +112,6 @@ def _send(sender: Any, here: str, work: Work) -> None:
 
 def _end_with_parent() -> None:
     """End this process once its parent is gone, which may have been killed and could not see to it."""
-    import multiprocessing
-
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
