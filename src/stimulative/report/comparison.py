@@ -132,9 +132,14 @@ class _Compared:
         each = " each" if len(set(seeds)) > 1 else ""
         return (
             f"{span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'}{each}, {epochs} epochs; "
-            f"{self.words.accuracy} on the test split{self.words.recalibrated.format(of='each subnet')}."
+            f"{self.words.accuracy} on the test split{self._recalibrated}."
             f"{failures_in_words(self.comparison.failed)}"
         )
+
+    @property
+    def _recalibrated(self) -> str:
+        any_statistics = any(run.summary.subnets.calibration_images for run in self.comparison.runs)
+        return self.words.recalibrated.format(of="each subnet") if any_statistics else ""
 
     @property
     def labels(self) -> list[list[str]]:
@@ -262,7 +267,8 @@ def _distributions(compared: _Compared, width: int | None = None) -> Any:
             | {"seeds": row.seeds, "top": place - tick, "bottom": place + tick}
             | _quartiles(quality)
         )
-    shown = tooltip(method="method", seeds="seeds:d", main="main net (%):.2f", all="all subnets (%):.2f", std="±:.2f")
+    number = compared.words.number
+    shown = tooltip(method="method", seeds="seeds:d", main=number("main net"), all=number("all subnets"), std="±:.2f")
     shapes = alt.Chart(data(outlines)).mark_area(opacity=0.35, orient="vertical")
     base = alt.Chart(data(summaries))
     at_row = alt.Y("place", type="quantitative")
@@ -301,6 +307,8 @@ def _density(values: np.ndarray) -> list[tuple[float, float]]:
 def _difference_figures(compared: _Compared) -> list[Figure]:
     """The differences from the reference, a picture each for main nets and subnets; none in files without them."""
     figures, comparison = [], compared.comparison
+    unit = compared.words.measure.difference.strip()
+    in_points = f"in {unit}: " if unit else ""
     for measure, net in _MEASURES.items():
         rows = [
             {key: getattr(one, key) for key in _DIFFERENCE}
@@ -312,25 +320,30 @@ def _difference_figures(compared: _Compared) -> list[Figure]:
                 Figure(
                     f"differences-{measure}",
                     f"Differences from {rows[0]['reference']}: {net}",
-                    f"{compared.subject}; a method's accuracy less that of {rows[0]['reference']} with the same seed, "
-                    "in points: mean, and its 95 % interval (Student's) where there are two seeds or more. Where the "
+                    f"{compared.subject}; a method's {compared.words.quality} less that of {rows[0]['reference']} with "
+                    f"the same seed, {in_points}mean, and its 95 % interval (Student's) where there are two seeds or "
+                    "more. Where the "
                     "interval holds 0, these seeds do not tell the two apart. Each interval stands alone: of "
                     "differences that are 0 in truth, one in twenty leaves 0 out by chance.",
                     rows,
-                    _intervals(rows, compared.palette),
+                    _intervals(rows, compared),
                     least_width=_least_width([_lines(row["method"]) for row in rows]),
                 )
             )
     return figures
 
 
-def _intervals(rows: Sequence[Row], palette: Palette) -> Any:
+def _intervals(rows: Sequence[Row], compared: _Compared) -> Any:
+    palette = compared.palette
     labels = [_lines(row["method"]) for row in rows]
     height = len(rows) * max(44, _least_row(labels))
-    drawn = [row | {"place": place, "text": f"{row['mean']:+.2f}"} for place, row in enumerate(rows)]
+    drawn = [
+        row | {"place": place, "text": f"{row['mean']:+.{compared.words.measure.digits}f}"}
+        for place, row in enumerate(rows)
+    ]
 
     def x(column: str) -> alt.X:
-        return alt.X(column, type="quantitative", title="difference (points)")
+        return alt.X(column, type="quantitative", title=compared.words.difference)
 
     base, colour = alt.Chart(data(drawn)).encode(_in_rows("place", labels, height)), palette.colour.legend(None)
     zero = alt.Chart(data([{"mean": 0}])).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(x("mean"))

@@ -18,11 +18,11 @@ def depth_figure(group: Group) -> Figure:
     rows = _rows(group, lambda one: one.quality)
     return Figure(
         "depth",
-        "Accuracy by number of blocks",
+        f"{group.words.title} by number of blocks",
         f"The line is the mean over subnets with that many blocks and over seeds, the band goes from the worst to the "
         f"best of them. {group.measured()}",
         rows,
-        _chart(group, rows, group.words.axis, percent=" (%)", worst="min", best="max"),
+        _chart(group, rows, group.words.axis, number=group.words.number, worst="min", best="max"),
     )
 
 
@@ -35,7 +35,7 @@ def perplexity_figure(group: Group) -> Figure:
         "The mean perplexity on the test split, lower is better, of subnets with that many blocks and over seeds; the "
         f"band goes from the best to the worst of them; {group.seeds()}.",
         rows,
-        _chart(group, rows, "perplexity", percent="", worst="max", best="min"),
+        _chart(group, rows, "perplexity", number="{}:.2f".format, worst="max", best="min"),
     )
 
 
@@ -51,7 +51,7 @@ def _rows(group: Group, value: Callable[[MeasuredSubnet], float | None]) -> list
     return rows
 
 
-def _chart(group: Group, rows: list[Row], axis: str, *, percent: str, worst: str, best: str) -> Any:
+def _chart(group: Group, rows: list[Row], axis: str, *, number: Callable[[str], str], worst: str, best: str) -> Any:
     palette = group.palette
     base = alt.Chart(data(rows)).encode(
         alt.X(
@@ -69,9 +69,9 @@ def _chart(group: Group, rows: list[Row], axis: str, *, percent: str, worst: str
         series="trained",
         blocks="blocks:d",
         subnets="subnets:d",
-        mean=f"mean{percent}:.2f",
+        mean=number("mean"),
         std="deviation:.2f",
-        **{worst: f"worst{percent}:.2f", best: f"best{percent}:.2f"},
+        **{worst: number("worst"), best: number("best")},
     )
     chart = band + base.mark_line().encode(y, palette.dash) + base.mark_point().encode(y, palette.shape, tooltip=shown)
     return chart.properties(height=HEIGHT)

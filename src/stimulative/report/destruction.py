@@ -60,10 +60,10 @@ def _deletions(study: Destruction, palette: Palette) -> Figure:
             run="run",
             statistics="statistics",
             k="deleted:d",
-            mean="mean (%):.2f",
+            mean=words_of(study.task).number("mean"),
             std="deviation:.2f",
-            min="worst (%):.2f",
-            max="best (%):.2f",
+            min=words_of(study.task).number("worst"),
+            max=words_of(study.task).number("best"),
             draws="draws:d",
         ),
     )
@@ -157,7 +157,7 @@ def _singles(study: Destruction, palette: Palette) -> Figure:
     return Figure(
         "destruction-single",
         "Deleting each single block",
-        f"Accuracy without one block; with all blocks: {whole}. {_measured(study, rows)}",
+        f"{words_of(study.task).title} without one block; with all blocks: {whole}. {_measured(study, rows)}",
         rows,
         chart.properties(height=HEIGHT),
         least_width=0 if len(names) <= 16 else 22 * len(names) + 60,

@@ -55,7 +55,7 @@ def _accuracies(loafing: Loafing) -> Figure:
     y = alt.Y(
         "mean",
         type="quantitative",
-        title=f"mean {words_of(loafing.task).axis.replace(' (%)', '')} of subnets (%)",
+        title=f"{words_of(loafing.task).measure.in_unit(f'mean {words_of(loafing.task).measure.short} of subnets')}",
         scale=alt.Scale(zero=False),
     )
     lines = base.mark_line().encode(
@@ -76,7 +76,7 @@ def _accuracies(loafing: Loafing) -> Figure:
             main="main net",
             blocks="its blocks:d",
             kind="subnets",
-            mean="mean (%):.2f",
+            mean=words_of(loafing.task).number("mean"),
             std="deviation:.2f",
             subnets="number:d",
         ),
@@ -96,7 +96,13 @@ def _gaps(loafing: Loafing) -> Figure:
     palette, x = _scales(loafing)
     rows = [row_of(pair) for pair in loafing.subnets]
     base = alt.Chart(data(rows)).encode(
-        x, alt.Y("gap", type="quantitative", title="alone − in group (points)"), palette.colour
+        x,
+        alt.Y(
+            "gap",
+            type="quantitative",
+            title=words_of(loafing.task).difference.replace("difference", "alone − in group"),
+        ),
+        palette.colour,
     )
     marks = base.mark_point(opacity=0.45, size=35).encode(
         palette.shape,
@@ -105,20 +111,25 @@ def _gaps(loafing: Loafing) -> Figure:
             main="main net",
             method="method",
             seed="seed",
-            in_group="in group (%):.2f",
-            alone="alone (%):.2f",
+            in_group=words_of(loafing.task).number("in group"),
+            alone=words_of(loafing.task).number("alone"),
             gap="gap:.2f",
         ),
     )
     line = base.mark_line().encode(
-        alt.Y("mean(gap)", type="quantitative", title="alone − in group (points)"), palette.dash
+        alt.Y(
+            "mean(gap)",
+            type="quantitative",
+            title=words_of(loafing.task).difference.replace("difference", "alone − in group"),
+        ),
+        palette.dash,
     )
     zero = alt.Chart(data([{"zero": 0}])).mark_rule(opacity=0.5).encode(alt.Y("zero", type="quantitative"))
     return Figure(
         "loafing-gap",
         "Loafing: what subnets lose in the group",
-        "A mark is a subnet of one seed: the accuracy of its architecture trained alone less its own inside the main "
-        f"net; the line is their mean. {_measured(loafing)}",
+        f"A mark is a subnet of one seed: the {words_of(loafing.task).quality} of its architecture trained alone less "
+        f"its own inside the main net; the line is their mean. {_measured(loafing)}",
         rows,
         (zero + marks + line).properties(height=HEIGHT),
         measure=words_of(loafing.task).key,

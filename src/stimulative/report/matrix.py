@@ -53,7 +53,7 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
         Figure(
             "matrix",
             "Subnets inside main nets",
-            f"{words.opening} (%) on the test split of each subnet inside each main "
+            f"{words.measure.in_unit(words.opening)} on the test split of each subnet inside each main "
             f"net{', statistics recalibrated' if words.recalibrated else ''}, mean over "
             f"{seeds_in_words(matrix.seeds)}. Outlined: the net trained alone. {subject_of([matrix])}, "
             f"{matrix.epochs} epochs{method}.{failures_in_words(matrix.failed)}",

@@ -17,7 +17,7 @@ def stages_figure(group: Group) -> Figure:
     rows = _rows(group)
     return Figure(
         "stages",
-        "Accuracy by depth of each stage",
+        f"{group.words.title} by depth of each stage",
         f"A mark is the mean over subnets with that many blocks in that stage and over seeds, the line its standard "
         f"deviation on both sides. {group.measured()}",
         rows,
@@ -76,10 +76,10 @@ def _chart(group: Group, rows: list[Row]) -> Any:
             name="stage",
             depth="its blocks:d",
             subnets="subnets:d",
-            mean="mean (%):.2f",
+            mean=group.words.number("mean"),
             std="deviation:.2f",
-            min="worst (%):.2f",
-            max="best (%):.2f",
+            min=group.words.number("worst"),
+            max=group.words.number("best"),
         ),
     )
     return (spread + marks).properties(height=HEIGHT)

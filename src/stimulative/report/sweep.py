@@ -73,12 +73,12 @@ def _figure(sweep: Sweep) -> Figure:
     marks = base.mark_point(size=80).encode(
         y,
         palette.shape,
-        tooltip=tooltip(value=sweep.key, series="net", mean="mean (%):.2f", std="deviation:.2f"),
+        tooltip=tooltip(value=sweep.key, series="net", mean=words.number("mean"), std="deviation:.2f"),
     )
     seeds = [row.seeds for row in sweep.rows]
     return Figure(
         "sweep",
-        f"Accuracy against {sweep.key}",
+        f"{words.title} against {sweep.key}",
         "Main net: mean over seeds and its standard deviation. All subnets: mean, and standard deviation over subnets. "
         f"{subject_of([sweep])}, {sweep.epochs} epochs, {span(seeds)} seeds for each value; "
         f"{words.accuracy} on the test split{words.recalibrated.format(of='subnets')}."

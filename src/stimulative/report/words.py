@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stimulative.studies import Failed
-from stimulative.tasks import MEASURES, TaskName
+from stimulative.tasks import MEASURES, Measure, TaskName
 
 
 @dataclass(frozen=True)
@@ -15,23 +15,54 @@ class Words:
     """The names of one kind of data.
 
     Args:
-        accuracy: What accuracy is called.
-        axis: The title of its axis.
+        measure: What nets are compared by; accuracy, where nothing else is said.
         samples: What is counted.
-        key: What accuracy is called in files.
         recalibrated: What a caption says of the statistics of subnets; language models have none.
     """
 
-    accuracy: str
-    axis: str
+    measure: Measure
     samples: str
-    key: str
     recalibrated: str
+
+    @property
+    def accuracy(self) -> str:
+        """What accuracy is called."""
+        return self.measure.name
+
+    @property
+    def axis(self) -> str:
+        """The title of its axis."""
+        return self.measure.axis
+
+    @property
+    def key(self) -> str:
+        """What accuracy is called in files."""
+        return self.measure.key
 
     @property
     def opening(self) -> str:
         """What accuracy is called at the beginning of a sentence."""
         return self.accuracy[:1].upper() + self.accuracy[1:]
+
+    @property
+    def quality(self) -> str:
+        """What accuracy is called in short, in the middle of a sentence."""
+        return "accuracy" if self.measure.key == "top1" else self.measure.short
+
+    @property
+    def title(self) -> str:
+        """The same at the beginning of a title."""
+        return self.quality.capitalize() if self.quality.islower() else self.quality
+
+    @property
+    def difference(self) -> str:
+        """What differences of it are, with their unit."""
+        unit = self.measure.difference.strip()
+        return f"difference ({unit})" if unit else "difference"
+
+    def number(self, what: str) -> str:
+        """What a tooltip calls a number of the measure, and how it shows it."""
+        return f"{self.measure.in_unit(what)}:.{self.measure.digits}f"
 
 
 class Trained(Protocol):
@@ -50,9 +81,8 @@ class Trained(Protocol):
 
 def words_of(task: TaskName) -> Words:
     """What the numbers of a run or a study are called."""
-    measure = MEASURES[task]
     samples, recalibrated = ("sequences", "") if task == "text" else ("images", ", statistics of {of} recalibrated")
-    return Words(measure.name, measure.axis, samples, measure.key, recalibrated)
+    return Words(MEASURES[task], samples, recalibrated)
 
 
 def subject_of(trained: Iterable[Trained]) -> str:

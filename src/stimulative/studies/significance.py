@@ -17,15 +17,17 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from stimulative.tasks import MEASURES, Measure
+
 LEVEL = 0.95
 """How often the interval holds."""
 _NO_SPREAD = 1e-9
-"""Differences in points that are closer than this are the same, up to the rounding of numbers."""
+"""Differences that are closer than this are the same, up to the rounding of numbers."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What one method has more than another, in points, seed by seed.
+    """What one method has more than another, seed by seed.
 
     Args:
         values: The differences by seed, of the seeds that both have.
@@ -65,21 +67,27 @@ class Difference:
         """Whether the interval leaves out 0; None where there is no interval."""
         return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
 
-    @property
-    def sentence(self) -> str:
-        """All of this in words."""
+    def sentence(self, measure: Measure = MEASURES["images"]) -> str:
+        """All of this in words.
+
+        Args:
+            measure: What the methods are compared by; accuracies differ by points.
+        """
+        unit, digits = measure.difference, measure.digits
         if self.mean is None:
             said = "no seed that both have finished, so no difference"
         elif self.std is None:
-            said = f"{_signed(self.mean)} points with one seed, which says nothing about spread"
+            said = f"{_signed(self.mean, digits)}{unit} with one seed, which says nothing about spread"
         elif self.interval is None:
-            said = f"{_signed(self.mean)} points with each of {self.n} seeds, too few to show a spread: no interval"
+            few = "too few to show a spread: no interval"
+            said = f"{_signed(self.mean, digits)}{unit} with each of {self.n} seeds, {few}"
         else:
             low, high = self.interval
             verdict = "distinguishable" if self.distinguishable else "not distinguishable"
             said = (
-                f"{_signed(self.mean)} ± {self.std:.2f} points over {self.n} seeds, {100 * LEVEL:.0f} % interval "
-                f"{_signed(low)} to {_signed(high)}: {verdict} from 0 with these seeds"
+                f"{_signed(self.mean, digits)} ± {self.std:.{digits}f}{unit} over {self.n} seeds, "
+                f"{100 * LEVEL:.0f} % interval {_signed(low, digits)} to {_signed(high, digits)}: "
+                f"{verdict} from 0 with these seeds"
             )
         return said + _without(self.left_out)
 
@@ -88,7 +96,7 @@ def difference(of: Mapping[int, float], reference: Mapping[int, float], seeds: I
     """What one method has more than another.
 
     Args:
-        of: The method's accuracies in percent, by seed.
+        of: The method's accuracies, by seed.
         reference: Those of the other method.
         seeds: All seeds that should have been there.
 
@@ -107,5 +115,5 @@ def _without(seeds: tuple[int, ...]) -> str:
     return f" ({len(seeds)} left out, which one of the two lacks: {'seed' if len(seeds) == 1 else 'seeds'} {named})"
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # a zero has no minus
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # a zero has no minus
