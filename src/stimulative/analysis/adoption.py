@@ -6,6 +6,7 @@ side is 256/224 of ``data.image_size``, cropped to the centre, and normalised by
 and deviation (0.229, 0.224, 0.225). Weights that were trained on images prepared otherwise lose accuracy by
 that: ``data.mean``, ``data.std``, ``data.crop_ratio`` and ``data.interpolation`` prepare them as they were. Language
 models see ``data.length`` tokens at a time, by ``data.tokenizer``, which has to be the one that they were trained with.
+Encoders of texts without labels are compared with themselves: the main net has a cosine of 1.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def adopt(
     origin = Origin(str(weights), sha256(weights))
     if _holds_already(out, recipe, origin):
         return out
-    prepared = prepare_to_measure(recipe, device=device)
+    prepared = prepare_to_measure(recipe, device=device, reference=weights)
     fill(prepared, found, weights)
     files.make_directory(out.parent)
     _warn_of_other_images(prepared.network.model, prepared.data)
