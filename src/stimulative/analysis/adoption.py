@@ -27,6 +27,7 @@ from stimulative.analysis.trained import fill, prepare_to_measure
 from stimulative.config import Recipe, load_recipe
 from stimulative.data import FOLDER, Data, ImageData
 from stimulative.errors import UsageError
+from stimulative.models import SavedModel
 from stimulative.runs import Environment, FamilySummary, Origin, RunDirectory, Summary, device_name, versions
 from stimulative.training import Prepared, measure_main, parameters_of
 from stimulative.weights import WeightsPlace, read_weights, sha256
@@ -62,7 +63,8 @@ def adopt(
 
     Args:
         recipe: The model and the data, from ``recipe_for``; what it says about training is not used.
-        weights: The file, or ``FILE#KEY``, as ``read_weights`` takes it.
+        weights: The file, or ``FILE#KEY``, as ``read_weights`` takes it; or a directory in which Transformers saved a
+            model.
         out: The run directory to write.
         device: Where to compute; by default as the recipe says.
         progress: Called with the batches done and the batches in all.
@@ -75,6 +77,8 @@ def adopt(
             else.
     """
     out = Path(out)
+    saved = SavedModel.at(weights)
+    weights = weights if saved is None else saved.weights
     found = read_weights(weights)
     origin = Origin(str(weights), sha256(weights))
     if _holds_already(out, recipe, origin):
