@@ -140,7 +140,7 @@ def _recipe_of_run(start: str | None) -> tuple[str, str]:
 
 
 def _plan(recipe: Any, out: Path) -> None:
-    from stimulative.data import TextData
+    from stimulative.data import SentenceData, TextData
     from stimulative.training import prepare
 
     prepared = prepare(recipe, weights=True)
@@ -148,11 +148,12 @@ def _plan(recipe: Any, out: Path) -> None:
     network, data = prepared.network, prepared.data
     stages = ", ".join(f"{stage.name} ({stage.blocks})" for stage in network.stages)
     print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
-    what, classes = (
-        ("sequences", f"{data.length} tokens, {data.classes} different ones")
-        if isinstance(data, TextData)
-        else ("images", f"{data.classes} classes")
-    )
+    if isinstance(data, SentenceData):
+        what, classes = "texts", f"up to {data.length} tokens"
+    elif isinstance(data, TextData):
+        what, classes = "sequences", f"{data.length} tokens, {data.classes} different ones"
+    else:
+        what, classes = "images", f"{data.classes} classes"
     print(f"# data: {data.train.images:,} training, {data.validation.images:,} validation {what} of {classes}")
     if prepared.loaded:
         print(f"# weights: {prepared.loaded}")
