@@ -5,8 +5,9 @@ to give the main net's, and the main net keeps to what it gave before. Any encod
 
     python examples/sentence_encoder.py path/to/all-MiniLM-L6-v2 --out runs/minilm
 
-Without one, a small encoder with random weights is made, to see it work. The texts are sentences of the manual that
-every Python ships, and of the docstrings of its modules; no page or module is in both parts.
+Without one, a small encoder with random weights learns from a few hundred texts, to see it work. The texts are
+sentences of the manual that every Python ships, and of the docstrings of its modules; no page or module is in both
+parts.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def sentences(document: str) -> Iterator[str]:
                 yield sentence
 
 
-def write_texts(folder: Path) -> None:
+def write_texts(folder: Path, most: int | None = None) -> None:
     """Write ``train.txt`` and ``val.txt``, a sentence a line; every tenth document is for the second."""
     parts: dict[str, dict[str, None]] = {"train": {}, "val": {}}
     for number, document in enumerate(documents()):
@@ -51,7 +52,7 @@ def write_texts(folder: Path) -> None:
     known = parts["train"]
     for part, found in parts.items():
         texts = [text for text in found if part == "train" or text not in known]
-        (folder / f"{part}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        (folder / f"{part}.txt").write_text("\n".join(texts[:most]) + "\n", encoding="utf-8")
 
 
 def small_encoder(folder: Path) -> Path:
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--texts-only", action="store_true", help="write OUT/texts and stop")
     options = parser.parse_args()
 
-    write_texts(options.out / "texts")
+    write_texts(options.out / "texts", most=600 if options.encoder is None and not options.texts_only else None)
     if options.texts_only:
         return
     encoder = options.encoder or small_encoder(options.out / "encoder")

@@ -49,7 +49,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_x": False}))
+    (folder / "1_Pooling/config.json").write_text(
+        json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_x": False})
+    )
     return folder
 
 
@@ -105,7 +107,11 @@ def test_an_encoder_by_name_and_what_cannot_be_one():
     assert type(of_t5.backbone).__name__ == "T5EncoderModel"
     for name, arguments, said in (
         ("transformers/bert", {"pooling": "max"}, "pooling is mean or cls, got 'max'"),
-        ("transformers/bert", {"vocab_size": 10}, "the model has 10 tokens, but the data have 20; give the model's own"),
+        (
+            "transformers/bert",
+            {"vocab_size": 10},
+            "the model has 10 tokens, but the data have 20; give the model's own",
+        ),
         ("transformers/bert", {"num_labels": 2}, "an encoder has no classes"),
         ("transformers/encodec", {}, "has no encoder of texts of model type 'encodec'"),
     ):
@@ -226,7 +232,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights_without_its_start(rec
     start = load_file(tmp_path / "run/reference.safetensors")
     assert all(torch.equal(value, start[f"backbone.{name}"]) for name, value in _encoding(saved).items())
     (tmp_path / "run/reference.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"reference\.safetensors is missing, whose outputs the run's nets are compared"):
+    with pytest.raises(
+        UsageError, match=r"reference\.safetensors is missing, whose outputs the run's nets are compared"
+    ):
         evaluate(tmp_path / "run", latency=False)
 
 
@@ -249,7 +257,10 @@ def test_a_subnet_trained_alone_learns_from_the_whole_net(recipe, saved):
         ({"model.weights": None}, "texts without labels: the net keeps to the embeddings .* so it has to start from"),
         ({"data.tokenizer": "bytes"}, "the model has 16 tokens, but the data have 257; give the model's own tokenizer"),
         ({"data.name": "sentences:"}, "needs the path of a folder with train.txt and val.txt"),
-        ({"data.name": "sentences:none"}, "there is no file none/train.txt; expected none to hold train.txt and val.txt"),
+        (
+            {"data.name": "sentences:none"},
+            "there is no file none/train.txt; expected none to hold train.txt and val.txt",
+        ),
         ({"data.flip": False}, "data.flip: a setting of images, got False for 'sentences:"),
         ({"model.arguments": {**SIZES, "num_hidden_layers": 2}}, "layer.2"),
         ({"data.length": 64}, "does not run on texts of 64 tokens"),

@@ -121,7 +121,7 @@ def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | 
 
 
 def _settings_of_saved(options: argparse.Namespace) -> list[str]:
-    """What a directory in which Transformers saved a model says of it, as settings; the model's name is put in place."""
+    """What a directory in which Transformers saved a model says of it, as settings; the model's name is set."""
     if options.weights is None or options.data is None:
         return []
     from stimulative.data import DataSettings

@@ -67,8 +67,8 @@ class DataSettings:
             `PATH/train/masks`, `PATH/val/...`; 255 is no class). For language models `pydoc`
             (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a document
             a file, in `PATH/train` and `PATH/val`. For sentence encoders `sentences:PATH`, texts without labels, a line
-            each in `PATH/train.txt` and `PATH/val.txt`. Or `package.module:name`: a function of your own that gets these
-            settings and returns a `Data`, most simply what `from_loaders` gives.
+            each in `PATH/train.txt` and `PATH/val.txt`. Or `package.module:name`: a function of your own that gets
+            these settings and returns a `Data`, most simply what `from_loaders` gives.
         path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
             `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
             (`train-*.parquet`, `test-*.parquet`).

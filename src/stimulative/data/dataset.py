@@ -214,8 +214,8 @@ class TextData(DataSet):
 class SentenceData(TextData):
     """Texts for an encoder, each of which it makes one vector of. Wherever images are counted, these are texts.
 
-    A batch is the keyword arguments of an encoder (`input_ids` and `attention_mask`, int64 (batch, tokens of its longest
-    text)), without targets.
+    A batch is the keyword arguments of an encoder (`input_ids` and `attention_mask`, int64 (batch, tokens of its
+    longest text)), without targets.
     """
 
     task: TaskName = field(default="embedding", kw_only=True)

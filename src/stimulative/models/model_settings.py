@@ -21,8 +21,8 @@ class ModelSettings:
             cifar/resnet18, 34, 50, 101, cifar/mobilenetv3_large or cifar/densenet121, 169, 201, 264 (timm's,
             with a stem for small images);
             timm/NAME; torchvision/NAME; transformers/MODEL_TYPE, such as transformers/vit for images,
-            transformers/gpt2 for text or transformers/bert for sentences:PATH; or package.module:factory for one of your own, called with
-            num_classes and in_chans.
+            transformers/gpt2 for text or transformers/bert for sentences:PATH; or package.module:factory for one of
+            your own, called with num_classes and in_chans.
         arguments: Keyword arguments for the model's factory, for instance {drop_path_rate: 0.1}; He et al.'s
             nets take {width: 32} (channels of the first stage, 16 in the paper); Transformers' models take the
             fields of their config, for instance {num_hidden_layers: 4, hidden_size: 64}. Encoders of sentences:PATH

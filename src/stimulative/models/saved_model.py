@@ -111,7 +111,9 @@ class SavedModel:
                 file = self.path / place / _CONFIG
                 modes = [key for key, on in _read(file).items() if key.startswith("pooling_mode") and on]
                 if len(modes) != 1 or modes[0] not in _POOLINGS:
-                    raise UsageError(f"{file} pools by {' and '.join(modes) or 'nothing'}; known: {', '.join(_POOLINGS)}")
+                    raise UsageError(
+                        f"{file} pools by {' and '.join(modes) or 'nothing'}; known: {', '.join(_POOLINGS)}"
+                    )
                 pooling = _POOLINGS[modes[0]]
         return {"pooling": pooling, "normalise": any(kind == "Normalize" for kind, _ in modules)}
 

@@ -36,7 +36,7 @@ class SentenceEncoder(nn.Module):
         if not isinstance(normalise, bool):
             raise UsageError(f"normalise is true or false, got {normalise!r}")
         if isinstance(getattr(backbone, "pooler", None), nn.Module):
-            backbone.pooler = None  # BERT and its kin leave the step out then
+            backbone.register_module("pooler", None)  # BERT and its kin leave the step out then
         self.backbone = backbone
         self.pooling: Pooling = pooling
         self.normalise = normalise

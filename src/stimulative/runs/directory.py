@@ -1,8 +1,8 @@
 """A run directory: what training leaves behind, and what everything else reads.
 
-It holds the recipe, the environment, the metrics of each epoch, two checkpoints, the weights of the trained model (and of
-the one that training started from, where its outputs are the targets), the summary, and, once the subnets have been measured, a table of them. A directory with a recipe is a run; one that has a
-summary, too, has finished.
+It holds the recipe, the environment, the metrics of each epoch, two checkpoints, the weights of the trained model (and
+of the one that training started from, where its outputs are the targets), the summary, and, once the subnets have been
+measured, a table of them. A directory with a recipe is a run; one that has a summary, too, has finished.
 """
 
 from __future__ import annotations

@@ -259,9 +259,7 @@ def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
             output = network(example)
     except _REFUSALS as error:
         if not isinstance(data, ImageData):
-            raise UsageError(
-                f"{name} does not run on {data.described()}: {error}. {_advice(data)}"
-            ) from error
+            raise UsageError(f"{name} does not run on {data.described()}: {error}. {_advice(data)}") from error
         size = data.evaluation_image_size
         raise UsageError(
             f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "

@@ -92,8 +92,8 @@ def weights_file(given: str | Path) -> WeightsPlace:
         if saved is not None:
             return WeightsPlace(saved.weights)
         raise UsageError(
-            f"{given} is a folder, but neither that of a run nor one in which Transformers saved a model (config.json); "
-            "give a run directory, or a file of weights"
+            f"{given} is a folder, but neither that of a run nor one in which Transformers saved a model "
+            "(config.json); give a run directory, or a file of weights"
         )
     if not run.finished:
         raise UsageError(

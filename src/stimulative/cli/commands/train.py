@@ -117,8 +117,8 @@ def _proposed(saved: Path, data: str | None, settings: list[str]) -> Any:
 
     if data is None:
         raise UsageError(
-            f"--from {saved} without RECIPE: that is a saved model; say what to train it on, too: --data sentences:PATH "
-            "for a sentence encoder"
+            f"--from {saved} without RECIPE: that is a saved model; say what to train it on, too: "
+            "--data sentences:PATH for a sentence encoder"
         )
     from_settings(str(saved), settings)
     return propose(None, data, weights=str(saved), settings=settings).recipe

@@ -169,4 +169,4 @@ def _case(
     x: Any = inputs[0] if len(inputs) == 1 else dict(zip(module.inputs, inputs, strict=True))
     with evaluating(network), torch.no_grad():
         expected = module.finish(module.aim.outputs_of(network(x, subnet, statistics=statistics)))
-    return Case(module.before(inputs), expected, inputs[1].bool() if of_tokens else None)
+    return Case(module.before(inputs), expected, inputs[-1].bool() if of_tokens else None)

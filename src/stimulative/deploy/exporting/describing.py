@@ -32,7 +32,9 @@ def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) ->
             "behind the last one",
             tokenizer=run.recipe.data.tokenizer,
             trained_length=data.length,
-            longest=next((getattr(one, _LONGEST) for one in configs_of(run.network.model) if hasattr(one, _LONGEST)), None),
+            longest=next(
+                (getattr(one, _LONGEST) for one in configs_of(run.network.model) if hasattr(one, _LONGEST)), None
+            ),
         )
     normalises = isinstance(module, DeployedImages) and module.normalises
     return ImagesIn(
@@ -54,7 +56,7 @@ def described_output(run: Prepared, module: Deployed, free: Mapping[int, str], t
     network, data = run.network, run.data
     with torch.no_grad(), evaluating(network):
         outputs = data.aim.outputs_of(network(as_in(network, data.example(1, evaluation=True))))
-    sizes = {0: 1, 1: data.length} if data.is_text else {0: 1}
+    sizes = {0: 1, 1: data.length} if isinstance(data, TextData) and data.is_text else {0: 1}
     shape = tuple(free.get(number, size) if number in sizes else size for number, size in enumerate(outputs.shape))
     return Side(names=(module.output,), type="float32", shape=shape, values=_meaning(run, module, temperature))
 
