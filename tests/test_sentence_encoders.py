@@ -291,6 +291,8 @@ def test_the_command_line_from_a_saved_encoder_to_what_is_deployed(saved, texts,
     assert main(["train", "--from", str(saved)]) == 2
     assert "--data sentences:PATH" in capsys.readouterr().err
     assert main(["init", "--from", str(saved), *data, "--out", "mine.yaml"]) == 0
+    assert main(["init", "--from", str(saved), *data, "--out", "other.yaml", "--lr-range-test"]) == 2
+    assert "the main net starts where its targets are" in capsys.readouterr().err
     assert main(["train", "mine.yaml", "--dry-run"]) == 0
     assert "48 training, 12 validation texts of up to 8 tokens" in capsys.readouterr().out
     assert main(["train", "--from", str(saved), *data, "--max-steps", "3", "--out", "run"]) == 0

@@ -237,7 +237,8 @@ def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[P
     yield Proposed(
         "optimizer.lr",
         float(f"{rate:.1e}"),
-        f"Peak learning rate: {how}. Not tuned: stimulative init --lr-range-test finds one.",
+        f"Peak learning rate: {how}. Not tuned"
+        + (": try others." if isinstance(data, SentenceData) else ": stimulative init --lr-range-test finds one."),
     )
     if new_head:
         yield Proposed(

@@ -1,8 +1,8 @@
 """Targets where data have none: what the network gave before it was trained.
 
 An encoder that learns from its own subnets alone has no reason to stay what it was: vectors that are all the same make
-the distances 0, too. So a frozen copy of the net that training starts from gives the targets while batches are read. Its
-weights stand in the run directory, so that a run that goes on, or is measured later, has the same.
+the distances 0, too. So a frozen copy of the net that training starts from gives the targets while batches are read.
+Its weights stand in the run directory, so that a run that goes on, or is measured later, has the same.
 """
 
 from __future__ import annotations
@@ -62,6 +62,6 @@ def check_teachable(data: Data, weights: str | None) -> None:
     if data.unlabelled and weights is None:
         raise UsageError(
             f"{data.name} has texts without labels: the net keeps to the embeddings that it gives before it is "
-            "trained, so it has to start from trained weights. Say model.weights: a directory in which Transformers saved an "
-            "encoder, a file, or a run directory"
+            "trained, so it has to start from trained weights. Say model.weights: a directory in which Transformers "
+            "saved an encoder, a file, or a run directory"
         )
