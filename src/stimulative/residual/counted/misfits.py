@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,7 +53,9 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
 def restored_config(model: nn.Module) -> Any:
     """The config of a model as it is read back from the file that it is saved to."""
     config = config_of(model)
-    return type(config).from_dict(json.loads(config.to_json_string()))
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return type(config).from_pretrained(folder)
 
 
 def _constants(module: nn.Module) -> dict[str, Any]:

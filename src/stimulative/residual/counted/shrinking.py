@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slots import put_children
-from stimulative.residual.counted.layers import layers_that_run, per_layer, stacks_of
+from stimulative.residual.counted.layers import layers_that_run, stacks_of
 from stimulative.residual.counted.numbering import Undo, number_layer, restore
-from stimulative.residual.finding.stacks import Stack, config_of
+from stimulative.residual.finding.stacks import Stack, config_of, per_layer
 from stimulative.residual.finding.wiring import Decision, Place, Wiring
 
 _TYPES = "layer_types", "layers_block_type"

@@ -11,7 +11,7 @@ found in them (``numbers``); what the config has one of for each layer are lists
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch import nn
 from stimulative.residual.finding.numbers import Number, numbers_in
 
 _COUNT = "num_hidden_layers"
-_DEPTHS = "depths"
+_DEPTHS = "depths", "block_sizes"
+_PER_LAYER = "layer", "block", "type", "pattern", "intermediate_size"
+_NOT_PER_LAYER = "_id", "_ids", "_idx", "_indices", "architectures"
 _DECODER = "decoder_layers", "num_decoder_layers"
 _ENCODER = "encoder_layers", "num_encoder_layers"
 
@@ -59,6 +61,22 @@ def config_of(module: nn.Module) -> Any:
     return config if hasattr(config, "attribute_map") and hasattr(config, "model_type") else None
 
 
+def per_layer(
+    fields: Mapping[str, Any], length: int, counts: Sequence[tuple[str, int | None]]
+) -> dict[str, list[Any] | tuple[Any, ...]]:
+    """What a config has one of for each layer."""
+    if any(number is not None for _, number in counts):
+        return {}  # what it says of stages is of no layer
+    return {
+        field: values
+        for field, values in fields.items()
+        if isinstance(values, list | tuple)
+        and len(values) == length > 1
+        and any(word in field for word in _PER_LAYER)
+        and not field.endswith(_NOT_PER_LAYER)
+    }
+
+
 def _stack(model: nn.Module, name: str, layers: nn.Module) -> Stack | None:
     """A list of layers as a stack, or None if no config counts them."""
     children = list(layers.children())
@@ -79,16 +97,28 @@ def _stack(model: nn.Module, name: str, layers: nn.Module) -> Stack | None:
             wanted = _counts(config, found[0][1], decoder="decoder" in parts)
             counts = tuple((field, None) for field in wanted if fields.get(field) == len(children))
         else:
-            depths = fields.get(_DEPTHS)
-            several = len(within) == 1 and isinstance(depths, list | tuple) and within[0] < len(depths)
-            counts = ((_DEPTHS, within[0]),) if several and depths[within[0]] == len(children) else ()
-        if counts:
+            counts = tuple((field, within[0]) for field in _DEPTHS if _counted(fields.get(field), within, children))
+        if counts or (not within and _listed(config, len(children))):
             configs.append((owner, counts))
     if not configs:
         return None
     counting = numbers_in(children)
     names = tuple(f"{name}.{key}" for key in layers._modules)
     return Stack(name, names, counting.numbers, counting.untold, tuple(configs))
+
+
+def _counted(depths: Any, within: list[int], layers: list[nn.Module]) -> bool:
+    """Whether a list of a config counts the layers of a stage."""
+    several = len(within) == 1 and isinstance(depths, list | tuple) and within[0] < len(depths)
+    return several and depths[within[0]] == len(layers)
+
+
+def _listed(config: Any, length: int) -> bool:
+    """Whether a config counts layers by a list of what each of them is, and by nothing else."""
+    fields = vars(config)
+    if _COUNT in fields or _COUNT in getattr(config, "attribute_map", {}) or getattr(config, _COUNT, None) != length:
+        return False
+    return bool(per_layer(fields, length, ()))
 
 
 def _counts(config: Any, top: Any, *, decoder: bool) -> tuple[str, ...]:
