@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,10 @@ def restored_otherwise(
     if reason is not None:
         return reason
     weights = {key: value.detach() for key, value in model.state_dict().items()}
+    kind: Any = type(model)
     try:
         with _quietly(), torch.random.fork_rng(devices=[]):
-            restored, found = type(model).from_pretrained(
+            restored, found = kind.from_pretrained(
                 None, config=restored_config(model), state_dict=weights, output_loading_info=True
             )
             restored.to(next(model.parameters()).device).eval()
