@@ -250,7 +250,7 @@ def _versions() -> dict[str, str]:
 
 def _in_processes(families: Sequence[str], seconds: float, jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["timm", "torchvision", "stimulative"])
+    context.set_forkserver_preload(["timm", "torchvision", "transformers.modeling_utils", "stimulative"])
     waiting, running = list(families)[::-1], {}
     while waiting or running:
         while waiting and len(running) < jobs:
