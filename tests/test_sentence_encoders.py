@@ -20,7 +20,7 @@ from stimulative.data import DataSettings, SentenceData, load
 from stimulative.data.tokens import Bytes, tokenizer_of
 from stimulative.errors import UsageError
 from stimulative.models import SavedModel, SentenceEncoder
-from stimulative.proposing import propose
+from stimulative.proposing import lr_range_test, propose
 from stimulative.runs import Family, RunDirectory
 from stimulative.training import Recipe, load_recipe, train
 
@@ -272,6 +272,11 @@ def test_what_does_not_fit_is_refused(recipe, tmp_path, settings, said):
     assert not (tmp_path / "run/recipe.yaml").exists()
 
 
+def test_no_learning_rate_lowers_a_loss_that_starts_at_0(recipe):
+    with pytest.raises(UsageError, match="the main net starts where its targets are, so that its loss can only rise"):
+        lr_range_test(recipe)
+
+
 def test_folders_that_are_no_texts(tmp_path, saved):
     (tmp_path / "train.txt").write_text("\n \n")
     (tmp_path / "val.txt").write_bytes(b"\xff\xfe")
@@ -291,8 +296,6 @@ def test_the_command_line_from_a_saved_encoder_to_what_is_deployed(saved, texts,
     assert main(["train", "--from", str(saved)]) == 2
     assert "--data sentences:PATH" in capsys.readouterr().err
     assert main(["init", "--from", str(saved), *data, "--out", "mine.yaml"]) == 0
-    assert main(["init", "--from", str(saved), *data, "--out", "other.yaml", "--lr-range-test"]) == 2
-    assert "the main net starts where its targets are" in capsys.readouterr().err
     assert main(["train", "mine.yaml", "--dry-run"]) == 0
     assert "48 training, 12 validation texts of up to 8 tokens" in capsys.readouterr().out
     assert main(["train", "--from", str(saved), *data, "--max-steps", "3", "--out", "run"]) == 0
