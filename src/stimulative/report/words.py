@@ -19,7 +19,7 @@ class Words:
         axis: The title of its axis.
         samples: What is counted.
         key: What accuracy is called in files.
-        recalibrated: What a caption says of the statistics of subnets; language models have none.
+        recalibrated: What a caption says of the statistics of subnets; language models and encoders have none.
     """
 
     accuracy: str
@@ -48,10 +48,15 @@ class Trained(Protocol):
         ...
 
 
+_WITHOUT_STATISTICS = {"text": "sequences", "embedding": "samples"}
+
+
 def words_of(task: TaskName) -> Words:
     """What the numbers of a run or a study are called."""
     measure = MEASURES[task]
-    samples, recalibrated = ("sequences", "") if task == "text" else ("images", ", statistics of {of} recalibrated")
+    samples, recalibrated = _WITHOUT_STATISTICS.get(task), ""
+    if samples is None:
+        samples, recalibrated = "images", ", statistics of {of} recalibrated"
     return Words(measure.name, measure.axis, samples, measure.key, recalibrated)
 
 
