@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stimulative.report.reported_run import ReportedRun
 from stimulative.report.run_groups import Group
+from stimulative.tasks import Measure
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Headline:
 
 def headline(group: Group) -> Headline:
     """The table of a group; columns that are empty are left out."""
-    rows = [{"trained": name} | _numbers(runs) for name, runs in group.series.items()]
+    rows = [{"trained": name} | _numbers(runs, group.words.measure) for name, runs in group.series.items()]
     told = [column for column in rows[0] if any(row[column] for row in rows)]
     return Headline(group.title, [{column: row[column] for column in told} for row in rows])
 
 
-def _numbers(runs: Sequence[ReportedRun]) -> dict[str, str]:
+def _numbers(runs: Sequence[ReportedRun], measure: Measure) -> dict[str, str]:
     summaries = [run.summary for run in runs]
     main = [summary.main.quality for summary in summaries]
     spreads = [run.family.spread() for run in runs if run.family]
@@ -38,11 +39,14 @@ def _numbers(runs: Sequence[ReportedRun]) -> dict[str, str]:
     latencies = [member.latency.median_ms for member in members if member.latency is not None]
     return {
         "seeds": str(len(runs)),
-        "main net (%)": _mean(main) + (f" ± {statistics.stdev(main):.2f}" if len(main) > 1 else ""),
-        "all subnets (%)": f"{_mean(one.mean for one in spreads)} ± {_mean(one.std for one in spreads)}"
+        measure.of("main net"): _mean(main, measure.form)
+        + (f" ± {statistics.stdev(main):{measure.form}}" if len(main) > 1 else ""),
+        measure.of("all subnets"): measure.pair(
+            statistics.fmean(one.mean for one in spreads), statistics.fmean(one.std for one in spreads)
+        )
         if spreads
         else "",
-        "worst (%)": _mean(one.min for one in spreads),
+        measure.of("worst"): _mean((one.min for one in spreads), measure.form),
         "perplexity": _mean(summary.main.perplexity for summary in summaries),
         "of all subnets": _mean(member.score.perplexity for member in members),
         "parameters (M)": _range([member.cost.parameters / 1e6 for member in members]),

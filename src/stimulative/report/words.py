@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stimulative.studies import Failed
-from stimulative.tasks import MEASURES, TaskName
+from stimulative.tasks import MEASURES, Measure, TaskName
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,20 @@ class Words:
         accuracy: What accuracy is called.
         axis: The title of its axis.
         samples: What is counted.
-        key: What accuracy is called in files.
+        measure: What accuracy is.
         recalibrated: What a caption says of the statistics of subnets; language models and encoders have none.
     """
 
     accuracy: str
     axis: str
     samples: str
-    key: str
+    measure: Measure
     recalibrated: str
+
+    @property
+    def key(self) -> str:
+        """What accuracy is called in files."""
+        return self.measure.key
 
     @property
     def opening(self) -> str:
@@ -57,7 +62,7 @@ def words_of(task: TaskName) -> Words:
     samples, recalibrated = _WITHOUT_STATISTICS.get(task), ""
     if samples is None:
         samples, recalibrated = "images", ", statistics of {of} recalibrated"
-    return Words(measure.name, measure.axis, samples, measure.key, recalibrated)
+    return Words(measure.name, measure.axis, samples, measure, recalibrated)
 
 
 def subject_of(trained: Iterable[Trained]) -> str:

@@ -19,6 +19,7 @@ from stimulative.studies.planning import carry_out, seeds_from, task_of
 from stimulative.studies.significance import LEVEL, difference
 from stimulative.studies.study import Failed, OverSeeds, StudyOfRuns, over_seeds
 from stimulative.studies.variants import Variant, recipes_of, variants
+from stimulative.tasks import MEASURES, TaskName
 
 MARKDOWN, TABLE = "comparison.md", "comparison.csv"
 _REFERENCE = "common"
@@ -191,8 +192,9 @@ class ComparisonPlan:
         summaries = {(str(variant), seed): outcome.summaries[name] for name, (variant, seed) in done.items()}
         rows = sorted(table(summaries), key=lambda row: named.index(row.method))
         others = sorted(path.parent.name for path in out.glob(f"*/{SUMMARY}") if path.parent.name not in self.jobs)
+        task = task_of(outcome, self.recipe)
         return Comparison(
-            task=task_of(outcome, self.recipe),
+            task=task,
             rows=tuple(rows),
             runs=tuple(ComparedRun(outcome.summaries[name], name, str(variant)) for name, (variant, _) in done.items()),
             failed=outcome.failures,
@@ -203,7 +205,7 @@ class ComparisonPlan:
             seeds=tuple(self.seeds),
             methods=tuple(named),
             reference=reference_of(rows),
-            differences=differences(rows, self.seeds),
+            differences=differences(rows, self.seeds, task),
         )
 
 
@@ -312,12 +314,15 @@ def reference_of(rows: Sequence[ComparisonRow]) -> str | None:
     return _REFERENCE if _REFERENCE in methods else next(iter(methods), None)
 
 
-def differences(rows: Sequence[ComparisonRow], seeds: Sequence[int] = ()) -> tuple[ComparedMethods, ...]:
-    """What each method has more than each other one, paired by seed, in points.
+def differences(
+    rows: Sequence[ComparisonRow], seeds: Sequence[int] = (), task: TaskName = "images"
+) -> tuple[ComparedMethods, ...]:
+    """What each method has more than each other one, paired by seed.
 
     Args:
         rows: The rows of ``table``.
         seeds: All seeds that were asked for.
+        task: What the nets are for.
 
     Returns:
         For each two methods, and for main net and mean of all subnets, what ``significance.Difference`` says; those
@@ -326,11 +331,15 @@ def differences(rows: Sequence[ComparisonRow], seeds: Sequence[int] = ()) -> tup
     first = reference_of(rows)
     ordered = sorted(rows, key=lambda row: row.method != first)
     return tuple(
-        _compared(row, other, measure, seeds) for other, row in combinations(ordered, 2) for measure in ("main", "all")
+        _compared(row, other, measure, seeds, task)
+        for other, row in combinations(ordered, 2)
+        for measure in ("main", "all")
     )
 
 
-def _compared(row: ComparisonRow, other: ComparisonRow, measure: str, seeds: Sequence[int]) -> ComparedMethods:
+def _compared(
+    row: ComparisonRow, other: ComparisonRow, measure: str, seeds: Sequence[int], task: TaskName
+) -> ComparedMethods:
     found = difference(_by_seed(row, measure), _by_seed(other, measure), seeds)
     low, high = found.interval or (None, None)
     return ComparedMethods(
@@ -347,7 +356,7 @@ def _compared(row: ComparisonRow, other: ComparisonRow, measure: str, seeds: Seq
         high=high,
         level=LEVEL,
         distinguishable=found.distinguishable,
-        sentence=found.sentence,
+        sentence=found.sentence(MEASURES[task]),
     )
 
 

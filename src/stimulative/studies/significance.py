@@ -16,16 +16,19 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+
+from stimulative.tasks import Measure
 
 LEVEL = 0.95
 """How often the interval holds."""
 _NO_SPREAD = 1e-9
-"""Differences in points that are closer than this are the same, up to the rounding of numbers."""
+"""Differences that are closer than this are the same, up to the rounding of numbers."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What one method has more than another, in points, seed by seed.
+    """What one method has more than another, seed by seed.
 
     Args:
         values: The differences by seed, of the seeds that both have.
@@ -65,21 +68,25 @@ class Difference:
         """Whether the interval leaves out 0; None where there is no interval."""
         return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
 
-    @property
-    def sentence(self) -> str:
-        """All of this in words."""
+    def sentence(self, measure: Measure) -> str:
+        """All of this in words.
+
+        Args:
+            measure: What was measured.
+        """
+        unit, signed = measure.difference, partial(_signed, digits=measure.digits)
         if self.mean is None:
             said = "no seed that both have finished, so no difference"
         elif self.std is None:
-            said = f"{_signed(self.mean)} points with one seed, which says nothing about spread"
+            said = f"{signed(self.mean)}{unit} with one seed, which says nothing about spread"
         elif self.interval is None:
-            said = f"{_signed(self.mean)} points with each of {self.n} seeds, too few to show a spread: no interval"
+            said = f"{signed(self.mean)}{unit} with each of {self.n} seeds, too few to show a spread: no interval"
         else:
             low, high = self.interval
             verdict = "distinguishable" if self.distinguishable else "not distinguishable"
             said = (
-                f"{_signed(self.mean)} ± {self.std:.2f} points over {self.n} seeds, {100 * LEVEL:.0f} % interval "
-                f"{_signed(low)} to {_signed(high)}: {verdict} from 0 with these seeds"
+                f"{signed(self.mean)} ± {self.std:{measure.form}}{unit} over {self.n} seeds, "
+                f"{100 * LEVEL:.0f} % interval {signed(low)} to {signed(high)}: {verdict} from 0 with these seeds"
             )
         return said + _without(self.left_out)
 
@@ -88,7 +95,7 @@ def difference(of: Mapping[int, float], reference: Mapping[int, float], seeds: I
     """What one method has more than another.
 
     Args:
-        of: The method's accuracies in percent, by seed.
+        of: What the method's nets have, by seed.
         reference: Those of the other method.
         seeds: All seeds that should have been there.
 
@@ -107,5 +114,5 @@ def _without(seeds: tuple[int, ...]) -> str:
     return f" ({len(seeds)} left out, which one of the two lacks: {'seed' if len(seeds) == 1 else 'seeds'} {named})"
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # a zero has no minus
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # a zero has no minus

@@ -111,7 +111,7 @@ def _plain_values_allowed() -> torch.serialization.safe_globals:
 
     These are their arguments in a namespace, paths among them, and results that are numbers of NumPy.
     """
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     names = "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"  # since NumPy 2, and before
     kinds = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
     paths = [(PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]  # since 3.13
