@@ -49,7 +49,8 @@ def add(commands: Any) -> None:
     limits.add_argument(
         "--min-top1",
         metavar="PERCENT",
-        help="the least validation accuracy in percent (of text: of the next token)",
+        help="the least validation accuracy in percent (of text: of the next token); of other tasks their measure, "
+        "such as mIoU in percent, PSNR in dB or a cosine",
     )
     limits.add_argument("--max-perplexity", metavar="P", help="the greatest validation perplexity, of text")
     parser.add_argument(
