@@ -108,9 +108,8 @@ def _none(members: Sequence[Member], limits: Limits, measure: Measure) -> str:
             closest.append(f"of the {len(known):,} measured{enough}, subnet {least.subnet} has the least: {has}")
     called = "accuracy" if measure.key == "top1" else measure.name
     wanted = [f"at most {written(name, limit)}" for name, limit in limits.costs.items()]
-    wanted += (
-        [] if limits.min_top1 is None else [f"a validation {called} of at least {limits.min_top1:g}{measure.unit}"]
-    )
+    if limits.min_top1 is not None:
+        wanted.append(f"a validation {called} of at least {limits.min_top1:g}{measure.unit}")
     wanted += [] if limits.max_perplexity is None else [f"a perplexity of at most {limits.max_perplexity:g}"]
     return f"no subnet that was measured has {' and '.join(wanted)}: {'; '.join(closest)}"
 
