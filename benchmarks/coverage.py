@@ -243,9 +243,11 @@ def _image_size(family: str, model: Any) -> int:
 
 
 def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
     from stimulative.runs.environment import versions
 
-    return versions()
+    return {**versions(), "transformers": version("transformers")}
 
 
 def _in_processes(families: Sequence[str], seconds: float, jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
