@@ -36,7 +36,7 @@ test: install  ## Run the tests
 browser: install  ## Run the tests of the report in headless Chromium, which has to be on the machine
 	$(BIN)/python -m pytest -m browser -n 0
 
-coverage: install  ## Write docs/coverage.md: which of timm's and torchvision's models can be unraveled (up to an hour)
+coverage: install  ## Write docs/coverage.md: which architectures can be taken apart (two hours)
 	$(BIN)/python benchmarks/coverage.py --page docs/coverage.md
 
 lint: install  ## Check style and types

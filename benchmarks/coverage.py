@@ -1,4 +1,4 @@
-"""Which of timm's and torchvision's models can be unraveled, run at any depth, trained, and taken apart.
+"""Which of timm's, torchvision's and Transformers' models can be unraveled, run at any depth, and taken apart.
 
 For every model file of the installed timm the smallest model in it that has a stage of two blocks or more, and for
 every classification family of torchvision likewise: it is unraveled, its main net is compared with the model itself,
@@ -8,6 +8,10 @@ their own and compared with what they were in place. Each model ends as
   found          all of that worked
   not residual   no block of it can be skipped, for the reason in `NOT_RESIDUAL`
   failed         anything else
+
+Of every architecture that Transformers builds from a config a small model is made, if its config can be made small
+without knowing it (``small_models``); three subnets of it are taken out, saved, loaded again, and run (``reloading``).
+It ends as found, not residual, not tried, or failed.
 
 Models are built with random weights, for images of the size that they are made for. Each is tried in a process of its
 own, which is ended after `--seconds`.
@@ -29,7 +33,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import reloading
+import small_models
 from common import arguments, report
+from coverage_page import STATUSES, page, summary_line, table
 
 MOST_TRIED = 6
 """Models of a family that are tried, the smallest first, until one has blocks to skip."""
@@ -63,7 +70,7 @@ def main() -> None:
     result = cover(only=[name for name in options.only.split(",") if name], seconds=options.seconds, jobs=options.jobs)
     if options.page:
         Path(options.page).write_text(page(result), encoding="utf-8")
-    report(options, result, [*table(result), summary_line(result)])
+    report(options, result, [*table(result), summary_line(result["models"])])
 
 
 def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1) -> dict[str, Any]:
@@ -75,12 +82,13 @@ def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1) -> d
         jobs: How many are tried at once; the largest take 13 GiB each.
 
     Returns:
-        ``found``, ``not_residual`` and ``failed`` as counts, and ``models``: by family its ``status``, ``model``,
-        ``stages`` (name and blocks), ``subnets``, ``seconds`` and, unless found, ``reason``.
+        ``found``, ``not_residual``, ``not_tried`` and ``failed`` as counts, and ``models``: by family its ``status``,
+        ``model``, ``stages`` (name and blocks), ``subnets``, ``seconds`` and, unless found, ``reason``; those of
+        Transformers also have ``outcomes`` of saving and loading.
     """
     families = [
         family
-        for family in (*timm_families(), *torchvision_families())
+        for family in (*timm_families(), *torchvision_families(), *transformers_families())
         if not only or family in only or family.partition("/")[2] in only
     ]
     models = {}
@@ -89,8 +97,7 @@ def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1) -> d
         print(f"{len(models)}/{len(families)} {family}: {found['status']}", file=sys.stderr, flush=True)
     models = dict(sorted(models.items()))
     counts = {
-        status.replace(" ", "_"): sum(found["status"] == status for found in models.values())
-        for status in ("found", "not residual", "failed")
+        status.replace(" ", "_"): sum(found["status"] == status for found in models.values()) for status in STATUSES
     }
     return {**counts, "models": models, "versions": _versions()}
 
@@ -108,6 +115,11 @@ def torchvision_families() -> list[str]:
 
     builders = [models.get_model_builder(name) for name in models.list_models(module=models)]
     return sorted({f"torchvision/{builder.__module__.rpartition('.')[2]}" for builder in builders})
+
+
+def transformers_families() -> list[str]:
+    """The architectures that the installed Transformers builds from a config."""
+    return [f"transformers/{model_type}" for model_type in small_models.model_types()]
 
 
 def smallest_first(family: str) -> list[str]:
@@ -132,6 +144,9 @@ def try_family(family: str) -> dict[str, Any]:
     from stimulative.errors import UsageError
 
     began = time.perf_counter()
+    library, _, name = family.partition("/")
+    if library == "transformers":
+        return {**reloading.try_type(name), "seconds": round(time.perf_counter() - began, 1)}
     first: dict[str, Any] = {}
     passed_over: list[str] = []
     for name in smallest_first(family)[:MOST_TRIED]:
@@ -198,53 +213,6 @@ def try_model(family: str, name: str) -> dict[str, Any]:
     }
 
 
-def page(result: dict[str, Any]) -> str:
-    """The table as a page of documentation."""
-    versions = result["versions"]
-    lines = [
-        "# Coverage",
-        "",
-        "Which architectures can be unraveled, run at any depth, trained, and taken apart: one model of every file of",
-        "timm, and of every classification family of torchvision, the smallest that has a stage of two blocks or more.",
-        "Each was unraveled without being told anything about it, its main net compared with the model itself, its",
-        "smallest and a middle subnet run, one step of stimulative training taken, and both subnets taken out as plain",
-        "modules and compared with what they were in place. Written by `make coverage`.",
-        "",
-        f"**{result['found']} found, {result['not_residual']} not residual, {result['failed']} failed** "
-        f"(timm {versions['timm']}, torchvision {versions['torchvision']}, torch {versions['torch']}).",
-        "",
-        "| family | model | status | stages and their blocks | ordered subnets |",
-        "|---|---|---|---|---|",
-    ]
-    for family, found in result["models"].items():
-        stages = ", ".join(f"`{name}` {blocks}" for name, blocks in found["stages"]) or found["reason"]
-        subnets = f"{found['subnets']:,}" if found["stages"] else ""
-        lines.append(f"| {family} | {found['model']} | {found['status']} | {stages} | {subnets} |")
-    smaller = {family: found["passed_over"] for family, found in result["models"].items() if found.get("passed_over")}
-    if smaller:
-        lines += [
-            "",
-            "Smaller models were passed over where nothing was found to skip, or that are no classifiers:",
-            "",
-        ]
-        lines += [f"- {family}: {', '.join(names)}" for family, names in smaller.items()]
-    return "\n".join(lines) + "\n"
-
-
-def table(result: dict[str, Any]) -> list[str]:
-    """A line a family."""
-    return [
-        f"{family:<36} {found['status']:<13} {found['model']:<36} "
-        + (f"{[blocks for _, blocks in found['stages']]}" if found["stages"] else found["reason"].splitlines()[0])
-        for family, found in result["models"].items()
-    ]
-
-
-def summary_line(result: dict[str, Any]) -> str:
-    """The counts in words."""
-    return f"{result['found']} found, {result['not_residual']} not residual, {result['failed']} failed"
-
-
 def _names(family: str) -> list[str]:
     library, _, module = family.partition("/")
     if library == "timm":
@@ -275,14 +243,16 @@ def _image_size(family: str, model: Any) -> int:
 
 
 def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
     from stimulative.runs.environment import versions
 
-    return versions()
+    return {**versions(), "transformers": version("transformers")}
 
 
 def _in_processes(families: Sequence[str], seconds: float, jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["timm", "torchvision", "stimulative"])
+    context.set_forkserver_preload(["timm", "torchvision", "transformers.modeling_utils", "stimulative"])
     waiting, running = list(families)[::-1], {}
     while waiting or running:
         while waiting and len(running) < jobs:

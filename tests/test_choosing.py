@@ -26,6 +26,7 @@ from stimulative.errors import UsageError
 from stimulative.report.choice import choice_figure
 from stimulative.residual import Subnet, SubnetSpace
 from stimulative.runs import Cost, Latency, Member
+from stimulative.tasks import MEASURES
 from stimulative.training import Score, load_recipe, prepare, train
 
 SETTINGS = {
@@ -202,6 +203,13 @@ def problem(seed, space, blocks):
         asked=asked,
         arguments=(space, measure, lambda found: (-found[0], found[1]), lambda subnet: subnet.blocks <= blocks),
     )
+
+
+def test_a_limit_is_said_in_the_unit_of_its_measure():
+    with pytest.raises(
+        UsageError, match=r"a validation PSNR of at least 90 dB: .* subnet 3-2 is the best with 85.00 dB"
+    ):
+        pick(FAMILY, Limits(min_top1=90), "flops", MEASURES["image_to_image"])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -5,8 +5,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import stimulative.deploy.extraction
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
 
@@ -18,7 +21,8 @@ def benchmark(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.modules.pop("common", None)
+    for name in ("common", "coverage_page", "reloading", "small_models"):
+        sys.modules.pop(name, None)
 
 
 def run(*options):
@@ -54,19 +58,44 @@ def test_a_family_without_blocks_has_failed_unless_it_is_known_to_have_none(benc
     assert found["status"] == "failed" and "no residual blocks found in SqueezeNet" in found["reason"]
 
 
+def test_models_of_transformers_are_saved_and_loaded_again():
+    types = ["gpt2", "funnel", "squeezebert", "timm_backbone"]
+    result = run("--only", ",".join(f"transformers/{model_type}" for model_type in types))
+    gpt2, funnel, squeezebert, backbone = (result["models"][f"transformers/{model_type}"] for model_type in types)
+    assert gpt2["outcomes"] == funnel["outcomes"] == {"restored": 3}
+    assert gpt2["stages"] == [["transformer.h", 4]] and [blocks for _, blocks in funnel["stages"]] == [3, 3, 3]
+    assert squeezebert["status"] == "found" and squeezebert["outcomes"] == {"said so": 3}
+    assert "output.conv1d.bias is of shape None here" in squeezebert["reason"]
+    assert backbone["status"] == "not tried" and "backbone is not set in the config" in backbone["reason"]
+
+
+def test_a_model_that_comes_back_otherwise_without_a_word_has_failed(benchmark, monkeypatch):
+    monkeypatch.setattr(stimulative.deploy.extraction, "restored_otherwise", lambda *_: None)
+    found = benchmark.try_family("transformers/squeezebert")
+    assert found["status"] == "failed" and found["outcomes"] == {"wrong": 3} and found["reason"] == "logits differs"
+
+
 def test_the_page_holds_every_family_and_the_counts(benchmark):
-    models = {
-        "timm/one": {"status": "found", "model": "a", "stages": [["layer1", 3]], "subnets": 1234, "seconds": 1.0},
-        "timm/two": {
-            "status": "failed",
-            "model": "b",
-            "stages": [],
-            "subnets": 0,
-            "seconds": 1.0,
-            "reason": "it burns",
-        },
+    others: dict[str, dict[str, Any]] = {
+        "timm/one": {"status": "found", "model": "a", "stages": [["layer1", 3]], "subnets": 1234},
+        "timm/two": {"status": "failed", "model": "b", "stages": [], "subnets": 0, "reason": "it burns"},
     }
-    versions = {"timm": "1", "torchvision": "2", "torch": "3"}
-    page = benchmark.page({"found": 1, "not_residual": 0, "failed": 1, "models": models, "versions": versions})
-    assert "**1 found, 0 not residual, 1 failed**" in page
+    of_transformers: dict[str, dict[str, Any]] = {
+        "transformers/three": {
+            "status": "found",
+            "model": "c",
+            "stages": [["layers", 4]],
+            "subnets": 4,
+            "outcomes": {"restored": 1, "said so": 2},
+            "reason": "x is 1 here and 2 there",
+        },
+        "transformers/four": {"status": "not tried", "model": "", "stages": [], "outcomes": {}, "reason": "no"},
+    }
+    versions = {"timm": "1", "torchvision": "2", "torch": "3", "transformers": "4"}
+    page = benchmark.page({"models": others | of_transformers, "versions": versions})
+    assert "with timm 1, torchvision 2, transformers 4, torch 3." in page
+    assert "**1 found, 1 failed.**" in page
     assert "| timm/one | a | found | `layer1` 3 | 1,234 |" in page and "| timm/two | b | failed | it burns |  |" in page
+    assert "**1 found, 1 not tried, 0 failed**; of 3 subnets 1 restored, 2 said so, 0 refused, 0 wrong." in page
+    assert "| transformers/three | c | `layers` 4 | 1 restored, 2 said so | x is 1 here and 2 there |" in page
+    assert "came of their default config: four." in page

@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from stimulative.data import Data, DataSettings, ImageData, Loader, TextData, from_loaders, generator_for, load
 from stimulative.data.augmentation import auto_augment_problem, lighting_noise, policy
@@ -1126,7 +1126,7 @@ def test_images_of_a_batch_sampler_are_counted_without_reading_them():
 
     dataset = Unreadable(*own_dataset().tensors)
     loader = DataLoader(dataset, batch_sampler=[[0, 1, 2], [5, 3]])
-    validation = from_loaders([own_batches()[0]], loader, [], classes=3).validation
+    validation = from_loaders([own_batches()[0]], loader, own_batches(), classes=3).validation
     assert (validation.images, len(validation)) == (5, 2)
 
 
@@ -1137,14 +1137,14 @@ def test_an_epoch_of_a_seeded_data_loader_can_be_replayed():
     assert not same(wanted[0], wanted[1])
     for number in (2, 0, 0, 1):
         assert same(epoch(data.train, number), wanted[number])
-    assert not same(epoch(from_loaders(shuffling_loader(1), [], [], classes=3).train), wanted[0])
+    assert not same(epoch(from_loaders(shuffling_loader(1), own_batches(), own_batches(), classes=3).train), wanted[0])
 
-    used_again = from_loaders(loader, [], [], classes=3)
+    used_again = from_loaders(loader, own_batches(), own_batches(), classes=3)
     assert same(epoch(used_again.train, 1), wanted[1])
 
 
 def test_calibration_on_the_training_loader_does_not_move_its_epoch():
-    data = from_loaders(shuffling_loader(), [], [], classes=3)
+    data = from_loaders(shuffling_loader(), own_batches(), own_batches(), classes=3)
     wanted = epoch(data.train, 2)
     calibration = epoch(data.calibration)
     assert same(epoch(data.calibration), calibration)
@@ -1154,7 +1154,7 @@ def test_calibration_on_the_training_loader_does_not_move_its_epoch():
 def test_a_sampler_is_told_the_epoch():
     dataset = own_dataset()
     sampler = DistributedSampler(dataset, num_replicas=2, rank=1, seed=3)
-    data = from_loaders(DataLoader(dataset, batch_size=4, sampler=sampler), [], [], classes=3)
+    data = from_loaders(DataLoader(dataset, batch_size=4, sampler=sampler), own_batches(), own_batches(), classes=3)
     wanted = []
     for number in range(2):
         reference = DistributedSampler(dataset, num_replicas=2, rank=1, seed=3)
@@ -1181,7 +1181,7 @@ def test_an_iterable_that_knows_no_length_is_counted_by_a_pass():
             yield from own_batches()
 
     source = Endless()
-    data = from_loaders([own_batches()[0]], source, [], classes=3)
+    data = from_loaders([own_batches()[0]], source, own_batches(), classes=3)
     assert source.passes == 0
     assert (len(data.validation), data.validation.images) == (3, 12)
     assert source.passes == 1
@@ -1191,7 +1191,27 @@ def test_names_of_classes_come_from_the_data_set():
     dataset = own_dataset()
     dataset.classes = ["a", "b", "c"]  # pyright: ignore[reportAttributeAccessIssue]
     loader = DataLoader(dataset, batch_size=4)
-    assert from_loaders(loader, [], [], classes=3).class_names == ("a", "b", "c")
+    assert from_loaders(loader, own_batches(), own_batches(), classes=3).class_names == ("a", "b", "c")
+
+
+class Nothing(IterableDataset):
+    """A stream that ends before it begins."""
+
+    def __iter__(self):
+        return iter(())
+
+
+def test_parts_without_batches_are_refused():
+    batches = own_batches()
+    for validation, test, name in (
+        ([], batches, "validation"),
+        (batches, DataLoader(own_dataset(), 4, sampler=[]), "test"),
+    ):
+        with pytest.raises(UsageError, match=f"{name} gives no batch; it must hold at least one"):
+            from_loaders(batches, validation, test, classes=3)
+    stream = from_loaders(batches, batches, DataLoader(Nothing()), classes=3).test  # how long it is nobody knows
+    with pytest.raises(UsageError, match="test gives no batch"):
+        list(stream)
 
 
 @pytest.mark.parametrize(
@@ -1209,4 +1229,4 @@ def test_names_of_classes_come_from_the_data_set():
 )  # fmt: skip
 def test_a_loader_that_cannot_be_trained_on_is_explained(train: Any, message: str):
     with pytest.raises(UsageError, match=message):
-        from_loaders(train, [], [], classes=3)
+        from_loaders(train, own_batches(), own_batches(), classes=3)

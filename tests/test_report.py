@@ -29,7 +29,9 @@ from stimulative.report import (
 )
 from stimulative.report.comparison import comparison_figures
 from stimulative.report.contents import read_source
+from stimulative.report.depth import depth_figure
 from stimulative.report.family_pictures import family_figures
+from stimulative.report.headline import headline
 from stimulative.report.matrix import colour, ink_on, luminance
 from stimulative.report.page import cell
 from stimulative.report.reported_run import read_run
@@ -202,6 +204,22 @@ def test_numbers_are_called_as_the_task_of_the_run_says(tmp_path):
     study = json.loads((made.sweep(tmp_path / "sweep", [1, 2]) / "sweep.json").read_text())
     (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**study, "task": "text"}))
     assert "next-token accuracy" in Page(write_report([tmp_path / "sweep"]).read_text()).prose
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "spread"),  # depths 1 to 3 with slopes of 4.3, 4 and 4: the variance is (4.3² + 4² + 4²) 2/3
+    [
+        ("images", "all subnets (%)", "72.60 ± 5.80"),
+        ("image_to_image", "all subnets (dB)", "72.60 ± 5.80"),
+        ("embedding", "all subnets", "72.6000 ± 5.8017"),
+    ],
+)
+def test_numbers_have_the_unit_and_the_digits_of_their_task(tmp_path, task, column, spread):
+    group = group_of(made.run(tmp_path / "run", task=task))
+    (row,) = headline(group).rows
+    assert row[column] == spread
+    tooltips = json.dumps(depth_figure(group).chart.to_dict())
+    assert ("(%)" in tooltips) == (task == "images") and ("(dB)" in tooltips) == (task == "image_to_image")
 
 
 def test_trajectories_are_the_logs_of_all_runs(tmp_path):

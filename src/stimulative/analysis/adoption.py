@@ -6,6 +6,7 @@ side is 256/224 of ``data.image_size``, cropped to the centre, and normalised by
 and deviation (0.229, 0.224, 0.225). Weights that were trained on images prepared otherwise lose accuracy by
 that: ``data.mean``, ``data.std``, ``data.crop_ratio`` and ``data.interpolation`` prepare them as they were. Language
 models see ``data.length`` tokens at a time, by ``data.tokenizer``, which has to be the one that they were trained with.
+Encoders of texts without labels are compared with themselves: the main net has a cosine of 1.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from stimulative.analysis.trained import fill, prepare_to_measure
 from stimulative.config import Recipe, load_recipe
 from stimulative.data import FOLDER, Data, ImageData
 from stimulative.errors import UsageError
+from stimulative.models import SavedModel
 from stimulative.runs import Environment, FamilySummary, Origin, RunDirectory, Summary, device_name, versions
 from stimulative.training import Prepared, measure_main, parameters_of
 from stimulative.weights import WeightsPlace, read_weights, sha256
@@ -61,7 +63,8 @@ def adopt(
 
     Args:
         recipe: The model and the data, from ``recipe_for``; what it says about training is not used.
-        weights: The file, or ``FILE#KEY``, as ``read_weights`` takes it.
+        weights: The file, or ``FILE#KEY``, as ``read_weights`` takes it; or a directory in which Transformers saved a
+            model.
         out: The run directory to write.
         device: Where to compute; by default as the recipe says.
         progress: Called with the batches done and the batches in all.
@@ -74,11 +77,13 @@ def adopt(
             else.
     """
     out = Path(out)
+    saved = SavedModel.at(weights)
+    weights = weights if saved is None else saved.weights
     found = read_weights(weights)
     origin = Origin(str(weights), sha256(weights))
     if _holds_already(out, recipe, origin):
         return out
-    prepared = prepare_to_measure(recipe, device=device)
+    prepared = prepare_to_measure(recipe, device=device, reference=weights)
     fill(prepared, found, weights)
     files.make_directory(out.parent)
     _warn_of_other_images(prepared.network.model, prepared.data)

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from stimulative.config import Recipe
-from stimulative.runs import RunDirectory
+from stimulative.errors import UsageError
+from stimulative.runs import REFERENCE, RunDirectory
 from stimulative.training import Prepared, prepare
 from stimulative.weights import Weights, load_weights, read_weights
 
@@ -24,7 +25,11 @@ def open_run(run: str | Path, *, device: torch.device | str | None = None) -> Pr
     """
     directory = RunDirectory.open(run)
     recipe, _, stored = directory.recipe, directory.summary, directory.weights
-    prepared = prepare_to_measure(recipe, device=device)
+    prepared = prepare_to_measure(recipe, device=device, reference=directory.reference)
+    if prepared.data.unlabelled:
+        raise UsageError(
+            f"{directory.file(REFERENCE)} is missing, whose outputs the run's nets are compared with: put the file back"
+        )
     fill(prepared, read_weights(stored), stored)
     return prepared
 
@@ -51,16 +56,19 @@ def fill(prepared: Prepared, weights: Weights, file: str | Path) -> None:
     )
 
 
-def prepare_to_measure(recipe: Recipe, *, device: torch.device | str | None = None) -> Prepared:
+def prepare_to_measure(
+    recipe: Recipe, *, device: torch.device | str | None = None, reference: str | Path | None = None
+) -> Prepared:
     """What a recipe resolves to, on a device of this machine and with as many threads as the recipe says.
 
     Args:
         recipe: The recipe.
         device: Where to compute; by default as the recipe says, or the fastest one where this machine lacks that.
+        reference: Where data have no targets, the file of the weights that targets are made with.
     """
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
-    return prepare(recipe, device=_device(recipe) if device is None else device)
+    return prepare(recipe, device=_device(recipe) if device is None else device, reference=reference)
 
 
 def _device(recipe: Recipe) -> torch.device:

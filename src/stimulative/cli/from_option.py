@@ -14,10 +14,10 @@ def add_from(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="weights",
-        metavar="RUN|FILE[#KEY]|pretrained",
-        help="start from trained weights: of a run, of a file (.pth, .pt, .ckpt, .safetensors; FILE#KEY for one of "
-        "several sets in it, as best.pth#model_ema), or those that timm or torchvision publishes; as --model.weights "
-        "does",
+        metavar="RUN|DIR|FILE[#KEY]|pretrained",
+        help="start from trained weights: of a run, of a directory in which Transformers saved a model, of a file "
+        "(.pth, .pt, .ckpt, .safetensors; FILE#KEY for one of several sets in it, as best.pth#model_ema), or those "
+        "that timm or torchvision publishes; as --model.weights does",
     )
 
 

@@ -7,6 +7,7 @@ A command adds the arguments with ``add_source``, sets ``TAKES_SETTINGS = True``
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225). --data.mean, --d
 --data.crop_ratio and --data.interpolation prepare them as other weights want them. Statistics of
 subnets come from training images augmented by --data.crop_padding (4), --data.flip (true) and the
 like: say what the weights were trained with. Texts (pydoc, text:PATH) are cut into sequences of
---data.length (128) tokens by --data.tokenizer (bytes), which has to be that of the weights."""
+--data.length (128) tokens by --data.tokenizer (bytes), which has to be that of the weights. A
+directory in which Transformers saved a model can be FILE, and says --model, --model.arguments and
+--data.tokenizer; on sentences:PATH subnets are compared with the whole encoder."""
 
 
 def add_source(
@@ -57,7 +60,7 @@ def add_source(
     group.add_argument(
         "--data",
         metavar="NAME",
-        help="digits, cifar10, cifar100, folder:PATH, pydoc, text:PATH or package.module:name",
+        help="digits, cifar10, cifar100, folder:PATH, pydoc, text:PATH, sentences:PATH or package.module:name",
     )
     if out:
         group.add_argument(
@@ -103,7 +106,8 @@ def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | 
         return [_checked(Path(run)) for run in given]
     if not named:
         raise UsageError(f"give a run directory, or --model, --weights and --data; see {command} --help")
-    missing = [name for name, value in about.items() if value is None]
+    saved = _settings_of_saved(options)
+    missing = [name for name in about if getattr(options, name.removeprefix("--")) is None]
     if missing:
         raise UsageError(
             f"{', '.join(named)} without {', '.join(missing)}: weights are measured with --model NAME (their "
@@ -111,9 +115,28 @@ def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | 
         )
     from stimulative.weights import WeightsPlace
 
-    named_after = WeightsPlace.of(options.weights).name
+    named_after = Path(options.weights).resolve().name if saved else WeightsPlace.of(options.weights).name
     out = Path(getattr(options, "out", None) or f"runs/{named_after}") if into is None else into / named_after
-    return [_adopt(options, rest, out)]
+    return [_adopt(options, [*saved, *rest], out)]
+
+
+def _settings_of_saved(options: argparse.Namespace) -> list[str]:
+    """What a directory in which Transformers saved a model says of it, as settings; the model's name is set."""
+    if options.weights is None or options.data is None:
+        return []
+    from stimulative.data import DataSettings
+    from stimulative.models import SavedModel
+
+    saved, data = SavedModel.at(options.weights), DataSettings(name=options.data)
+    if saved is None:
+        return []
+    said = saved.settings(data.task or "images")
+    if options.model not in (None, said["name"]):
+        return []
+    options.model = said["name"]
+    words = ["--model.arguments", json.dumps(said["arguments"])]
+    tokenizer = saved.tokenizer if data.takes_tokens else None
+    return words if tokenizer is None else [*words, "--data.tokenizer", json.dumps(tokenizer)]
 
 
 def _checked(run: Path) -> Path:

@@ -1,7 +1,8 @@
 """Data sets and the loaders that feed them to the training loop.
 
 `load` opens a data set by its settings, `from_loaders` takes loaders you already have. Both give a `Data`: `ImageData`
-or `TextData`. Each kind of data has settings of its own, of which `DataSettings` has all, flat, as a recipe does.
+or `TextData` (`SentenceData` for encoders). Each kind of data has settings of its own, of which `DataSettings` has all,
+flat, as a recipe does.
 The loaders of `load` replay: the batches of an epoch, augmentation included, depend only on the seed and the
 epoch. Those of `from_loaders` do so as far as what they were given allows.
 """
@@ -14,6 +15,7 @@ from stimulative.data.data_settings import DataSettings as DataSettings
 from stimulative.data.data_settings import foreign_to as foreign_to
 from stimulative.data.dataset import Data as Data
 from stimulative.data.dataset import ImageData as ImageData
+from stimulative.data.dataset import SentenceData as SentenceData
 from stimulative.data.dataset import TextData as TextData
 from stimulative.data.dataset import View as View
 from stimulative.data.dataset import noise_images as noise_images

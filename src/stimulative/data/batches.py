@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-Batch = tuple[Any, Tensor]
-"""What a model takes, and its targets."""
+Batch = tuple[Any, Any]
+"""What a model takes, and its targets; None where there are none."""
 
 
 class Loader(Protocol):
@@ -105,6 +105,35 @@ class LazyLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
+
+
+class TaughtLoader:
+    """A loader of samples without targets, whose targets are what somebody else makes of the samples.
+
+    Args:
+        loader: Gives the samples.
+        teacher: Gives the targets of what a model takes; always the same of the same.
+    """
+
+    def __init__(self, loader: Loader, teacher: Callable[[Any], Tensor]) -> None:
+        self._loader = loader
+        self._teacher = teacher
+
+    @property
+    def images(self) -> int:
+        """Samples of a pass."""
+        return self._loader.images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next passes."""
+        self._loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for x, _ in self._loader:
+            yield x, self._teacher(x)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -14,6 +14,7 @@ from stimulative.data.label_lists import MULTILABEL, LabelListSettings
 from stimulative.data.masks import SEGMENTATION, MaskSettings
 from stimulative.data.own_data import OwnSettings
 from stimulative.data.resized_images import ResizedSettings
+from stimulative.data.sentences import SENTENCES, SentenceSettings
 from stimulative.data.texts import PYDOC, TEXT, TextSettings
 from stimulative.data.tokens import BYTES
 from stimulative.data.value_checks import CHECKS, Interpolation, value_problems
@@ -33,13 +34,14 @@ _IN_FOLDERS: Mapping[str, type[KindSettings]] = {
     FOLDER: FolderSettings,
     MULTILABEL: LabelListSettings,
     SEGMENTATION: MaskSettings,
+    SENTENCES: SentenceSettings,
     TEXT: TextSettings,
 }
 _KINDS = {*_NAMED.values(), *_IN_FOLDERS.values()}
 
 KNOWN = (
     *("digits", "cifar10", "cifar100", FOLDER + "PATH", FAKE, MULTILABEL + "PATH", SEGMENTATION + "PATH"),
-    *(PYDOC, TEXT + "PATH"),
+    *(PYDOC, TEXT + "PATH", SENTENCES + "PATH"),
 )
 
 _TOLD_FIRST = ("name", "path", "classes", "images", "image_size")
@@ -64,8 +66,9 @@ class DataSettings:
             `segmentation:PATH`, with the class of each pixel in masks beside the images (`PATH/train/images`,
             `PATH/train/masks`, `PATH/val/...`; 255 is no class). For language models `pydoc`
             (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a document
-            a file, in `PATH/train` and `PATH/val`. Or `package.module:name`: a function of your own that gets these
-            settings and returns a `Data`, most simply what `from_loaders` gives.
+            a file, in `PATH/train` and `PATH/val`. For sentence encoders `sentences:PATH`, texts without labels, a line
+            each in `PATH/train.txt` and `PATH/val.txt`. Or `package.module:name`: a function of your own that gets
+            these settings and returns a `Data`, most simply what `from_loaders` gives.
         path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
             `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
             (`train-*.parquet`, `test-*.parquet`).
@@ -74,7 +77,7 @@ class DataSettings:
         images: For `fake`: training images; a quarter as many are held out, half as many are tested on. Null is
             2,000, 500 and 1,000, or an image of every class where that is more.
         length: For text: tokens of a sequence, 128 if null. Documents are cut into sequences of so many, and a
-            document's last one is padded.
+            document's last one is padded. Of `sentences:PATH` the most tokens of a text; what is longer is cut off.
         tokenizer: For text: `bytes`, which needs nothing and has 257 tokens, or the path of a `tokenizer.json` or of a
             folder in which Transformers saved a tokenizer.
         batch_size: Images or sequences per training step and device.
@@ -107,7 +110,8 @@ class DataSettings:
             centre.
         interpolation: For `folder:PATH` and `fake`: how images are resized.
         validation: Share of the training images held out to choose the best checkpoint on; every class keeps
-            its share. `fake` does not read it. Of text, whole documents with that share of the characters.
+            its share. `fake` does not read it. Of text, whole documents with that share of the characters; of
+            `sentences:PATH` that share of the lines.
         workers: Processes that read and decode images, for `folder:PATH` and `fake`; no more than this
             machine has processors. The small sets live on the device.
         arguments: For `package.module:name`: further keyword arguments of the function. It also gets `seed`, `device`,
@@ -163,6 +167,12 @@ class DataSettings:
         return self.task == "text"
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether a tokenizer makes what a model takes."""
+        kind = kind_named(self.name)
+        return kind is not None and kind is not OwnSettings and "tokenizer" in kind.keys()  # noqa: SIM118
+
+    @property
     def is_own(self) -> bool:
         """Whether the user's own code makes them."""
         return kind_named(self.name) is OwnSettings
@@ -195,7 +205,7 @@ class DataSettings:
         if kind is None:
             found = {**value_problems(self, CHECKS), "name": _unknown(self.name)}
             if self.path is not None and f"{self.name}:" in _IN_FOLDERS:
-                what = "texts" if f"{self.name}:" == TEXT else "images"
+                what = "texts" if f"{self.name}:" in (TEXT, SENTENCES) else "images"
                 found["path"] = (
                     f"data.path: a folder of {what} is given in the name, as data.name: {self.name}:{self.path}"
                 )
@@ -240,7 +250,7 @@ def _foreign_problem(key: str, got: str, kind: type[KindSettings]) -> str:
     """Why a setting is refused that is for other data than these."""
     tasks = {other.task for other in _KINDS if key in other.keys()}  # noqa: SIM118, it is no mapping
     if key != "arguments" and kind.task not in tasks:
-        whose = "texts (pydoc, text:PATH)" if kind.task == "images" else "images"
+        whose = "texts (pydoc, text:PATH, sentences:PATH)" if tasks <= {"text", "embedding"} else "images"
         return f"data.{key}: a setting of {whose}, got {got}; leave it out"
     return f"data.{key}: {_OF_ONE.get(key, _OF_RESIZED).format(got)}"
 

@@ -2,14 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Required, TypedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Required, Self, TypedDict
 
 import torch
 from torch import Tensor
 
 from stimulative.data.augmentation import Preparation
-from stimulative.data.batches import Loader
+from stimulative.data.batches import Loader, TaughtLoader
 from stimulative.tasks import Task, TaskName, task_named
 
 View = Literal["training", "evaluation"]
@@ -58,6 +59,7 @@ class DataSet(ABC):
             training images are not augmented, and None where nobody knows, as of loaders of one's own.
         task: What they are for, as files say it.
         own_task: A task of one's own, where ``task`` is ``own``.
+        unlabelled: Whether batches have None for targets, so that a trained net has to give these; see ``taught_by``.
     """
 
     name: str
@@ -70,11 +72,21 @@ class DataSet(ABC):
     plain_calibration: Loader | None = field(default=None, kw_only=True)
     task: TaskName = field(default="images", kw_only=True)
     own_task: Task | None = field(default=None, kw_only=True)
+    unlabelled: bool = field(default=False, kw_only=True)
 
     @property
     def aim(self) -> Task:
         """What the targets are for: the loss, the check of targets, and the score."""
         return self.own_task or task_named(self.task)
+
+    def taught_by(self, teacher: Callable[[Any], Tensor]) -> Self:
+        """The same samples with targets.
+
+        Args:
+            teacher: Gives the targets of what a model takes.
+        """
+        parts = {part: TaughtLoader(getattr(self, part), teacher) for part in ("train", "validation", "test")}
+        return replace(self, **parts, unlabelled=False)
 
     def calibration_as(self, view: View) -> Loader:
         """The training images to estimate normalisation statistics on, in one of the views that there are of them.
@@ -196,6 +208,22 @@ class TextData(DataSet):
     def described(self, *, evaluation: bool = False) -> str:
         """Such a batch in words."""
         return f"sequences of {self.length} tokens"
+
+
+@dataclass(frozen=True)
+class SentenceData(TextData):
+    """Texts for an encoder, each of which it makes one vector of. Wherever images are counted, these are texts.
+
+    A batch is the keyword arguments of an encoder (`input_ids` and `attention_mask`, int64 (batch, tokens of its
+    longest text)), without targets.
+    """
+
+    task: TaskName = field(default="embedding", kw_only=True)
+    unlabelled: bool = field(default=True, kw_only=True)
+
+    def described(self, *, evaluation: bool = False) -> str:
+        """Such a batch in words."""
+        return f"texts of {self.length} tokens"
 
 
 Data = ImageData | TextData

@@ -1,6 +1,6 @@
 """Loaders of one's own, made into what the training loop consumes."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -14,6 +14,8 @@ from stimulative.data.dataset import ImageData, TextData
 from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED
 from stimulative.tasks import Task, TaskName, resolve_task
+
+_EMPTY = "{} gives no batch; it must hold at least one"
 
 
 class OwnLoader:
@@ -37,6 +39,8 @@ class OwnLoader:
                 f"{name} must be iterable again and again, one pass per epoch, got {type(batches).__name__}; "
                 "pass a DataLoader, a list of (x, y) batches, or an object whose __iter__ starts anew"
             )
+        if isinstance(batches, Sized) and _length(batches) == 0:
+            raise UsageError(_EMPTY.format(name))
         self._batches = batches
         self._name = name
         self._device = device
@@ -75,9 +79,13 @@ class OwnLoader:
             part.set_epoch(self._epoch)
         for generator, seed in self._generators.items():
             generator.manual_seed(derived_seed(seed, f"epoch {self._epoch}"))
+        empty = True
         try:
             for batch in self._batches:
+                empty = False
                 yield self._pair(batch)
+            if empty:
+                raise UsageError(_EMPTY.format(self._name))
         finally:
             # With its initial seed back, the same DataLoader gives the same run when it is used again.
             for generator, seed in self._generators.items():
@@ -200,10 +208,7 @@ def _class_names(train: object, classes: int) -> tuple[str, ...]:
 def _checked_first_batch(loader: OwnLoader, classes: int, task: Task | None) -> Any:
     # Looking must not change what a run draws later from the global random state.
     with torch.random.fork_rng(devices=[]), closing(loader.unmoved()) as batches:
-        first = next(batches, None)
-    if first is None:
-        raise UsageError("train gives no batch; it must hold at least one")
-    x, y = first
+        x, y = next(batches)
     if task is not None and task.name != "classification":
         _check_targets(task, y, classes)
         return x
@@ -238,6 +243,14 @@ def _check_targets(task: Task, y: Any, classes: int) -> None:
         task.check(torch.zeros(len(y), *shape), y, values=True)
     except UsageError as error:
         raise UsageError(f"train must give targets for {task.name}, as classes={classes} says: {error}") from error
+
+
+def _length(batches: Sized) -> int | None:
+    """How many batches there are; None where that is not known, as of a DataLoader of a stream."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None
 
 
 def _described(batch: Any) -> str:

@@ -7,6 +7,7 @@ stands before it in its piece.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,19 @@ from torch import Tensor
 from stimulative.data.batches import Batch, CountedBatches, generator_for, share_of
 from stimulative.data.tokens import Tokenizer
 from stimulative.objectives import IGNORED
+
+
+class Batched(Protocol):
+    """Samples made of tokens, any of which make a batch."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Their tokens, int32 (samples, length), on the device."""
+        ...
+
+    def batch(self, numbers: Tensor) -> Batch:
+        """Some of them, as the model takes them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class SequenceLoader(CountedBatches):
 
     def __init__(
         self,
-        sequences: Sequences,
+        sequences: Batched,
         order: Callable[[int], Tensor],
         *,
         batch_size: int,

@@ -52,13 +52,14 @@ def hold_out(
     return np.sort(training), np.sort(validation)
 
 
-def hold_out_any(count: int, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out_any(count: int, share: float, *, seed: int, what: str = "images") -> tuple[np.ndarray, np.ndarray]:
     """Split images that have no single class into a part to train on and a part held out.
 
     Args:
         count: How many images.
         share: Share to hold out, above 0 and below 1.
         seed: Of the run; the same seed holds out the same images.
+        what: What they are called.
 
     Returns:
         Positions to train on and positions held out, both ascending int64.
@@ -68,6 +69,6 @@ def hold_out_any(count: int, share: float, *, seed: int) -> tuple[np.ndarray, np
     """
     held = math.ceil(share * count)
     if not 0 < held < count:
-        raise UsageError(f"data.validation: {share} of {count} training images leaves none to train on; add images")
+        raise UsageError(f"data.validation: {share} of {count} training {what} leaves none to train on; add {what}")
     order = np.random.default_rng(derived_seed(seed, "validation split")).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])

@@ -23,8 +23,17 @@ class Tokenizer(Protocol):
         """The number of the token at the end of a document, and in front of its first one."""
         ...
 
+    @property
+    def padding(self) -> int:
+        """The number of the token behind the end of shorter texts of a batch."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without any at its ends."""
+        ...
+
+    def whole(self, text: str, length: int) -> list[int]:
+        """A text as an encoder takes it: with the tokens that belong at its ends, cut to a length."""
         ...
 
 
@@ -32,11 +41,15 @@ class Bytes:
     """A token for each byte of UTF-8, and one for the end of a document: 257 tokens."""
 
     names = (*(repr(bytes([number]))[2:-1] for number in range(256)), "<end>")
-    end = 256
+    end = padding = 256
 
     def encode(self, text: str) -> list[int]:
         """The bytes of a text."""
         return list(text.encode("utf-8"))
+
+    def whole(self, text: str, length: int) -> list[int]:
+        """The first bytes of a text and the end."""
+        return [*self.encode(text)[: length - 1], self.end]
 
 
 class FromFile:
@@ -50,11 +63,16 @@ class FromFile:
     def __init__(self, tokenizer: Any, end: int) -> None:
         self._tokenizer = tokenizer
         self.end = end
+        self.padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.names = tuple(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text."""
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+    def whole(self, text: str, length: int) -> list[int]:
+        """The tokens of a text between those that the tokenizer puts at its ends."""
+        return self._tokenizer.encode(text, truncation=True, max_length=length, verbose=False)
 
 
 def tokenizer_of(name: str) -> Tokenizer:

@@ -34,8 +34,8 @@ class About(Record):
         model: How the whole model is built.
         task: What it is for.
         data: The name of the data set.
-        vocabulary: Of text, how many different tokens there are.
-        length: Of text, the tokens of a sequence in training.
+        vocabulary: Of texts, how many different tokens there are.
+        length: Of texts, the tokens of a sequence in training, or the most of one.
         classes: Of images, the names of the classes, in their order.
         channels: Of images, their channels.
         image_size: Of images, their side in pixels.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.deploy.carving import Carving, NoStandIn, carve
+from stimulative.deploy.comparing import compared_outputs, unlike
+from stimulative.deploy.reloading import restored_otherwise
 from stimulative.errors import UsageError
 from stimulative.residual import (
     ResidualNetwork,
@@ -25,17 +27,12 @@ from stimulative.residual import (
     configs_of,
     evaluating,
     layers_with_statistics,
-    misfit,
     put_statistics,
     stacks_of,
-    tensors_in,
     without_caches,
 )
 
 Calibration = Statistics | Iterable[Any] | Literal["keep"]
-
-_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
-_COARSE = 2e-2  # half precision
 
 
 def extract(
@@ -60,7 +57,8 @@ def extract(
         The module.
 
     Warns:
-        UserWarning: If a config that counts the layers cannot say which of them are left.
+        UserWarning: If ``from_pretrained`` of Transformers would not restore the module from its config and weights:
+            it is tried.
 
     Raises:
         UsageError: If the subnet does not fit, statistics are needed and not given, or the model cannot do without the
@@ -74,8 +72,7 @@ def extract(
     chosen = network.resolve(subnet)
     statistics = statistics_for(network, chosen, calibration, images)
     carving = carve_checked(network, chosen, statistics)
-    lists = [stack.name for stack in stacks_of(network.model, network.wiring)]
-    if lists and chosen != network.full and (reason := misfit(carving.model, lists)) is not None:
+    if chosen != network.full and (reason := _restored_otherwise(network, carving)) is not None:
         warnings.warn(
             f"the config of what was extracted of {type(carving.model).__name__} builds another model: {reason}. The "
             "module itself is right, but from_pretrained would not restore it: keep it with torch.save(module, FILE), "
@@ -127,9 +124,8 @@ def carve_checked(
     Raises:
         UsageError: If it computes something else, or does not run.
     """
-    args, kwargs = arguments_of(network.example_input)
-    with evaluating(network), torch.no_grad():
-        expected = _outputs(network(network.example_input, subnet, statistics=statistics))
+    with evaluating(network), torch.no_grad(), without_caches(configs_of(network.model)):
+        expected = compared_outputs(network(network.example_input, subnet, statistics=statistics))
     problems = []
     for deleting in (True, False):
         try:
@@ -141,12 +137,11 @@ def carve_checked(
             _put_statistics(network, carving, statistics.of(network.wiring, subnet.stages))
         carving.model.eval()
         try:
-            with torch.no_grad(), without_caches(configs_of(carving.model)):
-                got = _outputs(carving.model(*args, **kwargs))
+            got = _run(carving.model, network.example_input)
         except Exception as error:  # whatever a model does that misses its blocks
             problems.append(f"it fails: {type(error).__name__}: {error}")
             continue
-        difference = _difference(expected, got)
+        difference = unlike(expected, got)
         if difference is None:
             return carving
         problems.append(difference)
@@ -164,25 +159,13 @@ def _put_statistics(network: ResidualNetwork, carving: Carving, statistics: Mapp
         put_statistics(carving.modules[name], own)
 
 
-def _outputs(output: Any) -> list[Tensor]:
-    """The tensors of an output, without the caches of keys and values that a model of Transformers may add."""
-    if isinstance(output, Mapping):
-        output = {key: value for key, value in output.items() if key != "past_key_values"}
-    return tensors_in(output)
+def _run(model: nn.Module, example_input: Any) -> list[Tensor]:
+    args, kwargs = arguments_of(example_input)
+    with torch.no_grad(), without_caches(configs_of(model)):
+        return compared_outputs(model(*args, **kwargs))
 
 
-def _difference(expected: list[Tensor], got: list[Tensor]) -> str | None:
-    """In what outputs differ beyond rounding; None if they do not."""
-    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (expected, got)]
-    if shapes[0] != shapes[1]:
-        return f"it returns tensors of shape {shapes[1]} instead of {shapes[0]}"
-    for wanted, own in zip(expected, got, strict=True):
-        if not wanted.is_floating_point():
-            if not torch.equal(wanted, own):
-                return "it returns other numbers"
-            continue
-        error = float((wanted - own).abs().amax()) if wanted.numel() else 0.0
-        largest = float(wanted.abs().amax()) if wanted.numel() else 0.0
-        if not error <= _TOLERANCES.get(wanted.dtype, _COARSE) * max(largest, 1e-6):
-            return f"its outputs differ by up to {error:.3g}, where the largest is {largest:.3g}"
-    return None
+def _restored_otherwise(network: ResidualNetwork, carving: Carving) -> str | None:
+    """In what a carved model differs from what ``from_pretrained`` would restore of it; None if in nothing."""
+    lists = {stack.name for stack in stacks_of(network.model, network.wiring)} | carving.children.keys()
+    return restored_otherwise(carving.model, sorted(lists), lambda model: _run(model, network.example_input))

@@ -123,7 +123,7 @@ def load(
 
 def _whole(about: Mapping[str, Any], path: Path) -> _Whole:
     with understanding(path):
-        return (_OfText if about.get("task") == "text" else _OfImages).from_mapping(about)
+        return (_OfText if "vocabulary" in about else _OfImages).from_mapping(about)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

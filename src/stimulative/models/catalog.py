@@ -125,11 +125,12 @@ def build(
         channels: Channels of the images; nothing to a model for text.
         arguments: Further keyword arguments for the model's factory; of Transformers' models, fields of the config.
         task: ``"text"`` for a causal language model, ``"segmentation"`` for classes of pixels, ``"image_to_image"`` for
-            images; else a model that gives one vector of numbers for an image, as a classifier does.
+            images, ``"embedding"`` with a type of Transformers that is for texts for a :class:`SentenceEncoder`; else
+            a model that gives one vector of numbers for an image, as a classifier does.
 
     Returns:
         A model from images (N, channels, H, W) to logits (N, classes), or from tokens (N, T) to logits
-        (N, T, classes). Transformers' models return an output whose ``logits`` they are.
+        (N, T, classes), or to vectors (N, features). Transformers' models return an output whose ``logits`` they are.
 
     Raises:
         UsageError: The name is unknown, the model is not for the task, an argument is unknown or refused, or the model

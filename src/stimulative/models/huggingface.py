@@ -17,6 +17,7 @@ from torch import nn
 
 from stimulative.errors import UsageError
 from stimulative.models.factory import Factory
+from stimulative.models.sentence_encoder import sentence_encoder
 from stimulative.naming import did_you_mean
 from stimulative.tasks import TaskName
 
@@ -28,6 +29,10 @@ _KINDS = {
     ),
     "text": ("causal language model", "AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
 }
+_ENCODERS = (  # of models that have a decoder, too, the first is their encoder alone
+    ("AutoModelForTextEncoding", "MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES"),
+    ("AutoModel", "MODEL_MAPPING_NAMES"),
+)
 # Config fields that the signatures do not show, since all configs take them.
 _COMMON = {"attn_implementation", "num_labels", "output_attentions"}
 _PREFIX = "transformers/"
@@ -40,7 +45,7 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
     Args:
         name: The whole name.
         task: ``"text"`` for the model type's causal language model, ``"segmentation"`` for its semantic segmenter,
-            else its image classifier.
+            ``"embedding"`` for its encoder of texts, if it has no image classifier; else that.
 
     Raises:
         UsageError: Transformers is not installed, has no such model type, or no model of that type for the task.
@@ -57,6 +62,9 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
     model_type = name.removeprefix(_PREFIX)
     kind, auto_class, mapping = _KINDS[task if task in _KINDS else "images"]
     with_class = getattr(modeling_auto, mapping)
+    for_images = getattr(modeling_auto, _KINDS["images"][2])
+    if task == "embedding" and model_type not in for_images and model_type in CONFIG_MAPPING:
+        return _encoder(name, model_type, modeling_auto)
     if model_type not in CONFIG_MAPPING:
         nearest = did_you_mean(name, (f"{_PREFIX}{known}" for known in with_class))
         raise UsageError(
@@ -69,10 +77,7 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
             f"be; it has {_classes_of(model_type, modeling_auto)}. Take another type, such as {_examples(task)}, or "
             "build one of these in a factory of your own, 'package.module:factory'"
         )
-    config_class = CONFIG_MAPPING[model_type]
-    fields = {*inspect.signature(config_class).parameters, *config_class.attribute_map, *_COMMON}
-    if "rope_parameters" in fields:
-        fields |= {"rope_theta", "rope_scaling"}
+    fields = _fields(model_type)
     reserved: dict[str, str] = dict.fromkeys(("id2label", "label2id"), "the classes follow from the data")
     make = partial(_make, auto_class, model_type, fields)
     if task != "text":
@@ -87,6 +92,31 @@ def find_transformers(name: str, task: TaskName = "images") -> Factory:
         )
     reserved |= {"num_labels": "a language model has no classes", "is_decoder": "a causal language model is one"}
     return Factory(name, make, "vocab_size", None, False, reserved, frozenset(fields), none_published=_NO_CHECKPOINT)
+
+
+def _fields(model_type: str) -> set[str]:
+    """The fields of a model type's config."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    fields = {*inspect.signature(config_class).parameters, *config_class.attribute_map, *_COMMON}
+    return fields | {"rope_theta", "rope_scaling"} if "rope_parameters" in fields else fields
+
+
+def _encoder(name: str, model_type: str, modeling_auto: Any) -> Factory:
+    """The encoder of texts of a model type."""
+    classes = ((auto_class, getattr(modeling_auto, mapping)) for auto_class, mapping in _ENCODERS)
+    auto_class = next((auto_class for auto_class, known in classes if model_type in known), None)
+    fields = _fields(model_type)
+    if auto_class is None or "vocab_size" not in fields:
+        raise UsageError(
+            f"Transformers has no encoder of texts of model type {model_type!r}; it has "
+            f"{_classes_of(model_type, modeling_auto)}. Take another type, such as {_examples('embedding')}"
+        )
+    known = frozenset(fields - {"num_labels"} | {"pooling", "normalise"})
+    make = partial(sentence_encoder, auto_class, model_type)
+    reserved = {"num_labels": "an encoder has no classes"}
+    return Factory(name, make, "vocabulary", None, False, reserved, known, none_published=_NO_CHECKPOINT)
 
 
 def _make(auto_class: str, model_type: str, fields: set[str], **arguments: Any) -> nn.Module:
@@ -112,6 +142,7 @@ def _make(auto_class: str, model_type: str, fields: set[str], **arguments: Any) 
 
 def _examples(task: TaskName) -> str:
     of_task = {"text": ("gpt2", "llama", "mistral", "qwen3"), "segmentation": ("segformer", "upernet", "beit")}
+    of_task["embedding"] = "bert", "roberta", "distilbert", "mpnet"
     types = of_task.get(task, ("vit", "deit", "dinov2", "swin", "convnext"))
     return ", ".join(_PREFIX + model_type for model_type in types)
 

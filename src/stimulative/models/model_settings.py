@@ -20,15 +20,18 @@ class ModelSettings:
         name: The model: cifar/resnet20, 32, 44, 56 or 110 (He et al.'s nets for small images);
             cifar/resnet18, 34, 50, 101, cifar/mobilenetv3_large or cifar/densenet121, 169, 201, 264 (timm's,
             with a stem for small images);
-            timm/NAME; torchvision/NAME; transformers/MODEL_TYPE, such as transformers/vit for images or
-            transformers/gpt2 for text; or package.module:factory for one of your own, called with
-            num_classes and in_chans.
+            timm/NAME; torchvision/NAME; transformers/MODEL_TYPE, such as transformers/vit for images,
+            transformers/gpt2 for text or transformers/bert for sentences:PATH; or package.module:factory for one of
+            your own, called with num_classes and in_chans.
         arguments: Keyword arguments for the model's factory, for instance {drop_path_rate: 0.1}; He et al.'s
             nets take {width: 32} (channels of the first stage, 16 in the paper); Transformers' models take the
-            fields of their config, for instance {num_hidden_layers: 4, hidden_size: 64}.
+            fields of their config, for instance {num_hidden_layers: 4, hidden_size: 64}. Encoders of sentences:PATH
+            also take {pooling: mean, normalise: true}: whether the vector of a text is the mean over its tokens or
+            that of its first one (cls), and whether its length is 1.
         subnet: Blocks to keep: the others are removed before training, so that this subnet is trained alone. A
             depth for each stage, such as 2-1-3; null keeps all.
-        weights: Trained weights to start from: a file, the directory of a finished run, or pretrained for those that
+        weights: Trained weights to start from: a file, the directory of a finished run, a directory in which
+            Transformers saved a model, or pretrained for those that
             timm or torchvision publishes (downloaded at first use). FILE#KEY is one of several sets in a file, such as
             best.pth#model_ema for averaged weights. A layer that differs in the number of classes alone starts anew;
             everything else has to fit. Null starts with new parameters.

@@ -198,6 +198,11 @@ def lr_range_test(
         recipe = recipe.override({"method.balance_ramp": 0.0})
     try:
         run = prepare(recipe, device=device, data=data, model=copy.deepcopy(model), weights=True)
+        if run.teacher is not None:
+            raise UsageError(
+                "the main net starts where its targets are, so that its loss can only rise, and that of subnets is "
+                "another at each depth that is drawn: a range test finds nothing. Try a few values of optimizer.lr"
+            )
         try:
             return _test(run, lowest=lowest, highest=highest, steps=steps, progress=progress)
         finally:

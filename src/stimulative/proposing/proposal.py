@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.config import SECTIONS, Recipe, dump_line, load_recipe, plain, read_overrides
-from stimulative.data import TextData
+from stimulative.data import DataSettings, SentenceData, TextData
 from stimulative.errors import UsageError
-from stimulative.models import PRETRAINED
+from stimulative.models import PRETRAINED, SavedModel
 from stimulative.proposing.lr_range import RangeTest
 from stimulative.proposing.rules import Proposed, fit_images, settings_for
 from stimulative.runs import RunDirectory
@@ -24,6 +24,8 @@ from stimulative.training import Prepared, prepare
 _WIDTH = 112
 _GIVEN = "Given, not proposed."
 _OF_RUN = "That of the run that training starts from."
+_OF_SAVED = "That of the model that training starts from, by its directory."
+_NO_DROPOUT = " Without dropout, which would only blur what subnets are to agree with."
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Proposal:
         """What was found, a line each."""
         data, network = self.run.data, self.run.network
         training, validation = data.calibration.images, data.validation.images
-        if isinstance(data, TextData):
+        if isinstance(data, SentenceData):
+            what = f"{training:,} training and {validation:,} validation texts of up to {data.length} tokens"
+        elif isinstance(data, TextData):
             what = f"{training:,} training and {validation:,} validation sequences of {data.length} tokens, "
             what += f"{data.classes:,} different ones"
         else:
@@ -100,19 +104,34 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
     """Propose a recipe.
 
     Args:
-        model: The model's name; None for that of the run that ``weights`` names.
+        model: The model's name; None for that of the run, or of the saved model, that ``weights`` names.
         data: The data set's name.
-        weights: What to start from: a file or ``FILE#KEY``, a run directory or ``pretrained``; None for new ones.
+        weights: What to start from: a file or ``FILE#KEY``, a run directory, a directory in which Transformers saved a
+            model, or ``pretrained``; None for new ones.
         settings: Settings that are given, as words such as ``["--data.batch_size", "64"]``; they are kept as they are.
 
     Raises:
         UsageError: If model, data, weights or settings cannot be used.
     """
-    of_run = _model_of_run(weights)
-    if model is None and "name" not in of_run:
-        raise UsageError("which model: give model=NAME, or a run directory to start from (weights=RUN)")
-    of_model = {"name": model} if model not in (None, of_run.get("name")) else of_run or {"name": model}
-    base = {"model": {**of_model, "weights": weights}, "data": {"name": data}, "method": {"name": "stimulative"}}
+    of_run, saved = _model_of_run(weights), None if weights in (None, PRETRAINED) else SavedModel.at(weights)
+    told, of_data, of_whom = of_run, {}, _OF_RUN
+    if saved is not None and not of_run:
+        kind = DataSettings(name=data)
+        told, of_whom = saved.settings(kind.task or "images", dropout=kind.task != "embedding"), _OF_SAVED
+        if kind.task == "embedding":
+            of_whom += _NO_DROPOUT
+        if kind.takes_tokens and saved.tokenizer is not None:
+            of_data = {"tokenizer": saved.tokenizer}
+    if model is None and "name" not in told:
+        raise UsageError(
+            "which model: give model=NAME, or a run directory, or that of a saved model, to start from (weights=RUN)"
+        )
+    of_model = {"name": model} if model not in (None, told.get("name")) else told or {"name": model}
+    base = {
+        "model": {**of_model, "weights": weights},
+        "data": {"name": data, **of_data},
+        "method": {"name": "stimulative"},
+    }
     recipe = load_recipe(base, list(settings))
     given = {".".join(key.split(".")[:2]) for key, _ in read_overrides(list(settings), [])}
 
@@ -128,7 +147,8 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
         run = prepare(recipe.override({"data.validation": share}), weights=True)
         own = chosen(settings_for(run, given))
     recipe = recipe.override({setting.key: setting.value for setting in own})
-    reasons = {f"model.{key}": _OF_RUN for key, value in of_model.items() if key != "name" and value}
+    reasons = {f"model.{key}": of_whom for key, value in of_model.items() if key != "name" and value}
+    reasons |= dict.fromkeys((f"data.{key}" for key in of_data), _OF_SAVED)
     reasons |= dict.fromkeys(given, _GIVEN) | {setting.key: setting.why for setting in [*own, *fitted]}
     mapping = recipe.to_mapping()
     values = {f"{section}.{key}": value for section in SECTIONS for key, value in mapping[section].items()}

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from stimulative.config import Recipe
-from stimulative.data import FAKE, FAKE_SIZE, FOLDER_SIZE, NATIVE_SIZE, ImageData, ImageFolders, TextData
+from stimulative.data import FAKE, FAKE_SIZE, FOLDER_SIZE, NATIVE_SIZE, ImageData, ImageFolders, SentenceData, TextData
 from stimulative.models import PRETRAINED
 from stimulative.residual import layers_with_statistics
 from stimulative.training import Prepared
@@ -42,7 +42,7 @@ def fit_images(recipe: Recipe, given: Collection[str] = ()) -> Iterator[Proposed
         given: The keys of the latter.
     """
     data, model = recipe.data, recipe.model
-    if data.is_text or data.is_own:  # what size images of one's own have, only opening tells
+    if data.takes_tokens or data.is_own:  # what size images of one's own have, only opening tells
         return
     side, why = data.image_size or NATIVE_SIZE.get(data.name, FAKE_SIZE), ""
     if data.folder is not None:
@@ -132,7 +132,9 @@ def _about_network(run: Prepared) -> str:
 def _about_data(run: Prepared) -> Iterator[Proposed]:
     data = run.data
     count = data.calibration.images
-    if isinstance(data, TextData):
+    if isinstance(data, SentenceData):
+        found = f"{count:,} training texts of up to {data.length} tokens; no labels are needed."
+    elif isinstance(data, TextData):
         found = f"{count:,} training sequences of {data.length} tokens, {data.classes:,} different ones."
     else:
         found = (
@@ -141,7 +143,7 @@ def _about_data(run: Prepared) -> Iterator[Proposed]:
         )
     yield Proposed("data.name", data.name, found)
     size = batch_size_for(run)
-    what = "Sequences" if data.is_text else "Images"
+    what = "Texts" if isinstance(data, SentenceData) else "Sequences" if data.is_text else "Images"
     steps = max(1, count // size)
     why = (
         "few, since there are few; an epoch is to have twenty steps, where that does not make a batch of less than 8"
@@ -162,7 +164,7 @@ def _about_data(run: Prepared) -> Iterator[Proposed]:
         )
     if run.recipe.data.is_own:  # its function decides on these
         return
-    if not data.is_text:
+    if isinstance(data, ImageData):
         why = (
             "No mirror images: a mirrored digit is none."
             if data.name == "digits"
@@ -201,7 +203,7 @@ def _about_method(run: Prepared) -> Iterator[Proposed]:
 def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[Proposed]:
     data = run.data
     started, new_head = run.origin is not None, bool(run.origin and run.origin.new)
-    plain = bool(layers_with_statistics(run.network.model, run.network.wiring)) and not data.is_text
+    plain = bool(layers_with_statistics(run.network.model, run.network.wiring)) and isinstance(data, ImageData)
     sgd = plain if given is None else given == "sgd"
     if sgd:
         yield Proposed(
@@ -218,11 +220,13 @@ def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[P
     else:
         kind = "language models" if data.is_text else "nets without BatchNorm"
         yield Proposed("optimizer.name", "adamw", f"AdamW, as transformers and other {kind} are trained.")
-        few = sum(p.numel() for p in run.network.model.parameters()) < 10_000_000
-        base, of = (3e-3 if few else 6e-4, 16) if data.is_text else (1e-3, 128)
+        few = data.is_text and sum(p.numel() for p in run.network.model.parameters()) < 10_000_000
+        base, of = (3e-3 if few else 6e-4, 16) if isinstance(data, TextData) else (1e-3, 128)
         rate = base * (batch / of) ** 0.5
         how = f"{base:g} for a batch of {of}, scaled with the root of the batch (Malladi et al. 2022 for Adam)"
         decay, why_decay = (0.1, "GPT-3's") if data.is_text else (0.05, "that of most recipes for transformers")
+        if isinstance(data, SentenceData):
+            decay, why_decay = 0.01, "BERT's"
     if new_head:
         how += "; for the new head alone, see trunk_lr"
     elif started:
@@ -233,7 +237,8 @@ def _about_optimizer(run: Prepared, batch: int, given: str | None) -> Iterator[P
     yield Proposed(
         "optimizer.lr",
         float(f"{rate:.1e}"),
-        f"Peak learning rate: {how}. Not tuned: stimulative init --lr-range-test finds one.",
+        f"Peak learning rate: {how}. Not tuned"
+        + (": try others." if isinstance(data, SentenceData) else ": stimulative init --lr-range-test finds one."),
     )
     if new_head:
         yield Proposed(
@@ -255,9 +260,9 @@ def _about_schedule(run: Prepared, batch: int) -> Iterator[Proposed]:
     steps = max(1, data.calibration.images // batch)
     started = run.origin is not None
     wanted = 1_000 if started else 4_000
-    low, high = (1, 20) if data.is_text else (30, 200)
+    low, high = (1, 20) if isinstance(data, TextData) else (30, 200)
     if started:
-        low, high = (1, 5) if data.is_text else (5, 30)
+        low, high = (1, 5) if isinstance(data, TextData) else (5, 30)
     epochs = min(high, max(low, round(wanted / steps)))
     what = "for a start from trained weights" if started else "from new parameters"
     yield Proposed(

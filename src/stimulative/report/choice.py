@@ -157,6 +157,7 @@ def _lines(choice: Choice, cost: CostName, x: alt.X, y: alt.Y, ends: tuple[float
     """The budget, upright, and the least accuracy, level."""
     layers = []
     budget, least = choice.limits.costs.get(cost), choice.limits.min_top1
+    unit = words_of(choice.about.task).measure.unit
     if budget is not None:
         line = alt.Chart(data([{cost: budget}])).encode(x)
         place = (budget - ends[0]) / (ends[1] - ends[0])  # above the chart, and not over its edges
@@ -165,7 +166,7 @@ def _lines(choice: Choice, cost: CostName, x: alt.X, y: alt.Y, ends: tuple[float
         layers += [line.mark_rule(strokeDash=[6, 4], strokeWidth=1.5), label.encode(y=alt.value(0))]
     if least is not None:
         line = alt.Chart(data([{"quality": least}])).encode(y)
-        label = line.mark_text(align="right", baseline="top", dx=-4, dy=4, text=f"at least {least:g}%")
+        label = line.mark_text(align="right", baseline="top", dx=-4, dy=4, text=f"at least {least:g}{unit}")
         layers += [line.mark_rule(strokeDash=[2, 3], strokeWidth=1.5), label.encode(x=alt.value("width"))]
     return layers
 

@@ -33,7 +33,7 @@ def destruction_figures(study: Destruction) -> list[Figure]:
 
 
 def _deletions(study: Destruction, palette: Palette) -> Figure:
-    rows = [_stated(row, *_COLUMNS) for row in study.delete_rows]
+    rows, measure = [_stated(row, *_COLUMNS) for row in study.delete_rows], words_of(study.task).measure
     drawn = [
         row | {"low": max(row["mean"] - row["std"], row["min"]), "high": min(row["mean"] + row["std"], row["max"])}
         for row in rows
@@ -60,10 +60,10 @@ def _deletions(study: Destruction, palette: Palette) -> Figure:
             run="run",
             statistics="statistics",
             k="deleted:d",
-            mean=words_of(study.task).number("mean"),
-            std="deviation:.2f",
-            min=words_of(study.task).number("worst"),
-            max=words_of(study.task).number("best"),
+            mean=measure.formatted("mean"),
+            std=f"deviation:{measure.form}",
+            min=measure.formatted("worst"),
+            max=measure.formatted("best"),
             draws="draws:d",
         ),
     )

@@ -38,12 +38,19 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
     for cell, row in zip(matrix.cells, rows, strict=True):
         fill = colour((cell.mean - low) / ((high - low) or 1))
         alone = cell.subnet == cell.main
-        drawn.append(row | {"fill": fill, "ink": ink_on(fill), "alone": alone, "text": f"{cell.mean:.1f}"})
+        drawn.append(
+            row
+            | {"fill": fill, "ink": ink_on(fill), "alone": alone, "text": f"{cell.mean:.{words.measure.digits - 1}f}"}
+        )
     base = alt.Chart(data(drawn)).encode(
         alt.X("main", type="nominal", sort=nets, scale=alt.Scale(domain=nets), title="main net", axis=_axis("top")),
         alt.Y("subnet", type="nominal", sort=nets, scale=alt.Scale(domain=nets), title="subnet", axis=_axis("left")),
         tooltip=tooltip(
-            subnet="subnet", main="inside main net", mean=f"{words.axis}:.2f", std="deviation:.2f", seeds="seeds:d"
+            subnet="subnet",
+            main="inside main net",
+            mean=f"{words.axis}:{words.measure.form}",
+            std=f"deviation:{words.measure.form}",
+            seeds="seeds:d",
         ),
     )
     rectangles = base.mark_rect().encode(alt.Fill("fill", type="nominal", scale=None))
@@ -53,7 +60,7 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
         Figure(
             "matrix",
             "Subnets inside main nets",
-            f"{words.measure.in_unit(words.opening)} on the test split of each subnet inside each main "
+            f"{words.measure.opening} on the test split of each subnet inside each main "
             f"net{', statistics recalibrated' if words.recalibrated else ''}, mean over "
             f"{seeds_in_words(matrix.seeds)}. Outlined: the net trained alone. {subject_of([matrix])}, "
             f"{matrix.epochs} epochs{method}.{failures_in_words(matrix.failed)}",

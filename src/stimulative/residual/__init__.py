@@ -13,6 +13,7 @@ Other rooms import from here.
 """
 
 from stimulative.residual.access.caches import configs_of as configs_of
+from stimulative.residual.access.caches import is_cache as is_cache
 from stimulative.residual.access.caches import without_caches as without_caches
 from stimulative.residual.access.interception import call_slot as call_slot
 from stimulative.residual.access.interception import intercepted as intercepted
@@ -29,6 +30,7 @@ from stimulative.residual.access.slots import put_statistics as put_statistics
 from stimulative.residual.access.slots import statistics_in as statistics_in
 from stimulative.residual.counted.layers import stacks_of as stacks_of
 from stimulative.residual.counted.misfits import misfit as misfit
+from stimulative.residual.counted.misfits import restored_config as restored_config
 from stimulative.residual.counted.shrinking import shrink_for_good as shrink_for_good
 from stimulative.residual.finding.discovery import Stage as Stage
 from stimulative.residual.finding.example import as_in as as_in

@@ -5,6 +5,7 @@ from stimulative.runs.directory import LAST as LAST
 from stimulative.runs.directory import METRICS as METRICS
 from stimulative.runs.directory import MODEL as MODEL
 from stimulative.runs.directory import RECIPE as RECIPE
+from stimulative.runs.directory import REFERENCE as REFERENCE
 from stimulative.runs.directory import SUBNETS as SUBNETS
 from stimulative.runs.directory import SUMMARY as SUMMARY
 from stimulative.runs.directory import RunDirectory as RunDirectory

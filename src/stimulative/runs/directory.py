@@ -1,8 +1,8 @@
 """A run directory: what training leaves behind, and what everything else reads.
 
-It holds the recipe, the environment, the metrics of each epoch, two checkpoints, the weights of the trained model, the
-summary, and, once the subnets have been measured, a table of them. A directory with a recipe is a run; one that has a
-summary, too, has finished.
+It holds the recipe, the environment, the metrics of each epoch, two checkpoints, the weights of the trained model (and
+of the one that training started from, where its outputs are the targets), the summary, and, once the subnets have been
+measured, a table of them. A directory with a recipe is a run; one that has a summary, too, has finished.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ METRICS = "metrics.csv"
 LAST = "checkpoint-last.ckpt"
 BEST = "checkpoint-best.ckpt"
 MODEL = "model.safetensors"
+REFERENCE = "reference.safetensors"
 SUMMARY = "summary.json"
 SUBNETS = "subnets.csv"
 
@@ -188,6 +189,18 @@ class RunDirectory:
             )
         return stored
 
+    @property
+    def reference(self) -> Path | None:
+        """The file of the weights that targets are made with, where its data have none.
+
+        Of a run they are those that it started from. Weights that were adopted are compared with themselves. None where
+        neither is there.
+        """
+        if self.file(REFERENCE).exists():
+            return self.file(REFERENCE)
+        adopted = self.finished and self.summary.method is None
+        return self.file(MODEL) if adopted and self.file(MODEL).exists() else None
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Write its recipe, every setting filled in."""
         files.write_text(self.file(RECIPE), recipe.to_yaml())
@@ -199,6 +212,10 @@ class RunDirectory:
     def write_model(self, model: nn.Module) -> None:
         """Write the weights of the trained model."""
         files.save_model(model, self.file(MODEL))
+
+    def write_reference(self, model: nn.Module) -> None:
+        """Write the weights that targets are made with."""
+        files.save_model(model, self.file(REFERENCE))
 
     def write_summary(self, summary: Summary) -> None:
         """Write what it has come to; with this the run has finished."""

@@ -39,16 +39,15 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
 
 def cells(row: ComparisonRow, comparison: Comparison) -> list[str]:
     """The row of a method as texts."""
-    seeds = len(comparison.seeds)
-    spread = f" ± {row.main_std:.2f}" if row.n > 1 else ""
+    seeds, measure = len(comparison.seeds), MEASURES[comparison.task]
     return [
         row.method,
         str(seeds) if row.n == seeds else f"{row.n} of {seeds}",
         f"{row.train_seconds or 0:.0f} s" if row.time_ratio is None else f"{row.time_ratio:.2f}×",
         f"{row.peak_memory_mib or 0:.0f} MiB" if row.memory_ratio is None else f"{row.memory_ratio:.2f}×",
-        f"{row.main_mean:.2f}{spread}",
-        f"{row.all_mean:.2f} ± {row.all_std:.2f}",
-        _number(row.all_min),
+        measure.pair(row.main_mean, row.main_std) if row.n > 1 else f"{row.main_mean:{measure.form}}",
+        measure.pair(row.all_mean, row.all_std),
+        _number(row.all_min, measure.digits),
         *(_perplexities(row) if comparison.of_text else ()),
     ]
 
@@ -168,5 +167,5 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from stimulative import data as data_room
 from stimulative import models
 from stimulative.config import Recipe
-from stimulative.data import Data, ImageData, noise_images, noise_sequences
+from stimulative.data import Data, ImageData, TextData, noise_images, noise_sequences
 from stimulative.errors import UsageError
 from stimulative.methods import Method, method_named
 from stimulative.residual import (
@@ -28,6 +29,8 @@ from stimulative.residual import (
 from stimulative.runs import Origin
 from stimulative.training.randomness import seed_all
 from stimulative.training.starting import Start, read_start
+from stimulative.training.teaching import Teacher, check_teachable
+from stimulative.weights import read_weights
 
 _REFUSALS = (RuntimeError, AssertionError, IndexError, TypeError, ValueError)
 """What models raise on inputs that they do not take."""
@@ -44,6 +47,7 @@ class Prepared:
         method: The method.
         origin: Where the network's weights came from, where they were loaded.
         loaded: What was loaded, in a sentence.
+        teacher: Where the data have no targets, what gives them.
     """
 
     recipe: Recipe
@@ -52,6 +56,7 @@ class Prepared:
     method: Method
     origin: Origin | None = None
     loaded: str = ""
+    teacher: Teacher | None = None
 
     def trunk(self) -> list[nn.Parameter] | None:
         """The parameters that were loaded, where the recipe has a learning rate of their own for them.
@@ -83,6 +88,7 @@ def prepare(
     world_size: int = 1,
     weights: bool = False,
     origin: Origin | None = None,
+    reference: str | Path | None = None,
 ) -> Prepared:
     """Open the data, build and unravel the model and set up the method, seeded by the recipe.
 
@@ -96,6 +102,8 @@ def prepare(
         weights: Whether to load the weights that the recipe starts from (``model.weights``), as a run does at its
             beginning; whoever loads others later has no need of them.
         origin: Where those came from that are to be loaded later, of a run that goes on.
+        reference: Where data have no targets, the file of the weights that targets are made with; those that the recipe
+            starts from where these are loaded now.
 
     Raises:
         UsageError: If the data, the model, its weights or the method cannot be used.
@@ -106,8 +114,12 @@ def prepare(
         data = data_room.load(recipe.data, seed=recipe.seed, device=device, rank=rank, world_size=world_size)
     seed_all(recipe.seed)
     start = read_start(recipe.model, data, own_model=model is not None) if weights and recipe.model.weights else None
+    own_model = model is not None
     model = _built(recipe, data) if model is None else model
     model.to(device)
+    if weights and not own_model:
+        check_teachable(data, recipe.model.weights)
+    data, teacher = _taught(recipe, data, model, start, reference, own_model=own_model and weights)
     network, filled = _filled(unravel_on(recipe.model.name, model, data), start, recipe, data)
     origin, loaded = filled or (origin, "")
     if recipe.model.freeze_stem:
@@ -122,7 +134,7 @@ def prepare(
         total_steps=recipe.schedule.epochs * len(data.train),
         seed=recipe.seed,
     )
-    return Prepared(recipe, data, network, method, origin, loaded)
+    return Prepared(recipe, data, network, method, origin, loaded, teacher)
 
 
 def unravel_on(name: str, model: nn.Module, data: Data) -> ResidualNetwork:
@@ -131,7 +143,7 @@ def unravel_on(name: str, model: nn.Module, data: Data) -> ResidualNetwork:
     Raises:
         UsageError: If it has no blocks, or does not run on such a batch.
     """
-    return _unravel_on(name, model, data.example(), data.described(), _SIZES.get(data.task, _SIZES["images"]))
+    return _unravel_on(name, model, data.example(), data.described(), _advice(data))
 
 
 def unravel_on_images(name: str, model: nn.Module, channels: int, size: int) -> ResidualNetwork:
@@ -161,6 +173,10 @@ _SIZES = {
     "longest it is to take (transformers/gpt2: model.arguments {n_positions: N})",
 }
 """What to do about a model that does not run on a size."""
+
+
+def _advice(data: Data) -> str:
+    return _SIZES["text" if isinstance(data, TextData) else "images"]
 
 
 def _unravel_on(name: str, model: nn.Module, example: Any, described: str, advice: str) -> ResidualNetwork:
@@ -195,6 +211,26 @@ def _built(recipe: Recipe, data: Data) -> nn.Module:
     )
 
 
+def _taught(
+    recipe: Recipe,
+    data: Data,
+    model: nn.Module,
+    start: Start | None,
+    reference: str | Path | None,
+    *,
+    own_model: bool,
+) -> tuple[Data, Teacher | None]:
+    """The data with targets, and what gives them, where they have none and it is known what to make them with."""
+    if not data.unlabelled or (start is None and reference is None and not own_model):
+        return data, None
+    teacher = Teacher(model, data.aim)  # the whole net, also where a subnet of it is trained alone
+    if reference is not None:
+        teacher.fill(read_weights(reference), reference, recipe.model.name, data)
+    elif start is not None:
+        teacher.fill(start.weights, start.file, recipe.model.name, data)
+    return data.taught_by(teacher), teacher
+
+
 def _filled(
     network: ResidualNetwork, start: Start | None, recipe: Recipe, data: Data
 ) -> tuple[ResidualNetwork, tuple[Origin, str] | None]:
@@ -223,9 +259,7 @@ def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
             output = network(example)
     except _REFUSALS as error:
         if not isinstance(data, ImageData):
-            raise UsageError(
-                f"{name} does not run on {data.described()}: {error}. {_SIZES.get(data.task, _SIZES['images'])}"
-            ) from error
+            raise UsageError(f"{name} does not run on {data.described()}: {error}. {_advice(data)}") from error
         size = data.evaluation_image_size
         raise UsageError(
             f"{name} was built for training images of {data.image_size}x{data.image_size} pixels and does not run on "

@@ -12,7 +12,7 @@ from stimulative import models
 from stimulative.config import dump_line
 from stimulative.data import Data
 from stimulative.errors import UsageError
-from stimulative.models import PRETRAINED, ModelSettings
+from stimulative.models import PRETRAINED, ModelSettings, SavedModel
 from stimulative.naming import listed
 from stimulative.runs import BEST, MODEL, RECIPE, Origin, RunDirectory
 from stimulative.training.randomness import random_states, restore_random_states
@@ -59,7 +59,7 @@ class Start:
                 name=name,
                 data=data.name,
                 **data.sizes,
-                new_head=True,
+                new_head=data.task != "embedding",  # it has none, and new vectors of tokens mean nothing
                 headless=self.headless,
             )
         except UsageError as error:
@@ -70,7 +70,7 @@ class Start:
 
 
 def weights_file(given: str | Path) -> WeightsPlace:
-    """The file of weights, or the part of one, that a file, ``FILE#KEY`` or a run directory stands for.
+    """The file of weights, or the part of one, that a file, ``FILE#KEY``, a run directory or a saved model stands for.
 
     Raises:
         UsageError: If there is neither, or the run has not finished.
@@ -88,7 +88,13 @@ def weights_file(given: str | Path) -> WeightsPlace:
         raise UsageError(f"{path} is a folder, and #{place.key} names a part of a file; leave it out, or give the file")
     run = RunDirectory(path)
     if not run.started:
-        raise UsageError(f"{given} is a folder, but not that of a run; give a run directory, or a file of weights")
+        saved = SavedModel.at(path)
+        if saved is not None:
+            return WeightsPlace(saved.weights)
+        raise UsageError(
+            f"{given} is a folder, but neither that of a run nor one in which Transformers saved a model "
+            "(config.json); give a run directory, or a file of weights"
+        )
     if not run.finished:
         raise UsageError(
             f"the run in {given} has not finished: continue it first (stimulative train {run.file(RECIPE)} --out "

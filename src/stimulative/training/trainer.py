@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.config import CalibrationSetting, Recipe
-from stimulative.data import Data, View
+from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.residual import batch_size, keep_frozen
@@ -103,6 +103,7 @@ class Trainer:
             world_size=self.fabric.world_size,
             weights=saved is None,
             origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
+            reference=self.run_directory.reference if saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
         asked = recipe.evaluation.calibration
@@ -139,11 +140,13 @@ class Trainer:
             len(self.data.train),
             start=self.epoch,
             visible=self.visible,
-            unit="seq" if self.data.is_text else "img",
+            unit="seq" if isinstance(self.data, TextData) else "img",
         )
         own: list[Callback] = [ChanceWarning()]
         if self.chief:
             if not self.goes_on:
+                if self.prepared.teacher is not None:
+                    self.run_directory.write_reference(self.prepared.teacher.model)
                 self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
             self.run_directory.write_recipe(self.recipe)
             self.run_directory.write_environment(Environment.of(self.fabric.device, self.recipe.seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
+from stimulative.models import SentenceEncoder
 from stimulative.naming import listed
 from stimulative.weights.matching import Match, matches, telling
 from stimulative.weights.place import inside
 from stimulative.weights.reading import Weights
+
+_NOT_ENCODING = re.compile(r"(^|\.)(pooler\..*|position_ids)$")
+"""What files of encoders have that a ``SentenceEncoder`` does not read."""
 
 _COUNTER = "num_batches_tracked"
 """Evaluation does not read it."""
@@ -55,6 +60,9 @@ def load_weights(
         UsageError: If names or shapes do not fit, all of them listed, several sets of weights do, or a value is not a
             finite number. The model is unchanged then.
     """
+    if isinstance(model, SentenceEncoder):  # files of Transformers are of what is inside of it
+        model = model.backbone
+        weights = {key: value for key, value in weights.items() if not _NOT_ENCODING.search(key)}
     own: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     match, misfit = _chosen(own, weights, headless, file, name)
     file = inside(file, match.key)

@@ -12,9 +12,10 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +33,8 @@ def read_weights(file: str | Path) -> Weights:
     Each is called by the path to it: the keys of the dictionaries that it lies in and its name, joined by dots, as in
     ``state_dict.conv1.weight``. The state of optimisers is left out.
 
-    A pickle is read with ``weights_only``: whatever is not a tensor, a plain value or a namespace of these is refused,
-    and never run.
+    A pickle is read with ``weights_only``: whatever is not a tensor, a plain value (a number of NumPy and a path are
+    some) or a namespace of these is refused, and never run.
 
     Args:
         file: ``.pth``, ``.pt``, ``.th``, ``.bin``, ``.ckpt`` or ``.safetensors``; what is in it decides, not its name.
@@ -100,14 +101,24 @@ def _read_safetensors(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about formats that are refused, with a message, in any case
-        with path.open("rb") as file, _namespaces_allowed():
+        with path.open("rb") as file, _plain_values_allowed():
             # of a path, torch would believe the ending
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _namespaces_allowed() -> torch.serialization.safe_globals:
-    """While it is open, what training scripts save their arguments in is read: it has no code."""
-    return torch.serialization.safe_globals([argparse.Namespace])
+def _plain_values_allowed() -> torch.serialization.safe_globals:
+    """While it is open, what training scripts save beside weights is read, where nothing of it can run code.
+
+    These are their arguments in a namespace, paths among them, and results that are numbers of NumPy.
+    """
+    scalar: Any = np.float64(0).__reduce__()[0]
+    names = "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"  # since NumPy 2, and before
+    kinds = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    paths = [(PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]  # since 3.13
+    paths += [(PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")]
+    return torch.serialization.safe_globals(
+        [argparse.Namespace, np.dtype, *kinds, *((scalar, name) for name in names), *paths]
+    )
 
 
 def _reason(path: Path, head: bytes, error: Exception) -> str:
@@ -139,7 +150,7 @@ def _foreign_objects(path: Path, error: Exception) -> list[str]:
     """The names of what a pickle would have called beside what makes tensors."""
     if zipfile.is_zipfile(path):
         try:
-            with _namespaces_allowed():
+            with _plain_values_allowed():
                 found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         except Exception:  # damaged, or of another kind
             found = []

@@ -49,7 +49,8 @@ def add(commands: Any) -> None:
     limits.add_argument(
         "--min-top1",
         metavar="PERCENT",
-        help="the least validation accuracy in percent (of text: of the next token)",
+        help="the least validation accuracy in percent (of text: of the next token); of other tasks their measure, "
+        "such as mIoU in percent, PSNR in dB or a cosine",
     )
     limits.add_argument("--max-perplexity", metavar="P", help="the greatest validation perplexity, of text")
     parser.add_argument(
@@ -125,16 +126,17 @@ def _show(choice: Choice, out: Path, pictures: list[Path]) -> None:
     for column in ("", "subnet"):
         table.add_column(column, no_wrap=True)
     accuracy = ["next token %", "perplexity"] if text else [measure_of(choice.about.task).axis]
+    digits = 2 if text else measure_of(choice.about.task).digits
     for column in (*accuracy, "M parameters", "MFLOPs", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("chosen", *_row(choice.member), style="bold")
+    table.add_row("chosen", *_row(choice.member, digits), style="bold")
     for number, member in enumerate(choice.runners_up):
-        table.add_row(
-            "runners-up" if number == 0 else "", *_row(member), end_section=number + 1 == len(choice.runners_up)
-        )
-    table.add_row("main net", *_row(choice.main))
+        last = number + 1 == len(choice.runners_up)
+        table.add_row("runners-up" if number == 0 else "", *_row(member, digits), end_section=last)
+    table.add_row("main net", *_row(choice.main, digits))
     print_table(table)
-    print("\n".join(_conditions(choice, "sequences" if text else "images")))
+    samples = "sequences" if text else "samples" if choice.about.task == "embedding" else "images"
+    print("\n".join(_conditions(choice, samples)))
     drawn = ", ".join(str(path) for path in pictures)
     print(f"written: {out / CHOICE}, {drawn}")
 
@@ -143,7 +145,7 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
     """What the numbers of the table belong to."""
     tried, latencies = choice.tried, choice.latencies
     of = "" if choice.images == choice.validation_images else f" of {choice.validation_images:,}"
-    step = "" if samples == "sequences" else f" (one is {100 / choice.images:.2g} points)"
+    step = f" (one is {100 / choice.images:.2g} points)" if samples == "images" else ""
     statistics = (
         f", each subnet with statistics from {choice.calibration_images:,} training images"
         + (f" prepared as for {choice.calibration}" if choice.calibration else "")
@@ -174,11 +176,11 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
     return lines
 
 
-def _row(member: Member) -> list[str]:
+def _row(member: Member, digits: int) -> list[str]:
     score, latency = member.score, member.latency
     return [
         str(member.subnet),
-        f"{score.quality:.2f}",
+        f"{score.quality:.{digits}f}",
         *([] if score.perplexity is None else [f"{score.perplexity:.2f}"]),
         f"{member.cost.parameters / 1e6:.3f}",
         f"{member.cost.flops / 1e6:,.2f}",

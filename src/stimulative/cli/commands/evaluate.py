@@ -129,7 +129,7 @@ def _show(run: RunDirectory) -> None:
     drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(
         f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {measure.spread(part.mean or 0, part.std or 0)} "
-        f"({part.min:.2f} to {part.max:.2f}), {_statistics(summary)}"
+        f"({part.min:.{measure.digits}f} to {part.max:.{measure.digits}f}), {_statistics(summary)}"
     )
     if summary.calibration is not None:
         print(f"main net on the validation part: {_views(summary.calibration, measure)}")
@@ -174,7 +174,7 @@ def _views(calibration: Calibration, measure: Measure) -> str:
 def _blocks_table(summary: Summary) -> Any:
     table = _table(summary, "by number of blocks", ["blocks", "subnets"])
     for row in _some(summary.by_blocks or ()):
-        table.add_row(str(row.blocks), f"{row.subnets:,}", *_spread(row))
+        table.add_row(str(row.blocks), f"{row.subnets:,}", *_spread(row, measure_of(summary.task).digits))
     return table
 
 
@@ -183,7 +183,7 @@ def _stages_table(summary: Summary) -> Any:
     rows = summary.by_stage or ()
     for stage in dict.fromkeys(row.stage for row in rows):
         for row in _some([row for row in rows if row.stage == stage], most=6):
-            table.add_row(row.name, str(row.depth), f"{row.subnets:,}", *_spread(row))
+            table.add_row(row.name, str(row.depth), f"{row.subnets:,}", *_spread(row, measure_of(summary.task).digits))
         table.add_section()
     return table
 
@@ -197,8 +197,9 @@ def _frontier_table(summary: Summary, family: Family) -> Any:
         title_justify="left",
     )
     table.add_column("subnet", no_wrap=True)
-    measure = measure_of(summary.task)
-    for column in (measure.short, *(["perplexity"] if summary.of_text else []), "M parameters", "MFLOPs", "ms"):
+    measure, further = measure_of(summary.task), _further(summary, family)
+    named = [*(["perplexity"] if summary.of_text else []), *(key.replace("_", " ") for key in further)]
+    for column in (measure.short, *named, "M parameters", "MFLOPs", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
     for member in _some(members):
         latency = member.latency
@@ -206,11 +207,19 @@ def _frontier_table(summary: Summary, family: Family) -> Any:
             str(member.subnet),
             f"{member.score.quality:.{measure.digits}f}",
             *([f"{member.score.perplexity:.2f}"] if summary.of_text else []),
+            *(f"{member.score.more[key]:.{measure.digits}f}" for key in further),
             f"{member.cost.parameters / 1e6:.3f}",
             f"{member.cost.flops / 1e6:,.2f}",
             "" if latency is None else f"{latency.median_ms:.2f} ± {latency.iqr_ms / 2:.2f}",
         )
     return table
+
+
+def _further(summary: Summary, family: Family) -> list[str]:
+    """Scores of embeddings beside the cosine: with it they say whether search among the vectors finds the same."""
+    if summary.task != "embedding":
+        return []
+    return [key for key in summary.main.more if all(key in member.score.more for member in family)]
 
 
 def _table(summary: Summary, title: str, columns: Sequence[str]) -> Any:
@@ -223,9 +232,10 @@ def _table(summary: Summary, title: str, columns: Sequence[str]) -> Any:
     return table
 
 
-def _spread(row: SizeSpread | DepthSpread) -> tuple[str, ...]:
+def _spread(row: SizeSpread | DepthSpread, digits: int) -> tuple[str, ...]:
     perplexity = [] if row.perplexity is None else [f"{row.perplexity.mean:.2f}"]
-    return f"{row.mean:.2f} ± {row.std:.2f}", f"{row.min:.2f}", f"{row.max:.2f}", *perplexity
+    numbers = f"{row.mean:.{digits}f} ± {row.std:.{digits}f}", f"{row.min:.{digits}f}", f"{row.max:.{digits}f}"
+    return *numbers, *perplexity
 
 
 def _some(rows: Sequence[T], most: int = _MOST_ROWS) -> list[T]:

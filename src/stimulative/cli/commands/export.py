@@ -92,7 +92,7 @@ def _show(exported: Exported) -> None:
 
     from stimulative.cli.tables import measure_of, print_table
 
-    main, text = exported.main_net, exported.task == "text"
+    main, text = exported.main_net, exported.vocabulary is not None
     table = Table()
     table.add_column("", no_wrap=True)
     table.add_column(f"subnet {exported.subnet}", justify="right", no_wrap=True)

@@ -16,6 +16,7 @@ _EXAMPLES = """examples:
   stimulative init --model timm/resnet50 --data folder:photos --from pretrained --out photos.yaml
   stimulative init --model timm/vit_tiny_patch16_224 --data cifar10 --lr-range-test
   stimulative init --from runs/common --data folder:photos --method.balance 2
+  stimulative init --from all-MiniLM-L6-v2 --data sentences:PATH --out minilm.yaml     a saved sentence encoder
   stimulative init --model transformers/gpt2 --data pydoc --model.arguments "{n_layer: 6, n_embd: 96, n_head: 4}\""""
 _ROWS = 12
 
@@ -27,7 +28,7 @@ def add(commands: Any) -> None:
         help="write a recipe for your own model and data",
         description="Look at a model and at data, and write a commented recipe for both: batch size, optimiser,\n"
         "learning rate, epochs and what else follows from what is found, each with its reason.",
-        usage="stimulative init --model NAME --data NAME [--from RUN|FILE|pretrained] [--out FILE] [--force] "
+        usage="stimulative init --model NAME --data NAME [--from RUN|DIR|FILE|pretrained] [--out FILE] [--force] "
         "[--lr-range-test] [--section.key VALUE ...]",
         examples=_EXAMPLES,
     )
@@ -35,13 +36,13 @@ def add(commands: Any) -> None:
         "--model",
         metavar="NAME",
         help="cifar/NAME, timm/NAME, torchvision/NAME, transformers/MODEL_TYPE or package.module:factory (default: "
-        "that of --from RUN)",
+        "that of --from RUN, or of --from DIR, where Transformers saved a model)",
     )
     parser.add_argument(
         "--data",
         metavar="NAME",
         required=True,
-        help="digits, cifar10, cifar100, folder:PATH, fake, pydoc, text:PATH or package.module:name",
+        help="digits, cifar10, cifar100, folder:PATH, fake, pydoc, text:PATH, sentences:PATH or package.module:name",
     )
     add_from(parser)
     parser.add_argument("--out", metavar="FILE", default="recipe.yaml", help="file to write (default: recipe.yaml)")

@@ -10,6 +10,7 @@ from stimulative.cli.tables import measure_of, print_table
 
 if TYPE_CHECKING:
     from stimulative.studies import Loafing
+    from stimulative.tasks import Measure
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 def _show(study: Loafing) -> None:
     from rich.table import Table
 
-    title = measure_of(study.task).heading + (" (perplexity)" if study.of_text else "")
+    measure = measure_of(study.task)
+    title = measure.heading + (" (perplexity)" if study.of_text else "")
     table = Table(title=title, title_justify="left")
     for column in ("method", "main net"):
         table.add_column(column, no_wrap=True)
@@ -75,15 +77,15 @@ def _show(study: Loafing) -> None:
         table.add_row(
             row.method,
             row.main,
-            f"{row.main_quality or 0:.2f}",
+            f"{row.main_quality or 0:{measure.form}}",
             str(row.subnets),
-            _mean(row.in_group_mean, row.in_group_perplexity_mean),
-            _mean(row.alone_mean, row.alone_perplexity_mean),
-            f"{row.gap_mean or 0:.2f} ± {row.gap_std or 0:.2f}",
+            _mean(measure, row.in_group_mean, row.in_group_perplexity_mean),
+            _mean(measure, row.alone_mean, row.alone_perplexity_mean),
+            measure.pair(row.gap_mean or 0, row.gap_std or 0),
         )
     print_table(table)
     print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")
 
 
-def _mean(quality: float, perplexity: float | None) -> str:
-    return f"{quality:.2f}" + ("" if perplexity is None else f" ({perplexity:.2f})")
+def _mean(measure: Measure, quality: float, perplexity: float | None) -> str:
+    return f"{quality:{measure.form}}" + ("" if perplexity is None else f" ({perplexity:.2f})")

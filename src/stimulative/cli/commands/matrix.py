@@ -10,6 +10,7 @@ from stimulative.cli.tables import measure_of
 
 if TYPE_CHECKING:
     from stimulative.studies import Matrix, MatrixCell
+    from stimulative.tasks import Measure
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -60,18 +61,20 @@ def _show(matrix: Matrix) -> None:
     from rich.table import Table
 
     cells = {(cell.subnet, cell.main): cell for cell in matrix.cells}
-    title = measure_of(matrix.task).heading + (" (perplexity)" if matrix.of_text else "")
+    measure = measure_of(matrix.task)
+    title = measure.heading + (" (perplexity)" if matrix.of_text else "")
     table = Table(title=title, title_justify="left")
     table.add_column("subnet", no_wrap=True)
     for net in matrix.nets:
         table.add_column(net, justify="right", no_wrap=True)
     for subnet in matrix.nets:
         row = [cells.get((subnet, net)) for net in matrix.nets]
-        table.add_row(subnet, *("–" if cell is None else _shown(cell) for cell in row))
+        table.add_row(subnet, *("–" if cell is None else _shown(cell, measure) for cell in row))
     Console().print(table)
     print("rows: subnets, inside the nets of the columns; on the diagonal each net trained alone")
 
 
-def _shown(cell: MatrixCell) -> str:
+def _shown(cell: MatrixCell, measure: Measure) -> str:
     perplexity = "" if cell.perplexity is None else f" ({cell.perplexity:.2f})"
-    return f"{cell.mean:.2f}" + (f" ± {cell.std:.2f}" if cell.seeds > 1 else "") + perplexity
+    shown = measure.pair(cell.mean, cell.std) if cell.seeds > 1 else f"{cell.mean:{measure.form}}"
+    return shown + perplexity

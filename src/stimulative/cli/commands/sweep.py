@@ -56,7 +56,8 @@ def _show(sweep: Sweep) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{measure_of(sweep.task).heading}, means over seeds"
+    measure = measure_of(sweep.task)
+    title = f"{measure.heading}, means over seeds"
     table = Table(title=title, title_justify="left")
     table.add_column(sweep.key, no_wrap=True)
     perplexities = ("main perplexity", "all perplexity") if sweep.of_text else ()
@@ -67,9 +68,9 @@ def _show(sweep: Sweep) -> None:
         table.add_row(
             str(row.value),
             str(row.seeds),
-            f"{row.main_mean:.2f} ± {row.main_std:.2f}",
-            f"{row.all_mean:.2f} ± {row.all_std:.2f}",
-            f"{row.all_min or 0:.2f}",
+            measure.pair(row.main_mean, row.main_std),
+            measure.pair(row.all_mean, row.all_std),
+            f"{row.all_min or 0:{measure.form}}",
             *(f"{perplexity:.2f}" for perplexity in of_text),
         )
     Console().print(table)

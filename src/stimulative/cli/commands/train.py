@@ -23,6 +23,7 @@ _EXAMPLES = """examples:
   stimulative train my-recipe.yaml --from pretrained --out runs/tuned    start from what timm or torchvision publishes
   stimulative train my-recipe.yaml --from resnet50.safetensors --optimizer.trunk_lr 0.1 --model.freeze_stem true
   stimulative train --from runs/common --method.name stimulative --schedule.epochs 5    a run goes on as another one
+  stimulative train --from all-MiniLM-L6-v2 --data sentences:PATH    a saved encoder; settings as init proposes them
   stimulative train runs/mine/recipe.yaml --out runs/mine --resume"""
 
 
@@ -33,7 +34,7 @@ def add(commands: Any) -> None:
         help="train a network by a recipe",
         description="Train a network by a recipe: the name of a shipped one or the path of a YAML file. With --from\n"
         "it starts from trained weights; a layer that differs in the number of classes alone starts anew.",
-        usage="stimulative train (RECIPE | --from RUN) [--from RUN|FILE|pretrained] [--out DIR] [--data NAME] "
+        usage="stimulative train (RECIPE | --from RUN|DIR) [--from RUN|DIR|FILE|pretrained] [--out DIR] [--data NAME] "
         "[--max-steps N] [--resume] [--section.key VALUE ...] [--dry-run]",
         examples=_EXAMPLES,
         settings=True,
@@ -42,7 +43,8 @@ def add(commands: Any) -> None:
         "recipe",
         metavar="RECIPE",
         nargs="?",
-        help="shipped recipe, or path of a YAML file (default: the recipe of --from RUN)",
+        help="shipped recipe, or path of a YAML file (default: the recipe of --from RUN; for --from DIR what "
+        "stimulative init proposes)",
     )
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-METHOD-seedN)")
     add_from(parser)
@@ -58,16 +60,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Train."""
-    from stimulative.config import load_recipe
     from stimulative.studies import directory_name
 
-    named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.weights)
-    settings = data_settings(named, options.data, rest) + from_settings(options.weights, rest)
-    if options.max_steps is not None:
-        settings += ["--schedule.max_steps", options.max_steps]
-    recipe = load_recipe(named, [*settings, *rest])
+    recipe, stem = _recipe(options, rest)
     images = f"-{directory_word(options.data)}" if options.data else ""
-    stem = stem or Path(named).stem
     out = Path(options.out or f"runs/{stem}{images}-{directory_name(recipe.method.name)}-seed{recipe.seed}")
     if recipe.model.weights is not None and out.resolve() == Path(recipe.model.weights).expanduser().resolve():
         raise UsageError(f"{out} is the run that training starts from; choose another directory with --out")
@@ -101,6 +97,33 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _recipe(options: argparse.Namespace, rest: list[str]) -> tuple[Any, str]:
+    """The recipe, and what runs of it are called."""
+    from stimulative.config import load_recipe
+    from stimulative.models import SavedModel
+
+    more = [] if options.max_steps is None else ["--schedule.max_steps", options.max_steps]
+    saved = None if options.recipe is not None or options.weights is None else SavedModel.at(options.weights)
+    if saved is not None:
+        return _proposed(saved.path, options.data, [*more, *rest]), f"{saved.path.resolve().name}-tuned"
+    named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.weights)
+    settings = data_settings(named, options.data, rest) + from_settings(options.weights, rest)
+    return load_recipe(named, [*settings, *more, *rest]), stem or Path(named).stem
+
+
+def _proposed(saved: Path, data: str | None, settings: list[str]) -> Any:
+    """The recipe that ``stimulative init`` would write for a saved model."""
+    from stimulative.proposing import propose
+
+    if data is None:
+        raise UsageError(
+            f"--from {saved} without RECIPE: that is a saved model; say what to train it on, too: "
+            "--data sentences:PATH for a sentence encoder"
+        )
+    from_settings(str(saved), settings)
+    return propose(None, data, weights=str(saved), settings=settings).recipe
+
+
 def _recipe_of_run(start: str | None) -> tuple[str, str]:
     """The recipe of the run that ``--from`` names, and what runs that start from it are called."""
     if start is None:
@@ -110,14 +133,14 @@ def _recipe_of_run(start: str | None) -> tuple[str, str]:
     stored = Path(start).expanduser() / RECIPE
     if not stored.is_file():
         raise UsageError(
-            f"--from {start} without RECIPE: that takes the recipe of a run, and {start} is no run directory; name a "
-            "recipe, too"
+            f"--from {start} without RECIPE: that takes the recipe of a run, or proposes one for a directory in which "
+            f"Transformers saved a model, and {start} is neither; name a recipe, too"
         )
     return str(stored), f"{stored.resolve().parent.name}-tuned"
 
 
 def _plan(recipe: Any, out: Path) -> None:
-    from stimulative.data import TextData
+    from stimulative.data import SentenceData, TextData
     from stimulative.training import prepare
 
     prepared = prepare(recipe, weights=True)
@@ -125,11 +148,12 @@ def _plan(recipe: Any, out: Path) -> None:
     network, data = prepared.network, prepared.data
     stages = ", ".join(f"{stage.name} ({stage.blocks})" for stage in network.stages)
     print(f"# network: {stages}; {network.space.count:,} subnets, {network.space.smallest} to {network.full}")
-    what, classes = (
-        ("sequences", f"{data.length} tokens, {data.classes} different ones")
-        if isinstance(data, TextData)
-        else ("images", f"{data.classes} classes")
-    )
+    if isinstance(data, SentenceData):
+        what, classes = "texts", f"up to {data.length} tokens"
+    elif isinstance(data, TextData):
+        what, classes = "sequences", f"{data.length} tokens, {data.classes} different ones"
+    else:
+        what, classes = "images", f"{data.classes} classes"
     print(f"# data: {data.train.images:,} training, {data.validation.images:,} validation {what} of {classes}")
     if prepared.loaded:
         print(f"# weights: {prepared.loaded}")

@@ -67,7 +67,8 @@ def choose(
         max_latency_ms: The greatest latency of one batch, in milliseconds.
         max_flops: The most floating-point operations (a multiply-add is two) for a sample; a number, or ``"1.5G"``.
         max_params: The most parameters; a number, or a text such as ``"10M"``.
-        min_top1: The least accuracy on the validation part, in percent; of texts, of the next token.
+        min_top1: The least accuracy on the validation part, in percent; of texts, of the next token; of other tasks,
+            the least of their measure.
         max_perplexity: The greatest perplexity there, for texts.
         minimise: What is as little as possible where a quality is asked for; by default the latency.
         device: Where all is measured.

@@ -17,6 +17,7 @@ from stimulative.deploy.deployable import Finished
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
 from stimulative.runs import CostName, Latency, Member, versions
+from stimulative.tasks import MEASURES
 
 _TIMED_MOST = 64
 _RUNNERS_UP = 4
@@ -60,7 +61,7 @@ class Chooser:
         Raises:
             UsageError: If none keeps to the limits.
         """
-        full = finished.network.full
+        full, measure = finished.network.full, MEASURES[finished.run.data.task]
         if self.budget.searched:
             (main,) = self.accuracy.of([full])
             members = self._search(main, evaluations, seed)
@@ -69,14 +70,14 @@ class Chooser:
             found = {member.subnet: member for member in self.accuracy.of(sorted({*within, full}))}
             main, members = found[full], [found[subnet] for subnet in within]
         if self.times:
-            enough = pick(members, replace(self.limits, max_latency_ms=None), "flops")
+            enough = pick(members, replace(self.limits, max_latency_ms=None), "flops", measure)
             finalists = worth_timing(enough, _TIMED_MOST)
         else:
-            finalists = pick(members, self.limits, self.decided_by)[: 1 + _RUNNERS_UP]
+            finalists = pick(members, self.limits, self.decided_by, measure)[: 1 + _RUNNERS_UP]
         to_time = {member.subnet: member for member in [*finalists, main]}
         timed, latencies = self.stopwatch.timed(list(to_time.values()), self.seconds)
         own = {member.subnet: member for member in timed}
-        ranked = pick([own[member.subnet] for member in finalists], self.limits, self.decided_by)
+        ranked = pick([own[member.subnet] for member in finalists], self.limits, self.decided_by, measure)
         data, space = finished.run.data, self.budget.space
         return Choice(
             member=ranked[0],

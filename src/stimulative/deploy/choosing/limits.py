@@ -26,7 +26,7 @@ class Limits(Record):
         max_latency_ms: Of the latency, in milliseconds.
         max_flops: Of the floating-point operations for one sample; a multiply-add counts as two.
         max_params: Of the number of parameters.
-        min_top1: Of the accuracy on the validation part, in percent.
+        min_top1: Of the accuracy on the validation part, in percent; of other tasks, of their measure.
         max_perplexity: Of the perplexity there, for texts.
     """
 
@@ -84,7 +84,12 @@ def limits_of(
         max_latency_ms=_plain("max_latency_ms", "a number of milliseconds above 0", max_latency_ms),
         max_flops=_amount("max_flops", max_flops),
         max_params=_amount("max_params", max_params),
-        min_top1=_plain("min_top1", "an accuracy in percent, above 0 and at most 100", min_top1, most=100),
+        min_top1=_plain(
+            "min_top1",
+            "an accuracy in percent, above 0 and at most 100",
+            min_top1,
+            most=100,
+        ),
         max_perplexity=_plain("max_perplexity", "a number of 1 or more", max_perplexity, least=1),
     )
     if limits == Limits():

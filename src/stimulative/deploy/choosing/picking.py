@@ -11,6 +11,7 @@ import numpy as np
 from stimulative.deploy.choosing.limits import Limits
 from stimulative.errors import UsageError
 from stimulative.runs import CostName, Member
+from stimulative.tasks import MEASURES, Measure
 
 
 def order(limits: Limits, by: CostName) -> Callable[[Member], Any]:
@@ -67,24 +68,27 @@ def _spread(members: Sequence[Member], most: int) -> list[Member]:
     return [ordered[round(number * (len(ordered) - 1) / max(1, most - 1))] for number in range(most)]
 
 
-def pick(members: Sequence[Member], limits: Limits, by: CostName) -> list[Member]:
+def pick(
+    members: Sequence[Member], limits: Limits, by: CostName, measure: Measure = MEASURES["images"]
+) -> list[Member]:
     """The subnets that keep to all limits, the one to choose first.
 
     Args:
         members: Subnets that have been measured in everything that is limited.
         limits: The limits.
         by: The cost that decides.
+        measure: What their quality is, for messages.
 
     Raises:
         UsageError: If there is none, with those that come closest.
     """
     allowed = [member for member in members if limits.allow(member)]
     if not allowed:
-        raise UsageError(_none(members, limits))
+        raise UsageError(_none(members, limits, measure))
     return sorted(allowed, key=order(limits, by))
 
 
-def _none(members: Sequence[Member], limits: Limits) -> str:
+def _none(members: Sequence[Member], limits: Limits, measure: Measure) -> str:
     """That no subnet keeps to all limits, and which come closest."""
     good = [member for member in members if limits.shortfall(member) == 0]
     cheap = [member for member in members if replace(limits, min_top1=None, max_perplexity=None).allow(member)]
@@ -93,7 +97,7 @@ def _none(members: Sequence[Member], limits: Limits) -> str:
         pool = cheap or members
         best = min(pool, key=lambda member: (limits.shortfall(member), member.cost.flops, member.subnet))
         enough = " that are cheap enough" if limits.costs and cheap else ""
-        has = _quality(best, limits)
+        has = _quality(best, limits, measure)
         closest.append(f"of the {len(pool):,} measured{enough}, subnet {best.subnet} is the best with {has}")
     for name, limit in limits.costs.items():
         known = [(value, member) for member in good or members if (value := member.cost_in(name)) is not None]
@@ -102,15 +106,17 @@ def _none(members: Sequence[Member], limits: Limits) -> str:
             enough = " that are good enough" if limits.asks_for_quality and good else ""
             has = written(name, value)
             closest.append(f"of the {len(known):,} measured{enough}, subnet {least.subnet} has the least: {has}")
+    called = "accuracy" if measure.key == "top1" else measure.name
     wanted = [f"at most {written(name, limit)}" for name, limit in limits.costs.items()]
-    wanted += [] if limits.min_top1 is None else [f"a validation accuracy of at least {limits.min_top1:g}%"]
+    if limits.min_top1 is not None:
+        wanted.append(f"a validation {called} of at least {limits.min_top1:g}{measure.unit}")
     wanted += [] if limits.max_perplexity is None else [f"a perplexity of at most {limits.max_perplexity:g}"]
     return f"no subnet that was measured has {' and '.join(wanted)}: {'; '.join(closest)}"
 
 
-def _quality(member: Member, limits: Limits) -> str:
+def _quality(member: Member, limits: Limits, measure: Measure) -> str:
     perplexity = member.score.perplexity
-    has = [] if limits.min_top1 is None else [f"{member.score.quality:.2f}%"]
+    has = [] if limits.min_top1 is None else [measure.shown(member.score.quality)]
     has += [] if limits.max_perplexity is None or perplexity is None else [f"a perplexity of {perplexity:.4g}"]
     return " and ".join(has)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from stimulative.data import SentenceData, TextData
 from stimulative.deploy.exporting.deployed import Deployed
 from stimulative.records import Record
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating
@@ -74,7 +76,7 @@ def cases_of(
         statistics: Its statistics.
         free: The names of free dimensions, by their number.
     """
-    most = _SEQUENCES if run.data.is_text else _IMAGES
+    most = _SEQUENCES if isinstance(run.data, TextData) else _IMAGES
     samples = _first_samples(run, most)
     count = len(samples[0])
     batch = min(_BATCH, run.recipe.data.evaluation_batch_size)
@@ -82,7 +84,8 @@ def cases_of(
     parts = list(zip(*(_split(part, sizes) for part in samples), strict=True))
     if 1 in free and samples[0].shape[1] > 1:
         parts.append(tuple(part[:2, : part.shape[1] // 2] for part in samples))
-    return [_case(run.network, module, subnet, statistics, inputs) for inputs in parts]
+    of_tokens = run.data.is_text
+    return [_case(run.network, module, subnet, statistics, inputs, of_tokens=of_tokens) for inputs in parts]
 
 
 def compare(runner: Callable[..., Tensor], cases: Sequence[Case], aim: Task) -> Agreement:
@@ -131,10 +134,17 @@ def _first_samples(run: Prepared, most: int) -> tuple[Tensor, ...]:
     """The first samples of the test split, as the module takes them, before normalisation is undone."""
     found: list[tuple[Tensor, ...]] = []
     for x, _ in in_precision_of(run.network, run.data.test):
-        found.append((x["input_ids"], x["attention_mask"]) if run.data.is_text else (x,))
+        found.append((x["input_ids"], x["attention_mask"]) if isinstance(run.data, TextData) else (x,))
         if sum(len(inputs[0]) for inputs in found) >= most:
             break
+    if isinstance(run.data, SentenceData):
+        found = [tuple(_as_long(part, run.data.length) for part in inputs) for inputs in found]
     return tuple(torch.cat(parts)[:most].cpu() for parts in zip(*found, strict=True))
+
+
+def _as_long(tokens: Tensor, length: int) -> Tensor:
+    """Tokens or their mask, (B, length), zeros behind their end; batches are as long as their longest text."""
+    return F.pad(tokens, (0, length - tokens.shape[1]))
 
 
 def _split(samples: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -148,9 +158,15 @@ def _split(samples: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def _case(
-    network: ResidualNetwork, module: Deployed, subnet: Subnet, statistics: Statistics, inputs: tuple[Tensor, ...]
+    network: ResidualNetwork,
+    module: Deployed,
+    subnet: Subnet,
+    statistics: Statistics,
+    inputs: tuple[Tensor, ...],
+    *,
+    of_tokens: bool,
 ) -> Case:
     x: Any = inputs[0] if len(inputs) == 1 else dict(zip(module.inputs, inputs, strict=True))
     with evaluating(network), torch.no_grad():
         expected = module.finish(module.aim.outputs_of(network(x, subnet, statistics=statistics)))
-    return Case(module.before(inputs), expected, inputs[1].bool() if len(inputs) > 1 else None)
+    return Case(module.before(inputs), expected, inputs[-1].bool() if of_tokens else None)

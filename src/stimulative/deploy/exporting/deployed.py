@@ -104,13 +104,16 @@ class DeployedImages(Deployed):
 
 
 class DeployedText(Deployed):
-    """A language model as it is exported: logits alone come out, and no cache of keys and values."""
+    """A model of texts as it is exported: logits or vectors alone come out, and no cache of keys and values."""
 
     inputs = ("input_ids", "attention_mask")
     freedoms = ({0: "batch", 1: "length"}, {0: "batch"}, {})
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map tokens and their mask (B, T) to logits or probabilities of the next token (B, T, vocabulary)."""
+        """Map tokens and their mask (B, T) to logits or probabilities of the next token (B, T, vocabulary).
+
+        Of an encoder to vectors (B, features).
+        """
         return self.finish(self.aim.outputs_of(self.model(input_ids=input_ids, attention_mask=attention_mask)))
 
 

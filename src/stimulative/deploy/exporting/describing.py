@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
-from stimulative.data import ImageData, TextData
+from stimulative.data import ImageData, SentenceData, TextData
 from stimulative.deploy.exporting.deployed import Deployed, DeployedImages
 from stimulative.deploy.exporting.exported import ImagesIn, Side, TextIn
-from stimulative.residual import evaluating
+from stimulative.residual import configs_of, evaluating
 from stimulative.training import Prepared, as_in
+
+_LONGEST = "max_position_embeddings"
 
 
 def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) -> ImagesIn | TextIn:
@@ -30,7 +32,9 @@ def described_input(run: Prepared, module: Deployed, free: Mapping[int, str]) ->
             "behind the last one",
             tokenizer=run.recipe.data.tokenizer,
             trained_length=data.length,
-            longest=getattr(getattr(run.network.model, "config", None), "max_position_embeddings", None),
+            longest=next(
+                (getattr(one, _LONGEST) for one in configs_of(run.network.model) if hasattr(one, _LONGEST)), None
+            ),
         )
     normalises = isinstance(module, DeployedImages) and module.normalises
     return ImagesIn(
@@ -52,7 +56,7 @@ def described_output(run: Prepared, module: Deployed, free: Mapping[int, str], t
     network, data = run.network, run.data
     with torch.no_grad(), evaluating(network):
         outputs = data.aim.outputs_of(network(as_in(network, data.example(1, evaluation=True))))
-    sizes = {0: 1, 1: data.length} if isinstance(data, TextData) else {0: 1}
+    sizes = {0: 1, 1: data.length} if isinstance(data, TextData) and data.is_text else {0: 1}
     shape = tuple(free.get(number, size) if number in sizes else size for number, size in enumerate(outputs.shape))
     return Side(names=(module.output,), type="float32", shape=shape, values=_meaning(run, module, temperature))
 
@@ -67,6 +71,8 @@ _SETS = {
 def _meaning(run: Prepared, module: Deployed, temperature: float | None) -> str:
     """What the numbers are that come out."""
     data = run.data
+    if isinstance(data, SentenceData):
+        return "a vector for each text, to be compared by the cosine"
     if not data.aim.has_temperature:
         return f"numbers as the net gives them ({data.task})"
     squashed = "sigmoid" if data.task == "multilabel" else "softmax"

@@ -263,4 +263,6 @@ def _call(run: Prepared, arguments: Mapping[str, Any]) -> BuildingCall:
     if room == "torchvision":
         return BuildingCall.with_arguments("torchvision.models.get_model", (rest,), kwargs)
     ours = {**data.sizes, "arguments": dict(arguments)}
+    if data.task == "embedding":
+        ours["task"] = data.task
     return BuildingCall.with_arguments("stimulative.models.build", (name,), ours)

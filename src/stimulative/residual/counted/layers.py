@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
 from stimulative.residual.finding.stacks import Stack, stacks_in
 from stimulative.residual.finding.wiring import Decision, Wiring
-
-_NOT_PER_LAYER = "_id", "_ids", "_idx", "_indices", "architectures"
 
 
 def stacks_of(model: nn.Module, wiring: Wiring) -> tuple[Stack, ...]:
@@ -33,22 +30,6 @@ def layers_that_run(stack: Stack, wiring: Wiring, decisions: Sequence[Decision])
         if block is not None:
             running.append(position[wiring.blocks[place.stage][block]])
     return tuple(running)
-
-
-def per_layer(
-    fields: Mapping[str, Any], length: int, counts: Sequence[tuple[str, int | None]]
-) -> dict[str, list[Any] | tuple[Any, ...]]:
-    """What a config has one of for each layer."""
-    if any(number is not None for _, number in counts):
-        return {}  # what it says of stages is of no layer
-    return {
-        field: values
-        for field, values in fields.items()
-        if isinstance(values, list | tuple)
-        and len(values) == length > 1
-        and ("layer" in field or "block" in field or "type" in field)
-        and not field.endswith(_NOT_PER_LAYER)
-    }
 
 
 def _whole(stack: Stack, wiring: Wiring) -> bool:

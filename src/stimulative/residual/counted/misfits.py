@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +28,7 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
         return None  # a model of one's own around one of Transformers
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            built = type(model)(copy.deepcopy(config_of(model)))
+            built = type(model)(restored_config(model))
     except Exception as error:  # whatever a constructor does
         return f"{type(model).__name__} is not built from its config alone ({type(error).__name__}: {error})"
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -37,14 +37,25 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
         if shapes.get(key) != expected.get(key):
             return f"{key} is of shape {shapes.get(key)} here and {expected.get(key)} there"
     within = tuple(f"{name}." for name in lists)
+    modules = dict(model.named_modules())
     for name, other in built.named_modules():
         if not name.startswith(within):
             continue
-        own = _constants(model.get_submodule(name))
+        if name not in modules:
+            return f"{name} is not here"
+        own = _constants(modules[name])
         for where, value in _constants(other).items():
             if own.get(where, value if "." in where else None) != value:
                 return f"{name}.{where} is {own.get(where)!r} here and {value!r} there"
     return None
+
+
+def restored_config(model: nn.Module) -> Any:
+    """The config of a model as it is read back from the file that it is saved to."""
+    config = config_of(model)
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return type(config).from_pretrained(folder)
 
 
 def _constants(module: nn.Module) -> dict[str, Any]:

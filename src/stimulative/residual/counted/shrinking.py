@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slots import put_children
-from stimulative.residual.counted.layers import layers_that_run, per_layer, stacks_of
+from stimulative.residual.counted.layers import layers_that_run, stacks_of
 from stimulative.residual.counted.numbering import Undo, number_layer, restore
-from stimulative.residual.finding.stacks import Stack, config_of
+from stimulative.residual.finding.stacks import Stack, config_of, per_layer
 from stimulative.residual.finding.wiring import Decision, Place, Wiring
 
 _TYPES = "layer_types", "layers_block_type"
@@ -126,7 +126,8 @@ def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dic
     seen: set[int] = set()
     for owner, counts in stack.configs:
         own = vars(model.get_submodule(owner))
-        if all(number is None for _, number in counts):  # some models note the number of layers themselves
+        of_model = all(number is None for _, number in counts)
+        if of_model:  # some models note the number of layers themselves
             noted = [name for name, value in own.items() if type(value) is int and "layer" in name]
             copied = {name: own[name] for name in noted if own[name] == len(stack.layers)}
             undo.append((own, copied))
@@ -136,7 +137,8 @@ def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dic
         if id(fields) in seen:
             continue
         seen.add(id(fields))
-        computed = {name: list(getattr(config, name, None) or ()) for name in _TYPES if name not in fields}
+        missing = [name for name in _TYPES if of_model and name not in fields]
+        computed = {name: list(getattr(config, name, None) or ()) for name in missing}
         each = per_layer(fields, len(stack.layers), counts)
         new = {field: _counted(fields[field], number, len(running)) for field, number in counts}
         new |= {field: type(values)(values[number] for number in running) for field, values in each.items()}

@@ -145,7 +145,7 @@ class _Trial:
                 together = dict.fromkeys(_least(order, signal) for order in (gains, gains[::-1]) if gains)
                 self.needed[kind] = [*together, *((name,) for name in alone)]
         for ones in self.needed[kind]:
-            for inputs in (given, _normalised(given, call)):
+            for inputs in (given, _normalised(given, call, -1), _normalised(given, call, 1)):
                 at_zero = output(ones, inputs)
                 template = pass_through(call, at_zero=at_zero, given=inputs)
                 if template is not None and not (
@@ -248,12 +248,19 @@ def _with_signal(tensor: Tensor) -> Tensor:
     return torch.rand(tensor.shape, generator=generator).to(tensor)
 
 
-def _normalised(given: Any, call: Call) -> Any:
-    """The same arguments, those in the shape of the output with mean 0 and variance 1 over the last dimension."""
+def _normalised(given: Any, call: Call, dimension: int) -> Any:
+    """The same arguments, those in the shape of the output with mean 0 and variance 1 over a dimension."""
     outputs = {tensor.shape for tensor in tensors_in(call.output)[:1]}
 
     def normalise(tensor: Tensor) -> Tensor:
-        fits = tensor.is_floating_point() and tensor.dim() and tensor.shape in outputs
-        return F.layer_norm(precise(tensor), tensor.shape[-1:], eps=1e-12) if fits else tensor
+        if (
+            not tensor.is_floating_point()
+            or tensor.dim() <= dimension
+            or tensor.shape not in outputs
+            or not tensor.dim()
+        ):
+            return tensor
+        moved = precise(tensor).movedim(dimension, -1)
+        return F.layer_norm(moved, moved.shape[-1:], eps=1e-12).movedim(-1, dimension)
 
     return pytree.tree_map_only(Tensor, normalise, given)

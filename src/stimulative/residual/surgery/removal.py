@@ -91,7 +91,7 @@ def keep_only(network: ResidualNetwork, subnet: SubnetLike) -> ResidualNetwork:
         observed=Observed(),
         live=Live(),
     )
-    if names.gone and (reason := misfit(model, [stack.name for stack in stacks])) is not None:
+    if subnet != network.full and (reason := misfit(model, [stack.name for stack in stacks])) is not None:
         warnings.warn(
             f"the config of what is left of {type(model).__name__} builds another model: {reason}. The model itself is "
             "right, but from_pretrained would not restore it: make it again with keep_only, and load its state dict",
