@@ -316,6 +316,22 @@ def test_a_distribution_is_of_the_subnets_of_all_seeds(tmp_path):
     assert widths and all(0 < width < 1 for width in widths.values())  # rows stay apart
 
 
+def test_a_report_of_images_made_of_images_speaks_of_decibels(tmp_path):
+    root = made.comparison(tmp_path / "comparison")
+    for file in [*root.glob("*.json"), *root.glob("*/*.json"), *root.glob("*/*.csv")]:
+        text = file.read_text().replace("top1", "psnr").replace('"task": "images"', '"task": "image_to_image"')
+        file.write_text(text.replace('"calibration_images": 808', '"calibration_images": 0'))
+    page = write_report([root], tmp_path / "report").read_text()
+    for said in (
+        *("main net (dB)", "all subnets (dB)", "worst (dB)", "difference (dB)", "in dB: mean", "PSNR of all subnets"),
+        *("PSNR by number of blocks", "PSNR by depth of each stage", "PSNR and computation", "Validation PSNR"),
+        *("the best PSNR for each", "a method&#39;s PSNR less that of", "Mean squared error of the main net"),
+    ):
+        assert said in page, said
+    for wrong in ("net (%)", "subnets (%)", "(points)", "in points", "ccuracy", "ross-entropy", "each subnet recalib"):
+        assert wrong not in page.replace("share of subnets (%)", ""), wrong
+
+
 def test_an_older_comparison_is_drawn_without_differences(tmp_path):
     directory = made.comparison(tmp_path / "old", old=True)
     assert [figure.name for figure in figures_of(directory)] == ["comparison"]

@@ -1,21 +1,24 @@
 """Many runs: kept, retried, interrupted; and the studies made of them: loafing, matrix, sweep."""
 
 import json
+import multiprocessing
 import os
 import signal
 import statistics
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_model
+from started import Starts
 
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.residual import Subnet
-from stimulative.studies import FAILURE, Job, Workers, fill_matrix, measure_loafing, sweep_setting
+from stimulative.studies import FAILURE, Job, Workers, fill_matrix, measure_loafing, processes, sweep_setting
 from stimulative.studies import loafing as loafing_room
 from stimulative.studies import matrix as matrix_room
 from stimulative.studies import sweep as sweep_room
@@ -150,6 +153,46 @@ def test_interrupting_a_study_and_starting_it_again_repeats_no_finished_run(stud
     assert subprocess.run(command, capture_output=True, text=True).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in done} == before
     assert json.loads((tmp_path / "out" / "loafing.json").read_text()) == result.to_mapping()
+
+
+def test_runs_end_with_a_study_that_is_killed(tmp_path):
+    command = [sys.executable, "-m", "stimulative", "compare", "digits", "--seeds", "1", "--out", str(tmp_path / "out")]
+    command += [*WORDS, "--schedule.epochs", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until(lambda: (tmp_path / "out" / "common-seed0" / "metrics.csv").exists())
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        until(lambda: not alive(process.pid))
+    finally:
+        if alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_workers_of_a_study_need_not_import_what_they_use():
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=processes._send, args=(sender, os.getcwd(), Starts()))
+    process.start()
+    assert receiver.recv() == ["torch", "stimulative.data", "timm"]
+    process.join()
+
+
+def until(holds):
+    for _ in range(1200):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it has not come to hold in two minutes")
+
+
+def alive(group):
+    """Whether any process of a group is there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def make_images(folder):

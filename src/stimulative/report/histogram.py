@@ -28,7 +28,7 @@ def histogram_figure(group: Group) -> Figure:
             palette.dash,
             tooltip=tooltip(
                 series="trained",
-                **{"from": "from (%):.2f", "to": "to (%):.2f"},
+                **{"from": group.words.number("from"), "to": group.words.number("to")},
                 subnets="subnets:d",
                 share="share (%):.1f",
             ),
@@ -36,8 +36,9 @@ def histogram_figure(group: Group) -> Figure:
     )
     return Figure(
         "histogram",
-        "Accuracies of all subnets",
-        f"The share of subnets, of all seeds together, whose accuracy is in each interval. {group.measured()}",
+        "Accuracies of all subnets" if group.words.title == "Accuracy" else f"{group.words.title} of all subnets",
+        f"The share of subnets, of all seeds together, whose {group.words.quality} is in each interval. "
+        f"{group.measured()}",
         rows,
         chart.properties(height=HEIGHT),
     )

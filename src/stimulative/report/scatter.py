@@ -15,8 +15,8 @@ POINTS = 1500
 """So many points a chart draws at most; the table and the CSV file have all of them."""
 
 _COSTS = {
-    "flops": ("family", "Accuracy and computation", "FLOPs for one {sample}", "~s"),
-    "latency_ms": ("family-latency", "Accuracy and latency", "latency (ms)", "~g"),
+    "flops": ("family", "{} and computation", "FLOPs for one {sample}", "~s"),
+    "latency_ms": ("family-latency", "{} and latency", "latency (ms)", "~g"),
 }
 
 _FLOPS = " FLOPs: floating-point operations, of which a multiply-add is two."
@@ -50,7 +50,7 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
         tooltip=tooltip(
             subnet="subnet",
             series="trained",
-            quality=f"{group.words.axis}:.2f",
+            quality=group.words.number(group.words.measure.short),
             **({"perplexity": "perplexity:.2f"} if any("perplexity" in row for row in rows) else {}),
             blocks="blocks:d",
             parameters="parameters:,d",
@@ -60,8 +60,9 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
     )
     return Figure(
         name,
-        title,
-        f"A point is a subnet, its mean over seeds; the line is the frontier, the best accuracy for each cost. "
+        title.format(group.words.title),
+        f"A point is a subnet, its mean over seeds; the line is the frontier, the best {group.words.quality} for each "
+        "cost. "
         f"{group.measured()}{_timing(group) if cost == 'latency_ms' else _FLOPS}{left_out}",
         rows,
         (line + marks).properties(height=HEIGHT),

@@ -17,7 +17,7 @@ def stages_figure(group: Group) -> Figure:
     rows = _rows(group)
     return Figure(
         "stages",
-        "Accuracy by depth of each stage",
+        f"{group.words.title} by depth of each stage",
         f"A mark is the mean over subnets with that many blocks in that stage and over seeds, the line its standard "
         f"deviation on both sides. {group.measured()}",
         rows,
@@ -45,7 +45,7 @@ def _rows(group: Group) -> list[Row]:
 
 
 def _chart(group: Group, rows: list[Row]) -> Any:
-    palette, measure = group.palette, group.words.measure
+    palette = group.palette
     drawn = [
         row
         | {"place": f"{row['name']}: {row['depth']}"}
@@ -76,10 +76,10 @@ def _chart(group: Group, rows: list[Row]) -> Any:
             name="stage",
             depth="its blocks:d",
             subnets="subnets:d",
-            mean=measure.formatted("mean"),
-            std=f"deviation:{measure.form}",
-            min=measure.formatted("worst"),
-            max=measure.formatted("best"),
+            mean=group.words.number("mean"),
+            std=f"deviation:{group.words.measure.form}",
+            min=group.words.number("worst"),
+            max=group.words.number("best"),
         ),
     )
     return (spread + marks).properties(height=HEIGHT)

@@ -33,8 +33,11 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
     # the whole loss of one method has other terms than that of another
     words = group.words
     own = all(row["main_ce"] is not None for row in rows)
+    of_task = words.measure.loss
     loss, what = (
-        ("main_ce", "Cross-entropy of the main net") if own else ("loss", "The whole loss, all terms of the method,")
+        ("main_ce", f"{of_task[:1].upper()}{of_task[1:]} of the main net")
+        if own
+        else ("loss", "The whole loss, all terms of the method,")
     )
     figures = [
         Figure(
@@ -42,7 +45,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
             "Training loss",
             f"{what} on training {words.samples}, mean of each epoch. {_lines(group)}",
             rows,
-            _chart(group, rows, loss, "cross-entropy" if own else "loss", points),
+            _chart(group, rows, loss, of_task if own else "loss", points),
             measure=words.key,
         )
     ]
@@ -51,7 +54,7 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
         figures.append(
             Figure(
                 "trajectory-validation",
-                "Validation accuracy",
+                f"Validation {words.quality}",
                 f"{words.opening} of the main net on {words.samples} held out of the training split. {_lines(group)}",
                 validated,
                 _chart(group, validated, "validation_quality", words.axis, points),

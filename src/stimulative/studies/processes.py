@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +34,6 @@ def on_this_machine(
     Yields:
         The name of each run that has ended, and what came of it.
     """
-    import multiprocessing
     from multiprocessing.connection import Connection, wait
 
     # a fork server imports the libraries once, and each run starts from there in a few milliseconds
@@ -84,7 +85,6 @@ def _received(receiver: Any, process: Any) -> Summary | Failure:
 
 def _start_fork_server() -> None:
     """Start the fork server deaf to Ctrl-C, which is for its parent; it would be interrupted in its imports."""
-    import threading
     from multiprocessing import forkserver
 
     if threading.current_thread() is not threading.main_thread():
@@ -100,6 +100,19 @@ def _send(sender: Any, here: str, work: Work) -> None:
     # Ctrl-C reaches all processes of a terminal at once; this one ends when its parent says so, and without a word
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if sys.platform != "win32":
+        # Its loaders start their workers anew for each pass, from a fork server of its own; without this, each worker
+        # would import the libraries for seconds.
+        multiprocessing.set_forkserver_preload(_PRELOADED)
     os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
     with suppress(KeyboardInterrupt, BrokenPipeError):
         sender.send(work.do())
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent is gone, which may have been killed and could not see to it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
