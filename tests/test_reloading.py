@@ -131,6 +131,46 @@ def test_what_no_config_of_its_class_describes_is_not_taken_out():
         extracted("bamba", "[0.2]")
 
 
+def test_layers_whose_inputs_lie_in_one_table_run_in_place_and_say_that_they_would_not_be_restored():
+    """Gemma 3n and 4 embed each token for each layer; the table of a smaller model is another one."""
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    small |= {"num_key_value_heads": 1, "head_dim": 16, "num_hidden_layers": 4, "hidden_size_per_layer_input": 8}
+    small |= {"vocab_size_per_layer_input": 64, "num_kv_shared_layers": 0, "layer_types": ["full_attention"] * 4}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gemma3n_text", **small, laurel_rank=4, activation_sparsity_pattern=[0.0] * 4)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ids = {"input_ids": torch.randint(5, 50, (2, 9))}
+    network = stimulative.unravel(model, ids)
+    with torch.no_grad():
+        first = network(ids, "2").logits
+        for block in network.stages[0].block_names[2:]:
+            model.get_submodule(block).forward = lambda hidden, *others, **more: hidden
+        skipped = model(**ids).logits
+        for block in network.stages[0].block_names[2:]:
+            del model.get_submodule(block).forward
+    torch.testing.assert_close(first, skipped)
+    with pytest.warns(UserWarning, match="builds another model: "):
+        taken = stimulative.extract(network, "2")
+    torch.testing.assert_close(logits(taken, ids), first)
+
+
+def test_a_model_that_makes_a_cache_unasked_is_unraveled():
+    """FlauBERT does so whatever its config says; a module that is tried must not leave its keys there."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "flaubert", vocab_size=64, emb_dim=32, n_layers=3, n_heads=2, max_position_embeddings=32
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    ids = {"input_ids": torch.randint(5, 50, (2, 9))}
+    network = stimulative.unravel(model, ids)
+    assert [stage.blocks for stage in network.stages] == [3]
+    with torch.no_grad():
+        assert torch.equal(network(ids).logits, model(**ids).logits)
+
+
 class OwnConfig(PretrainedConfig):
     model_type = "counts-in-words-of-its-own"
 

@@ -21,7 +21,6 @@ from stimulative.report.run_groups import MeasuredSubnet, grouped
 from stimulative.report.style import HEIGHT, Palette
 from stimulative.report.words import Words, failures_in_words, span, subject_of, words_of
 from stimulative.studies import ComparedRun, Comparison, ComparisonRow
-from stimulative.tasks import Measure
 
 SUBNETS = "comparison-subnets"
 """The name of the file with the numbers of the picture; ``comparison.csv`` is the table of methods."""
@@ -139,8 +138,8 @@ class _Compared:
 
     @property
     def _recalibrated(self) -> str:
-        some = any(run.summary.subnets.calibration_images for run in self.comparison.runs)
-        return self.words.recalibrated.format(of="each subnet") if some else ""
+        any_statistics = any(run.summary.subnets.calibration_images for run in self.comparison.runs)
+        return self.words.recalibrated.format(of="each subnet") if any_statistics else ""
 
     @property
     def labels(self) -> list[list[str]]:
@@ -253,7 +252,7 @@ def _distribution_figure(compared: _Compared) -> Figure:
 def _distributions(compared: _Compared, width: int | None = None) -> Any:
     """A row a method; all in one chart of two numbers, whose width can follow that of a page."""
     colour, shape = compared.palette.colour.legend(None), compared.palette.shape.legend(None)
-    x, by_method, m = compared.x, compared.quality(), compared.words.measure
+    x, by_method = compared.x, compared.quality()
     tick = _TICK * len(compared.rows) / compared.height
     outlines, summaries = [], []
     for place, row in enumerate(compared.rows):
@@ -268,12 +267,13 @@ def _distributions(compared: _Compared, width: int | None = None) -> Any:
             | {"seeds": row.seeds, "top": place - tick, "bottom": place + tick}
             | _quartiles(quality)
         )
+    number = compared.words.number
     shown = tooltip(
         method="method",
         seeds="seeds:d",
-        main=m.formatted("main net"),
-        all=m.formatted("all subnets"),
-        std=f"±:{m.form}",
+        main=number("main net"),
+        all=number("all subnets"),
+        std=f"±:{compared.words.measure.form}",
     )
     shapes = alt.Chart(data(outlines)).mark_area(opacity=0.35, orient="vertical")
     base = alt.Chart(data(summaries))
@@ -312,8 +312,9 @@ def _density(values: np.ndarray) -> list[tuple[float, float]]:
 
 def _difference_figures(compared: _Compared) -> list[Figure]:
     """The differences from the reference, a picture each for main nets and subnets; none in files without them."""
-    figures, comparison, unit = [], compared.comparison, compared.words.measure.difference
-    in_units = f", in{unit}" if unit else ""
+    figures, comparison = [], compared.comparison
+    unit = compared.words.measure.difference.strip()
+    in_points = f"in {unit}: " if unit else ""
     for measure, net in _MEASURES.items():
         rows = [
             {key: getattr(one, key) for key in _DIFFERENCE}
@@ -325,26 +326,30 @@ def _difference_figures(compared: _Compared) -> list[Figure]:
                 Figure(
                     f"differences-{measure}",
                     f"Differences from {rows[0]['reference']}: {net}",
-                    f"{compared.subject}; a method's {compared.words.accuracy} less that of {rows[0]['reference']} "
-                    f"with the same seed{in_units}: mean, and its 95 % interval (Student's) where there are two seeds "
-                    "or more. Where the interval holds 0, these seeds do not tell the two apart. Each interval stands "
-                    "alone: of differences that are 0 in truth, one in twenty leaves 0 out by chance.",
+                    f"{compared.subject}; a method's {compared.words.quality} less that of {rows[0]['reference']} with "
+                    f"the same seed, {in_points}mean, and its 95 % interval (Student's) where there are two seeds or "
+                    "more. Where the "
+                    "interval holds 0, these seeds do not tell the two apart. Each interval stands alone: of "
+                    "differences that are 0 in truth, one in twenty leaves 0 out by chance.",
                     rows,
-                    _intervals(rows, compared.palette, compared.words.measure),
+                    _intervals(rows, compared),
                     least_width=_least_width([_lines(row["method"]) for row in rows]),
                 )
             )
     return figures
 
 
-def _intervals(rows: Sequence[Row], palette: Palette, measure: Measure) -> Any:
+def _intervals(rows: Sequence[Row], compared: _Compared) -> Any:
+    palette = compared.palette
     labels = [_lines(row["method"]) for row in rows]
-    title = f"difference ({measure.difference.strip()})" if measure.difference else "difference"
     height = len(rows) * max(44, _least_row(labels))
-    drawn = [row | {"place": place, "text": f"{row['mean']:+{measure.form}}"} for place, row in enumerate(rows)]
+    drawn = [
+        row | {"place": place, "text": f"{row['mean']:+.{compared.words.measure.digits}f}"}
+        for place, row in enumerate(rows)
+    ]
 
     def x(column: str) -> alt.X:
-        return alt.X(column, type="quantitative", title=title)
+        return alt.X(column, type="quantitative", title=compared.words.difference)
 
     base, colour = alt.Chart(data(drawn)).encode(_in_rows("place", labels, height)), palette.colour.legend(None)
     zero = alt.Chart(data([{"mean": 0}])).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(x("mean"))

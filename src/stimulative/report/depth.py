@@ -11,7 +11,6 @@ from stimulative.report.figure import Figure, Row, data, tooltip
 from stimulative.report.run_groups import Group, MeasuredSubnet, grouped
 from stimulative.report.style import HEIGHT
 from stimulative.runs import Spread
-from stimulative.tasks import Measure
 
 
 def depth_figure(group: Group) -> Figure:
@@ -23,7 +22,7 @@ def depth_figure(group: Group) -> Figure:
         f"The line is the mean over subnets with that many blocks and over seeds, the band goes from the worst to the "
         f"best of them. {group.measured()}",
         rows,
-        _chart(group, rows, group.words.axis, measure=group.words.measure, worst="min", best="max"),
+        _chart(group, rows, group.words.axis, number=group.words.number, worst="min", best="max"),
     )
 
 
@@ -36,7 +35,7 @@ def perplexity_figure(group: Group) -> Figure:
         "The mean perplexity on the test split, lower is better, of subnets with that many blocks and over seeds; the "
         f"band goes from the best to the worst of them; {group.seeds()}.",
         rows,
-        _chart(group, rows, "perplexity", measure=None, worst="max", best="min"),
+        _chart(group, rows, "perplexity", number="{}:.2f".format, worst="max", best="min"),
     )
 
 
@@ -52,8 +51,8 @@ def _rows(group: Group, value: Callable[[MeasuredSubnet], float | None]) -> list
     return rows
 
 
-def _chart(group: Group, rows: list[Row], axis: str, *, measure: Measure | None, worst: str, best: str) -> Any:
-    palette, told = group.palette, measure.formatted if measure else "{}:.2f".format
+def _chart(group: Group, rows: list[Row], axis: str, *, number: Callable[[str], str], worst: str, best: str) -> Any:
+    palette = group.palette
     base = alt.Chart(data(rows)).encode(
         alt.X(
             "blocks",
@@ -70,9 +69,9 @@ def _chart(group: Group, rows: list[Row], axis: str, *, measure: Measure | None,
         series="trained",
         blocks="blocks:d",
         subnets="subnets:d",
-        mean=told("mean"),
-        std=f"deviation:{measure.form if measure else '.2f'}",
-        **{worst: told("worst"), best: told("best")},
+        mean=number("mean"),
+        std="deviation:.2f",
+        **{worst: number("worst"), best: number("best")},
     )
     chart = band + base.mark_line().encode(y, palette.dash) + base.mark_point().encode(y, palette.shape, tooltip=shown)
     return chart.properties(height=HEIGHT)

@@ -33,7 +33,7 @@ def destruction_figures(study: Destruction) -> list[Figure]:
 
 
 def _deletions(study: Destruction, palette: Palette) -> Figure:
-    rows, measure = [_stated(row, *_COLUMNS) for row in study.delete_rows], words_of(study.task).measure
+    rows = [_stated(row, *_COLUMNS) for row in study.delete_rows]
     drawn = [
         row | {"low": max(row["mean"] - row["std"], row["min"]), "high": min(row["mean"] + row["std"], row["max"])}
         for row in rows
@@ -60,10 +60,10 @@ def _deletions(study: Destruction, palette: Palette) -> Figure:
             run="run",
             statistics="statistics",
             k="deleted:d",
-            mean=measure.formatted("mean"),
-            std=f"deviation:{measure.form}",
-            min=measure.formatted("worst"),
-            max=measure.formatted("best"),
+            mean=words_of(study.task).number("mean"),
+            std=f"deviation:{words_of(study.task).measure.form}",
+            min=words_of(study.task).number("worst"),
+            max=words_of(study.task).number("best"),
             draws="draws:d",
         ),
     )
@@ -109,7 +109,7 @@ def _swaps(study: Destruction, palette: Palette) -> Figure:
                 statistics="statistics",
                 k="swapped pairs:d",
                 tau="tau:.2f",
-                quality=f"{words_of(study.task).axis}:.2f",
+                quality=f"{words_of(study.task).axis}:{words_of(study.task).measure.form}",
                 subnet="order",
             ),
         )
@@ -148,12 +148,12 @@ def _singles(study: Destruction, palette: Palette) -> Figure:
             run="run",
             statistics="statistics",
             name="without",
-            quality=f"{words_of(study.task).axis}:.2f",
+            quality=f"{words_of(study.task).axis}:{words_of(study.task).measure.form}",
             subnet="subnet",
         ),
     )
     chart = base.mark_line(strokeWidth=1.2, opacity=0.7).encode(_dash(rows)) + marks
-    whole = ", ".join(f"{run.run} {run.main:.2f}" for run in study.runs)
+    whole = ", ".join(f"{run.run} {run.main:{words_of(study.task).measure.form}}" for run in study.runs)
     return Figure(
         "destruction-single",
         "Deleting each single block",

@@ -37,16 +37,17 @@ def _numbers(runs: Sequence[ReportedRun], measure: Measure) -> dict[str, str]:
     spreads = [run.family.spread() for run in runs if run.family]
     members = [member for run in runs for member in run.family]
     latencies = [member.latency.median_ms for member in members if member.latency is not None]
+    form = f".{measure.digits}f"
     return {
         "seeds": str(len(runs)),
-        measure.of("main net"): _mean(main, measure.form)
-        + (f" ± {statistics.stdev(main):{measure.form}}" if len(main) > 1 else ""),
-        measure.of("all subnets"): measure.pair(
-            statistics.fmean(one.mean for one in spreads), statistics.fmean(one.std for one in spreads)
+        measure.in_unit("main net"): _mean(main, form)
+        + (f" ± {statistics.stdev(main):{form}}" if len(main) > 1 else ""),
+        measure.in_unit("all subnets"): " ± ".join(
+            _mean(values, form) for values in ([one.mean for one in spreads], [one.std for one in spreads])
         )
         if spreads
         else "",
-        measure.of("worst"): _mean((one.min for one in spreads), measure.form),
+        measure.in_unit("worst"): _mean((one.min for one in spreads), form),
         "perplexity": _mean(summary.main.perplexity for summary in summaries),
         "of all subnets": _mean(member.score.perplexity for member in members),
         "parameters (M)": _range([member.cost.parameters / 1e6 for member in members]),

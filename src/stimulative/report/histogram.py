@@ -28,7 +28,7 @@ def histogram_figure(group: Group) -> Figure:
             palette.dash,
             tooltip=tooltip(
                 series="trained",
-                **{name: group.words.measure.formatted(name) for name in ("from", "to")},
+                **{"from": group.words.number("from"), "to": group.words.number("to")},
                 subnets="subnets:d",
                 share="share (%):.1f",
             ),

@@ -34,7 +34,7 @@ def loafing_figures(loafing: Loafing) -> list[Figure]:
 
 
 def _accuracies(loafing: Loafing) -> Figure:
-    (palette, x), measure = _scales(loafing), words_of(loafing.task).measure
+    palette, x = _scales(loafing)
     places = [
         {
             "method": row.method,
@@ -55,7 +55,7 @@ def _accuracies(loafing: Loafing) -> Figure:
     y = alt.Y(
         "mean",
         type="quantitative",
-        title=measure.of(f"mean {measure.short} of subnets"),
+        title=f"{words_of(loafing.task).measure.in_unit(f'mean {words_of(loafing.task).measure.short} of subnets')}",
         scale=alt.Scale(zero=False),
     )
     lines = base.mark_line().encode(
@@ -76,8 +76,8 @@ def _accuracies(loafing: Loafing) -> Figure:
             main="main net",
             blocks="its blocks:d",
             kind="subnets",
-            mean=measure.formatted("mean"),
-            std=f"deviation:{measure.form}",
+            mean=words_of(loafing.task).number("mean"),
+            std=f"deviation:{words_of(loafing.task).measure.form}",
             subnets="number:d",
         ),
     )
@@ -93,10 +93,17 @@ def _accuracies(loafing: Loafing) -> Figure:
 
 
 def _gaps(loafing: Loafing) -> Figure:
-    (palette, x), measure = _scales(loafing), words_of(loafing.task).measure
-    gap = f"alone − in group ({measure.difference.strip()})" if measure.difference else "alone − in group"
+    palette, x = _scales(loafing)
     rows = [row_of(pair) for pair in loafing.subnets]
-    base = alt.Chart(data(rows)).encode(x, alt.Y("gap", type="quantitative", title=gap), palette.colour)
+    base = alt.Chart(data(rows)).encode(
+        x,
+        alt.Y(
+            "gap",
+            type="quantitative",
+            title=words_of(loafing.task).difference.replace("difference", "alone − in group"),
+        ),
+        palette.colour,
+    )
     marks = base.mark_point(opacity=0.45, size=35).encode(
         palette.shape,
         tooltip=tooltip(
@@ -104,12 +111,19 @@ def _gaps(loafing: Loafing) -> Figure:
             main="main net",
             method="method",
             seed="seed",
-            in_group=measure.formatted("in group"),
-            alone=measure.formatted("alone"),
-            gap=f"gap:{measure.form}",
+            in_group=words_of(loafing.task).number("in group"),
+            alone=words_of(loafing.task).number("alone"),
+            gap=f"gap:{words_of(loafing.task).measure.form}",
         ),
     )
-    line = base.mark_line().encode(alt.Y("mean(gap)", type="quantitative", title=gap), palette.dash)
+    line = base.mark_line().encode(
+        alt.Y(
+            "mean(gap)",
+            type="quantitative",
+            title=words_of(loafing.task).difference.replace("difference", "alone − in group"),
+        ),
+        palette.dash,
+    )
     zero = alt.Chart(data([{"zero": 0}])).mark_rule(opacity=0.5).encode(alt.Y("zero", type="quantitative"))
     return Figure(
         "loafing-gap",

@@ -31,6 +31,7 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
     if not matrix.cells:
         return []
     nets, words = list(matrix.nets), words_of(matrix.task)
+    form = words.measure.form
     method = f", method {matrix.method}" if matrix.method else ""
     rows = [row_of(cell) for cell in matrix.cells]
     low, high = min(cell.mean for cell in matrix.cells), max(cell.mean for cell in matrix.cells)
@@ -48,8 +49,8 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
         tooltip=tooltip(
             subnet="subnet",
             main="inside main net",
-            mean=f"{words.axis}:{words.measure.form}",
-            std=f"deviation:{words.measure.form}",
+            mean=f"{words.axis}:{form}",
+            std=f"deviation:{form}",
             seeds="seeds:d",
         ),
     )
@@ -60,7 +61,7 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
         Figure(
             "matrix",
             "Subnets inside main nets",
-            f"{words.measure.opening} on the test split of each subnet inside each main "
+            f"{words.measure.in_unit(words.opening)} on the test split of each subnet inside each main "
             f"net{', statistics recalibrated' if words.recalibrated else ''}, mean over "
             f"{seeds_in_words(matrix.seeds)}. Outlined: the net trained alone. {subject_of([matrix])}, "
             f"{matrix.epochs} epochs{method}.{failures_in_words(matrix.failed)}",

@@ -50,7 +50,7 @@ def scatter_figure(group: Group, cost: CostName, points: int = POINTS) -> Figure
         tooltip=tooltip(
             subnet="subnet",
             series="trained",
-            quality=f"{group.words.axis}:.2f",
+            quality=group.words.number(group.words.measure.short),
             **({"perplexity": "perplexity:.2f"} if any("perplexity" in row for row in rows) else {}),
             blocks="blocks:d",
             parameters="parameters:,d",

@@ -45,7 +45,7 @@ def _rows(group: Group) -> list[Row]:
 
 
 def _chart(group: Group, rows: list[Row]) -> Any:
-    palette, measure = group.palette, group.words.measure
+    palette = group.palette
     drawn = [
         row
         | {"place": f"{row['name']}: {row['depth']}"}
@@ -76,10 +76,10 @@ def _chart(group: Group, rows: list[Row]) -> Any:
             name="stage",
             depth="its blocks:d",
             subnets="subnets:d",
-            mean=measure.formatted("mean"),
-            std=f"deviation:{measure.form}",
-            min=measure.formatted("worst"),
-            max=measure.formatted("best"),
+            mean=group.words.number("mean"),
+            std=f"deviation:{group.words.measure.form}",
+            min=group.words.number("worst"),
+            max=group.words.number("best"),
         ),
     )
     return (spread + marks).properties(height=HEIGHT)

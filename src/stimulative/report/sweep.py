@@ -50,7 +50,6 @@ def value_axis(values: Sequence[Any], title: str) -> alt.X:
 
 def _figure(sweep: Sweep) -> Figure:
     words = words_of(sweep.task)
-    measure = words.measure
     values = [row.value for row in sweep.rows]
     x, numeric = value_axis(values, sweep.key), _numeric(values)
     drawn = [
@@ -74,7 +73,9 @@ def _figure(sweep: Sweep) -> Figure:
     marks = base.mark_point(size=80).encode(
         y,
         palette.shape,
-        tooltip=tooltip(value=sweep.key, series="net", mean=measure.formatted("mean"), std=f"deviation:{measure.form}"),
+        tooltip=tooltip(
+            value=sweep.key, series="net", mean=words.number("mean"), std=f"deviation:{words.measure.form}"
+        ),
     )
     seeds = [row.seeds for row in sweep.rows]
     return Figure(

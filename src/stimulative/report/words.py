@@ -15,23 +15,34 @@ class Words:
     """The names of one kind of data.
 
     Args:
-        accuracy: What accuracy is called.
-        axis: The title of its axis.
+        measure: What nets are compared by; accuracy, where nothing else is said.
         samples: What is counted.
-        measure: What accuracy is.
         recalibrated: What a caption says of the statistics of subnets; language models and encoders have none.
     """
 
-    accuracy: str
-    axis: str
-    samples: str
     measure: Measure
+    samples: str
     recalibrated: str
+
+    @property
+    def accuracy(self) -> str:
+        """What accuracy is called."""
+        return self.measure.name
+
+    @property
+    def axis(self) -> str:
+        """The title of its axis."""
+        return self.measure.axis
 
     @property
     def key(self) -> str:
         """What accuracy is called in files."""
         return self.measure.key
+
+    @property
+    def opening(self) -> str:
+        """What accuracy is called at the beginning of a sentence."""
+        return self.accuracy[:1].upper() + self.accuracy[1:]
 
     @property
     def quality(self) -> str:
@@ -44,9 +55,14 @@ class Words:
         return self.quality.capitalize() if self.quality.islower() else self.quality
 
     @property
-    def opening(self) -> str:
-        """What accuracy is called at the beginning of a sentence."""
-        return self.accuracy[:1].upper() + self.accuracy[1:]
+    def difference(self) -> str:
+        """What differences of it are, with their unit."""
+        unit = self.measure.difference.strip()
+        return f"difference ({unit})" if unit else "difference"
+
+    def number(self, what: str) -> str:
+        """What a tooltip calls a number of the measure, and how it shows it."""
+        return f"{self.measure.in_unit(what)}:.{self.measure.digits}f"
 
 
 class Trained(Protocol):
@@ -68,11 +84,10 @@ _WITHOUT_STATISTICS = {"text": "sequences", "embedding": "samples"}
 
 def words_of(task: TaskName) -> Words:
     """What the numbers of a run or a study are called."""
-    measure = MEASURES[task]
     samples, recalibrated = _WITHOUT_STATISTICS.get(task), ""
     if samples is None:
         samples, recalibrated = "images", ", statistics of {of} recalibrated"
-    return Words(measure.name, measure.axis, samples, measure, recalibrated)
+    return Words(MEASURES[task], samples, recalibrated)
 
 
 def subject_of(trained: Iterable[Trained]) -> str:

@@ -16,9 +16,8 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
-from stimulative.tasks import Measure
+from stimulative.tasks import MEASURES, Measure
 
 LEVEL = 0.95
 """How often the interval holds."""
@@ -68,25 +67,27 @@ class Difference:
         """Whether the interval leaves out 0; None where there is no interval."""
         return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
 
-    def sentence(self, measure: Measure) -> str:
+    def sentence(self, measure: Measure = MEASURES["images"]) -> str:
         """All of this in words.
 
         Args:
-            measure: What was measured.
+            measure: What the methods are compared by; accuracies differ by points.
         """
-        unit, signed = measure.difference, partial(_signed, digits=measure.digits)
+        unit, digits = measure.difference, measure.digits
         if self.mean is None:
             said = "no seed that both have finished, so no difference"
         elif self.std is None:
-            said = f"{signed(self.mean)}{unit} with one seed, which says nothing about spread"
+            said = f"{_signed(self.mean, digits)}{unit} with one seed, which says nothing about spread"
         elif self.interval is None:
-            said = f"{signed(self.mean)}{unit} with each of {self.n} seeds, too few to show a spread: no interval"
+            few = "too few to show a spread: no interval"
+            said = f"{_signed(self.mean, digits)}{unit} with each of {self.n} seeds, {few}"
         else:
             low, high = self.interval
             verdict = "distinguishable" if self.distinguishable else "not distinguishable"
             said = (
-                f"{signed(self.mean)} ± {self.std:{measure.form}}{unit} over {self.n} seeds, "
-                f"{100 * LEVEL:.0f} % interval {signed(low)} to {signed(high)}: {verdict} from 0 with these seeds"
+                f"{_signed(self.mean, digits)} ± {self.std:.{digits}f}{unit} over {self.n} seeds, "
+                f"{100 * LEVEL:.0f} % interval {_signed(low, digits)} to {_signed(high, digits)}: "
+                f"{verdict} from 0 with these seeds"
             )
         return said + _without(self.left_out)
 
@@ -95,7 +96,7 @@ def difference(of: Mapping[int, float], reference: Mapping[int, float], seeds: I
     """What one method has more than another.
 
     Args:
-        of: What the method's nets have, by seed.
+        of: The method's accuracies, by seed.
         reference: Those of the other method.
         seeds: All seeds that should have been there.
 

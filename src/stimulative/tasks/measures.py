@@ -20,7 +20,7 @@ class Measure:
         short: What it is called in tables.
         unit: What stands behind the number, nothing for pure numbers.
         digits: How many digits behind the point are shown.
-        loss: What the loss is called that nets are trained by.
+        loss: What the loss is called that nets of the task are trained by.
     """
 
     key: str
@@ -31,9 +31,18 @@ class Measure:
     loss: str = "cross-entropy"
 
     @property
+    def difference(self) -> str:
+        """What stands behind a difference: of percents these are points."""
+        return " points" if self.unit == "%" else self.unit
+
+    def in_unit(self, what: str) -> str:
+        """What a column or an axis holds, with the unit of its numbers."""
+        return f"{what} ({self.unit.strip()})" if self.unit else what
+
+    @property
     def axis(self) -> str:
         """The title of an axis, or of a column."""
-        return f"{self.short} ({self.unit.strip()})" if self.unit else self.short
+        return self.in_unit(self.short)
 
     @property
     def heading(self) -> str:
@@ -46,22 +55,9 @@ class Measure:
         return self.heading[:1].upper() + self.heading[1:]
 
     @property
-    def difference(self) -> str:
-        """What differences are in, with a space in front; nothing for pure numbers."""
-        return " points" if self.unit == "%" else self.unit
-
-    @property
     def form(self) -> str:
         """How numbers are formatted."""
         return f".{self.digits}f"
-
-    def of(self, what: str) -> str:
-        """The title of a column that holds something of nets, such as their mean, with the unit."""
-        return f"{what} ({self.unit.strip()})" if self.unit else what
-
-    def formatted(self, what: str) -> str:
-        """The same with the format of its numbers, for a picture's tooltips."""
-        return f"{self.of(what)}:{self.form}"
 
     def pair(self, mean: float, std: float) -> str:
         """A mean and a standard deviation without unit."""

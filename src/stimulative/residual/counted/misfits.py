@@ -27,8 +27,7 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
     if config_of(model) is None:
         return None  # a model of one's own around one of Transformers
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            built = type(model)(restored_config(model))
+        built = built_from(restored_config(model), type(model))
     except Exception as error:  # whatever a constructor does
         return f"{type(model).__name__} is not built from its config alone ({type(error).__name__}: {error})"
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -48,6 +47,16 @@ def misfit(model: nn.Module, lists: Iterable[str]) -> str | None:
             if own.get(where, value if "." in where else None) != value:
                 return f"{name}.{where} is {own.get(where)!r} here and {value!r} there"
     return None
+
+
+def built_from(config: Any, kind: type[nn.Module]) -> nn.Module:
+    """A model of a class and a config, without memory for its parameters.
+
+    Raises:
+        Exception: Whatever its constructor raises.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return kind(config)
 
 
 def restored_config(model: nn.Module) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from stimulative.residual.finding.numbers import Number, renumbered
+from stimulative.residual.finding.numbers import Number, holds, renumbered
 
 Undo = list[tuple[dict[str, Any], dict[str, Any]]]
 """Attributes of objects, and what they were."""
@@ -26,6 +26,8 @@ def number_layer(layer: nn.Module, numbers: Iterable[Number], position: int) -> 
     undo: Undo = []
     for number in numbers:
         module = layer.get_submodule(number.inside)
+        if not holds(module, number):
+            continue
         own = module._buffers if number.attribute in module._buffers else vars(module)
         new = renumbered(module, number, number.start + position)
         undo.append((own, {number.attribute: own.get(number.attribute, _MISSING)}))  # or its class has it

@@ -10,21 +10,19 @@ are numbered anew.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from stimulative.errors import UsageError
-from stimulative.residual.access.slots import put_children
 from stimulative.residual.counted.layers import layers_that_run, stacks_of
-from stimulative.residual.counted.numbering import Undo, number_layer, restore
+from stimulative.residual.counted.numbering import restore
+from stimulative.residual.counted.resizing import number, put_back, resize
 from stimulative.residual.finding.stacks import Stack, config_of, per_layer
 from stimulative.residual.finding.wiring import Decision, Place, Wiring
 
-_TYPES = "layer_types", "layers_block_type"
 _HOOKED = "_output_capturing_hooks_installed"
 
 
@@ -52,7 +50,7 @@ def shrunk(
             owners = {owner for stack, _ in smaller for owner, _ in stack.configs}
             undo.enter_context(_hooks_as_they_were([model.get_submodule(owner) for owner in sorted(owners)]))
         for stack, layers in smaller:
-            undo.callback(_put_back, model, stack, _shrink(model, stack, layers))
+            undo.callback(put_back, model, stack, resize(model, stack, layers))
         _warn_of_untold(smaller)
         if smaller:
             undo.enter_context(wiring.live.shrinking())
@@ -84,7 +82,7 @@ def numbered(model: nn.Module, wiring: Wiring, decisions: Sequence[Decision]) ->
             running = layers_that_run(stack, wiring, decisions)
             if _is_smaller(stack, running):
                 _check_order(model, stack, wiring, decisions)
-                undo.callback(restore, _number(model, stack, running))
+                undo.callback(restore, number(model, stack, running))
         yield
 
 
@@ -97,7 +95,7 @@ def shrink_for_good(model: nn.Module, wiring: Wiring, decisions: Sequence[Decisi
     names: dict[str, str] = {}
     for stack in stacks_of(model, wiring):
         running = layers_that_run(stack, wiring, decisions)
-        _shrink(model, stack, running)
+        resize(model, stack, running)
         names.update({stack.layers[number]: f"{stack.name}.{at}" for at, number in enumerate(running)})
     return names
 
@@ -116,57 +114,6 @@ def _warn_of_untold(smaller: Sequence[tuple[Stack, Sequence[int]]]) -> None:
 
 def _is_smaller(stack: Stack, running: Sequence[int]) -> bool:
     return tuple(running) != tuple(range(len(stack.layers)))
-
-
-def _shrink(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dict[str, nn.Module | None], Undo]:
-    layers = model.get_submodule(stack.name)
-    before = dict(layers._modules)
-    kept = [model.get_submodule(stack.layers[number]) for number in running]
-    undo = _number(model, stack, running)
-    seen: set[int] = set()
-    for owner, counts in stack.configs:
-        own = vars(model.get_submodule(owner))
-        of_model = all(number is None for _, number in counts)
-        if of_model:  # some models note the number of layers themselves
-            noted = [name for name, value in own.items() if type(value) is int and "layer" in name]
-            copied = {name: own[name] for name in noted if own[name] == len(stack.layers)}
-            undo.append((own, copied))
-            own.update(dict.fromkeys(copied, len(running)))
-        config = config_of(model.get_submodule(owner))
-        fields = vars(config)
-        if id(fields) in seen:
-            continue
-        seen.add(id(fields))
-        missing = [name for name in _TYPES if of_model and name not in fields]
-        computed = {name: list(getattr(config, name, None) or ()) for name in missing}
-        each = per_layer(fields, len(stack.layers), counts)
-        new = {field: _counted(fields[field], number, len(running)) for field, number in counts}
-        new |= {field: type(values)(values[number] for number in running) for field, values in each.items()}
-        new |= _features(fields, len(stack.layers), len(running))
-        undo.append((fields, {field: fields[field] for field in new}))
-        fields.update(new)
-        for name, types in computed.items():
-            made, wanted = list(getattr(config, name, None) or ()), [types[at] for at in running if at < len(types)]
-            if len(types) == len(stack.layers) and made != wanted:
-                restore(undo)
-                raise UsageError(
-                    f"layers {list(running)} of {stack.name!r} are no model of their own: {type(config).__name__} "
-                    f"computes {name} from their number, and would make them {made}; these "
-                    f"are {wanted}. Keep the first layers instead, in their order"
-                )
-    put_children(layers, {str(number): layer for number, layer in enumerate(kept)})
-    return before, undo
-
-
-def _put_back(model: nn.Module, stack: Stack, was: tuple[dict[str, nn.Module | None], Undo]) -> None:
-    put_children(model.get_submodule(stack.name), was[0])
-    restore(was[1])
-
-
-def _number(model: nn.Module, stack: Stack, running: Sequence[int]) -> Undo:
-    """Number the layers that run as those of the smaller model are."""
-    layers = [(model.get_submodule(stack.layers[number]), stack.numbers[number]) for number in running]
-    return [entry for at, (layer, numbers) in enumerate(layers) for entry in number_layer(layer, numbers, at)]
 
 
 def _check_order(model: nn.Module, stack: Stack, wiring: Wiring, decisions: Sequence[Decision]) -> None:
@@ -212,19 +159,3 @@ def _own_hooks(module: nn.Module) -> list[int]:
     """The hooks that Transformers has put on a module."""
     hooks = module._forward_hooks.items()
     return [number for number, hook in hooks if getattr(hook, "__module__", "").startswith("transformers.")]
-
-
-def _counted(value: Any, number: int | None, count: int) -> Any:
-    if number is None:
-        return count
-    return type(value)(count if at == number else other for at, other in enumerate(value))
-
-
-def _features(fields: Mapping[str, Any], length: int, left: int) -> dict[str, Any]:
-    """What a config that can be a backbone's says of the features to give out: the names of its layers, and which."""
-    names, chosen = fields.get("stage_names"), fields.get("_out_features")
-    if not isinstance(names, list) or len(names) != length + 1 or not isinstance(chosen, list):
-        return {}
-    names = names[: left + 1]
-    chosen = [name for name in chosen if name in names] or names[-1:]
-    return {"stage_names": names, "_out_features": chosen, "_out_indices": [names.index(name) for name in chosen]}

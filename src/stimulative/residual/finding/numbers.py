@@ -109,6 +109,11 @@ def constants_of(module: nn.Module) -> Iterator[tuple[str, tuple[Inward, ...], A
         yield from ((attribute, way, leaf) for way, leaf in _leaves(function, (), frozenset()))
 
 
+def holds(module: nn.Module, number: Number) -> bool:
+    """Whether a module holds a number; what stands for a skipped block does not."""
+    return number.attribute in {*vars(module), *module._buffers, *dict(_functions(module))}
+
+
 def renumbered(module: nn.Module, number: Number, value: int) -> Any:
     """What a module's attribute has to be for the number that it holds to be another one; a copy where that is inside.
 

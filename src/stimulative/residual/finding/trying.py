@@ -14,8 +14,10 @@ What is found out so should not depend on how the model's numbers are kept, nor 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stimulative.residual.access.caches import is_cache
 from stimulative.residual.access.interception import intercepted
 from stimulative.residual.access.mode import evaluating
 from stimulative.residual.finding.recording import tensors_in
@@ -120,7 +123,7 @@ class _NothingOverNothing(TorchDispatchMode):
 
 def _run(module: nn.Module, values: Mapping[str, Tensor], given: Any, copied: Callable[[Tensor], Tensor]) -> Any:
     def output() -> Any:
-        args, kwargs = pytree.tree_map_only(Tensor, copied, given)
+        args, kwargs = pytree.tree_map(partial(_own, copied=copied), given, is_leaf=is_cache)
         with _computing(module, values) as others:
             return functional_call(module, others, args, kwargs, tie_weights=False)
 
@@ -129,6 +132,13 @@ def _run(module: nn.Module, values: Mapping[str, Tensor], given: Any, copied: Ca
         with _NothingOverNothing():
             found = output()
     return found
+
+
+def _own(leaf: Any, copied: Callable[[Tensor], Tensor]) -> Any:
+    """A part of an input that a module may write into; some models make a cache of keys and values unasked."""
+    if isinstance(leaf, Tensor):
+        return copied(leaf)
+    return copy.deepcopy(leaf) if is_cache(leaf) else leaf
 
 
 @contextmanager
