@@ -413,10 +413,13 @@ def test_images_of_other_channels_are_refused_with_what_to_do(common, capsys):
     ("words", "message"),
     [
         (["digits", "--from", "missing.pth"], "there is no file and no run directory missing.pth to start from"),
-        (["digits", "--from", "folder"], "folder is a folder, but not that of a run"),
+        (
+            ["digits", "--from", "folder"],
+            "folder is a folder, but neither that of a run nor one in which Transformers saved a model",
+        ),
         (["digits", "--from", "unfinished"], "the run in unfinished has not finished: continue it first"),
         (["--from", "unfinished"], "the run in unfinished has not finished"),
-        (["--from", "missing.pth"], "missing.pth is no run directory; name a recipe, too"),
+        (["--from", "missing.pth"], "and missing.pth is neithe"),
         ([], "give a RECIPE, or a run to start from: --from RUN"),
         (["digits", "--from", "text.pth"], "is a text, not a file of weights"),
         (["digits", "--from", "nan.safetensors", "--model.arguments", "{width: 8}"], "not all finite numbers: fc.bias"),

@@ -167,7 +167,10 @@ def test_published_weights_bring_the_normalisation_of_their_images(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "digits"], "which model: give --model NAME, or a run directory to start from (--from RUN)"),
+        (
+            ["--data", "digits"],
+            "which model: give --model NAME, or a run directory, or that of a saved model, to start from",
+        ),
         (["--model", "cifar/resnet20"], "--data"),
         (["--model", "cifar/resnet21", "--data", "digits"], "unknown model 'cifar/resnet21'"),
         (["--model", "cifar/resnet20", "--data", "digit"], "unknown data set 'digit'"),
@@ -200,7 +203,10 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, caps
 def test_a_model_has_to_be_named_or_come_from_a_run():
     with pytest.raises(UsageError) as caught:
         propose(None, "digits")
-    assert str(caught.value) == "which model: give model=NAME, or a run directory to start from (weights=RUN)"
+    assert (
+        str(caught.value)
+        == "which model: give model=NAME, or a run directory, or that of a saved model, to start from (weights=RUN)"
+    )
 
 
 def test_force_overwrites(tmp_path):

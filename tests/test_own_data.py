@@ -192,7 +192,7 @@ def test_the_number_of_classes_may_be_said():
         ("mine.sets:number", {}, "data.name: 'mine.sets:number' is no function: it must be a function that takes"),
         ("mine.sets:no_settings", {}, "data.name: 'mine.sets:no_settings' takes no settings; its first parameter"),
         ("my-sets:x", {}, "unknown data set 'my-sets:x'; known: digits"),
-        ("my-sets:x", {}, "text:PATH; a data set of your own is written 'package.module:name'"),
+        ("my-sets:x", {}, "sentences:PATH; a data set of your own is written 'package.module:name'"),
     ],
 )
 def test_what_cannot_be_is_found_before_anything_is_opened(name: str, arguments: dict[str, Any], message: str):

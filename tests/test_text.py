@@ -220,7 +220,7 @@ def test_a_tokenizer_of_ones_own(folder: Path, tmp_path: Path):
         ({"name": "text:x", "mean": (0.5,), "std": (0.5,)}, "data.mean: a setting of images"),
         (
             {"name": "digits", "length": 64},
-            r"data.length: a setting of texts \(pydoc, text:PATH\), got 64 for 'digits'",
+            r"data.length: a setting of texts \(pydoc, text:PATH, sentences:PATH\), got 64 for 'digits'",
         ),
         ({"name": "fake", "tokenizer": "x"}, "data.tokenizer: a setting of texts"),
         ({"name": "text:"}, "data.name: 'text:' needs the path"),

@@ -63,7 +63,7 @@ def _stands_alone(model: nn.Module, stack: Stack) -> bool:
         put_back(model, stack, was)
     own, start = owner.state_dict(), len(stack.configs[0][0]) + 1 if stack.configs[0][0] else 0
     return all(
-        key in own and own[key].shape == value.shape
+        key not in own or own[key].shape == value.shape
         for key, value in built.state_dict().items()
         if not key.startswith(inside[start:])
     )
