@@ -107,21 +107,21 @@ class LazyLoader:
         return iter(self.loader)
 
 
-class TaughtLoader:
-    """A loader of samples without targets, whose targets are what somebody else makes of the samples.
+class ChangedLoader:
+    """A loader whose batches are made into others, each when it is read.
 
     Args:
-        loader: Gives the samples.
-        teacher: Gives the targets of what a model takes; always the same of the same.
+        loader: Gives the batches.
+        change: Makes another one of a batch, of as many samples.
     """
 
-    def __init__(self, loader: Loader, teacher: Callable[[Any], Tensor]) -> None:
+    def __init__(self, loader: Loader, change: Callable[[Batch], Batch]) -> None:
         self._loader = loader
-        self._teacher = teacher
+        self._change = change
 
     @property
     def images(self) -> int:
-        """Samples of a pass."""
+        """Images of a pass."""
         return self._loader.images
 
     def set_epoch(self, epoch: int) -> None:
@@ -132,8 +132,7 @@ class TaughtLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for x, _ in self._loader:
-            yield x, self._teacher(x)
+        return map(self._change, self._loader)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stimulative.data.augmentation import Preparation
-from stimulative.data.batches import Loader, TaughtLoader
+from stimulative.data.batches import Batch, ChangedLoader, Loader
 from stimulative.tasks import Task, TaskName, task_named
 
 View = Literal["training", "evaluation"]
@@ -85,7 +85,11 @@ class DataSet(ABC):
         Args:
             teacher: Gives the targets of what a model takes.
         """
-        parts = {part: TaughtLoader(getattr(self, part), teacher) for part in ("train", "validation", "test")}
+
+        def taught(batch: Batch) -> Batch:
+            return batch[0], teacher(batch[0])
+
+        parts = {part: ChangedLoader(getattr(self, part), taught) for part in ("train", "validation", "test")}
         return replace(self, **parts, unlabelled=False)
 
     def calibration_as(self, view: View) -> Loader:

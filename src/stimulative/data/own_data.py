@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from stimulative.data.batches import Batch, Loader, moved
+from stimulative.data.batches import ChangedLoader, Loader, moved
 from stimulative.data.dataset import Data, ImageData
 from stimulative.data.kind import KindSettings, Opening
 from stimulative.data.mixing import with_mixing
@@ -167,32 +166,5 @@ class _Function:
             return data
         named = ("train", "validation", "test", "calibration", "plain_calibration")
         loaders: dict[str, Loader | None] = {key: getattr(data, key) for key in named}
-        return replace(data, **{key: _Moved(of, opening.device) for key, of in loaders.items() if of is not None})
-
-
-class _Moved:
-    """The batches of a loader that knows nothing of devices, on one.
-
-    Args:
-        loader: The loader.
-        device: Where batches go.
-    """
-
-    def __init__(self, loader: Loader, device: torch.device) -> None:
-        self._loader = loader
-        self._device = device
-
-    @property
-    def images(self) -> int:
-        """Images of a pass."""
-        return self._loader.images
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next passes."""
-        self._loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (moved(batch, self._device) for batch in self._loader)
+        on_device = partial(moved, device=opening.device)
+        return replace(data, **{key: ChangedLoader(of, on_device) for key, of in loaders.items() if of is not None})

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stimulative.data import sequences
-from stimulative.data.batches import Batch, LazyLoader, Loader, generator_for
+from stimulative.data.batches import Batch, LazyLoader, Loader
 from stimulative.data.dataset import SentenceData
 from stimulative.data.kind import KindSettings, Opening
 from stimulative.data.split import hold_out_any
@@ -68,8 +68,7 @@ class SentenceSettings(KindSettings):
         def test() -> Loader:
             return in_order(Sentences.of(read_lines(root / _TEST), tokenizer, length, opening.device))
 
-        shuffled = torch.randperm(len(train), generator=generator_for(seed, "calibration"))
-        calibration = in_order(train, lambda epoch: shuffled)
+        calibration = in_order(train, sequences.calibration_order(len(train), seed))
         return SentenceData(
             name=self.name,
             classes=len(tokenizer.names),

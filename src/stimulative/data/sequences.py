@@ -108,6 +108,12 @@ def training_order(count: int, *, seed: int, rank: int, world_size: int) -> Call
     return order
 
 
+def calibration_order(count: int, seed: int) -> Callable[[int], Tensor]:
+    """So many sequences in one drawn order, the same in every epoch."""
+    shuffled = torch.randperm(count, generator=generator_for(seed, "calibration"))
+    return lambda epoch: shuffled
+
+
 def fixed_order(count: int) -> Callable[[int], Tensor]:
     """The same order in every epoch: that of the documents."""
     return lambda epoch: torch.arange(count)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from stimulative.data import documents, sequences
-from stimulative.data.batches import LazyLoader, Loader, generator_for
+from stimulative.data.batches import LazyLoader, Loader
 from stimulative.data.dataset import Chance, TextData
 from stimulative.data.kind import KindSettings, Opening
 from stimulative.data.tokens import tokenizer_of
@@ -62,8 +62,7 @@ class TextSettings(KindSettings):
         train = cut(found.train[number] for number in training)
         opening.check_shares(len(train), "sequences")
         classes = len(tokenizer.names)
-        shuffled = torch.randperm(len(train), generator=generator_for(seed, "calibration"))
-        calibration = in_order(train, lambda epoch: shuffled)
+        calibration = in_order(train, sequences.calibration_order(len(train), seed))
         return TextData(
             name=self.name,
             classes=classes,

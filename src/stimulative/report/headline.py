@@ -37,7 +37,7 @@ def _numbers(runs: Sequence[ReportedRun], measure: Measure) -> dict[str, str]:
     spreads = [run.family.spread() for run in runs if run.family]
     members = [member for run in runs for member in run.family]
     latencies = [member.latency.median_ms for member in members if member.latency is not None]
-    form = f".{measure.digits}f"
+    form = measure.form
     return {
         "seeds": str(len(runs)),
         measure.in_unit("main net"): _mean(main, form)

@@ -62,7 +62,7 @@ class Words:
 
     def number(self, what: str) -> str:
         """What a tooltip calls a number of the measure, and how it shows it."""
-        return f"{self.measure.in_unit(what)}:.{self.measure.digits}f"
+        return f"{self.measure.in_unit(what)}:{self.measure.form}"
 
 
 class Trained(Protocol):

@@ -69,7 +69,7 @@ class Measure:
 
     def shown(self, value: float) -> str:
         """A value with its unit."""
-        return f"{value:.{self.digits}f}{self.unit}"
+        return f"{value:{self.form}}{self.unit}"
 
 
 MEASURES: Mapping[TaskName, Measure] = {

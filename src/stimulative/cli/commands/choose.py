@@ -13,6 +13,7 @@ from stimulative.cli.progress import progress_bar
 if TYPE_CHECKING:
     from stimulative.deploy import Choice
     from stimulative.runs import Member
+    from stimulative.tasks import Measure
 
 TAKES_SETTINGS = False
 _EXAMPLES = """examples:
@@ -125,15 +126,15 @@ def _show(choice: Choice, out: Path, pictures: list[Path]) -> None:
     table = Table(title=f"chosen: {choice.subnet}", title_justify="left")
     for column in ("", "subnet"):
         table.add_column(column, no_wrap=True)
-    accuracy = ["next token %", "perplexity"] if text else [measure_of(choice.about.task).axis]
-    digits = 2 if text else measure_of(choice.about.task).digits
+    measure = measure_of(choice.about.task)
+    accuracy = ["next token %", "perplexity"] if text else [measure.axis]
     for column in (*accuracy, "M parameters", "MFLOPs", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("chosen", *_row(choice.member, digits), style="bold")
+    table.add_row("chosen", *_row(choice.member, measure), style="bold")
     for number, member in enumerate(choice.runners_up):
         last = number + 1 == len(choice.runners_up)
-        table.add_row("runners-up" if number == 0 else "", *_row(member, digits), end_section=last)
-    table.add_row("main net", *_row(choice.main, digits))
+        table.add_row("runners-up" if number == 0 else "", *_row(member, measure), end_section=last)
+    table.add_row("main net", *_row(choice.main, measure))
     print_table(table)
     samples = "sequences" if text else "samples" if choice.about.task == "embedding" else "images"
     print("\n".join(_conditions(choice, samples)))
@@ -176,11 +177,11 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
     return lines
 
 
-def _row(member: Member, digits: int) -> list[str]:
+def _row(member: Member, measure: Measure) -> list[str]:
     score, latency = member.score, member.latency
     return [
         str(member.subnet),
-        f"{score.quality:.{digits}f}",
+        f"{score.quality:{measure.form}}",
         *([] if score.perplexity is None else [f"{score.perplexity:.2f}"]),
         f"{member.cost.parameters / 1e6:.3f}",
         f"{member.cost.flops / 1e6:,.2f}",

@@ -129,7 +129,7 @@ def _show(run: RunDirectory) -> None:
     drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(
         f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {measure.spread(part.mean or 0, part.std or 0)} "
-        f"({part.min:.{measure.digits}f} to {part.max:.{measure.digits}f}), {_statistics(summary)}"
+        f"({part.min:{measure.form}} to {part.max:{measure.form}}), {_statistics(summary)}"
     )
     if summary.calibration is not None:
         print(f"main net on the validation part: {_views(summary.calibration, measure)}")
@@ -174,7 +174,7 @@ def _views(calibration: Calibration, measure: Measure) -> str:
 def _blocks_table(summary: Summary) -> Any:
     table = _table(summary, "by number of blocks", ["blocks", "subnets"])
     for row in _some(summary.by_blocks or ()):
-        table.add_row(str(row.blocks), f"{row.subnets:,}", *_spread(row, measure_of(summary.task).digits))
+        table.add_row(str(row.blocks), f"{row.subnets:,}", *_spread(row, measure_of(summary.task)))
     return table
 
 
@@ -183,7 +183,7 @@ def _stages_table(summary: Summary) -> Any:
     rows = summary.by_stage or ()
     for stage in dict.fromkeys(row.stage for row in rows):
         for row in _some([row for row in rows if row.stage == stage], most=6):
-            table.add_row(row.name, str(row.depth), f"{row.subnets:,}", *_spread(row, measure_of(summary.task).digits))
+            table.add_row(row.name, str(row.depth), f"{row.subnets:,}", *_spread(row, measure_of(summary.task)))
         table.add_section()
     return table
 
@@ -205,9 +205,9 @@ def _frontier_table(summary: Summary, family: Family) -> Any:
         latency = member.latency
         table.add_row(
             str(member.subnet),
-            f"{member.score.quality:.{measure.digits}f}",
+            f"{member.score.quality:{measure.form}}",
             *([f"{member.score.perplexity:.2f}"] if summary.of_text else []),
-            *(f"{member.score.more[key]:.{measure.digits}f}" for key in further),
+            *(f"{member.score.more[key]:{measure.form}}" for key in further),
             f"{member.cost.parameters / 1e6:.3f}",
             f"{member.cost.flops / 1e6:,.2f}",
             "" if latency is None else f"{latency.median_ms:.2f} ± {latency.iqr_ms / 2:.2f}",
@@ -232,9 +232,9 @@ def _table(summary: Summary, title: str, columns: Sequence[str]) -> Any:
     return table
 
 
-def _spread(row: SizeSpread | DepthSpread, digits: int) -> tuple[str, ...]:
+def _spread(row: SizeSpread | DepthSpread, measure: Measure) -> tuple[str, ...]:
     perplexity = [] if row.perplexity is None else [f"{row.perplexity.mean:.2f}"]
-    numbers = f"{row.mean:.{digits}f} ± {row.std:.{digits}f}", f"{row.min:.{digits}f}", f"{row.max:.{digits}f}"
+    numbers = measure.pair(row.mean, row.std), f"{row.min:{measure.form}}", f"{row.max:{measure.form}}"
     return *numbers, *perplexity
 
 

@@ -85,8 +85,8 @@ def _show(run: RunDirectory, packed: Packed) -> None:
     for entry in packed.subnets:
         table.add_row(
             entry.subnet,
-            "" if entry.validation_quality is None else f"{entry.validation_quality:.{measure.digits}f}",
-            f"{entry.quality:.{measure.digits}f}",
+            "" if entry.validation_quality is None else f"{entry.validation_quality:{measure.form}}",
+            f"{entry.quality:{measure.form}}",
             *([f"{entry.perplexity:.2f}"] if text else []),
             f"{entry.parameters / 1e6:.3f}",
             f"{entry.flops / 1e6:,.2f}",
