@@ -36,8 +36,10 @@ test: install  ## Run the tests
 browser: install  ## Run the tests of the report in headless Chromium, which has to be on the machine
 	$(BIN)/python -m pytest -m browser -n 0
 
-coverage: install  ## Write docs/coverage.md: which architectures can be taken apart (two hours)
-	$(BIN)/python benchmarks/coverage.py --page docs/coverage.md
+coverage: install  ## Write docs/coverage.md: which architectures can be taken apart (two hours, in parts if ended)
+	$(BIN)/python benchmarks/coverage.py --page docs/coverage.md --json docs/results/coverage.json \
+	  --keep .coverage.jsonl
+	rm .coverage.jsonl
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -14,15 +14,17 @@ without knowing it (``small_models``); three subnets of it are taken out, saved,
 It ends as found, not residual, not tried, or failed.
 
 Models are built with random weights, for images of the size that they are made for. Each is tried in a process of its
-own, which is ended after `--seconds`.
+own, which is ended after `--seconds`. With `--keep`, what each ended as is added to a file at once; a later run goes on
+from there, and tries again what had failed.
 
     python benchmarks/coverage.py --json
-    python benchmarks/coverage.py --page docs/coverage.md
+    python benchmarks/coverage.py --page docs/coverage.md --keep coverage.jsonl
     python benchmarks/coverage.py --only resnet,torchvision/vgg
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import sys
 import time
@@ -66,20 +68,24 @@ class NoClassifier(Exception):
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", seconds=600, jobs=1, only="", page="")
-    result = cover(only=[name for name in options.only.split(",") if name], seconds=options.seconds, jobs=options.jobs)
+    options = arguments(__doc__ or "", seconds=600, jobs=1, only="", page="", keep="")
+    only = [name for name in options.only.split(",") if name]
+    keep = Path(options.keep) if options.keep else None
+    result = cover(only=only, seconds=options.seconds, jobs=options.jobs, keep=keep)
     if options.page:
         Path(options.page).write_text(page(result), encoding="utf-8")
     report(options, result, [*table(result), summary_line(result["models"])])
 
 
-def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1) -> dict[str, Any]:
+def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1, keep: Path | None = None) -> dict[str, Any]:
     """Try one model of every family.
 
     Args:
         only: Families to try, such as ``timm/resnet`` or ``resnet``; all of them by default.
         seconds: How long one family may take.
         jobs: How many are tried at once; the largest take 13 GiB each.
+        keep: A file of JSON lines, one a family, that each is added to when it has been tried, unless it failed; the
+            families that it holds are not tried again.
 
     Returns:
         ``found``, ``not_residual``, ``not_tried`` and ``failed`` as counts, and ``models``: by family its ``status``,
@@ -91,9 +97,13 @@ def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1) -> d
         for family in (*timm_families(), *torchvision_families(), *transformers_families())
         if not only or family in only or family.partition("/")[2] in only
     ]
-    models = {}
-    for family, found in _in_processes(families, seconds, jobs):
+    kept = {} if keep is None or not keep.exists() else dict(map(json.loads, keep.read_text("utf-8").splitlines()))
+    models = {family: kept[family] for family in families if family in kept}
+    for family, found in _in_processes([family for family in families if family not in kept], seconds, jobs):
         models[family] = found
+        if keep is not None and found["status"] != "failed":
+            with keep.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([family, found]) + "\n")
         print(f"{len(models)}/{len(families)} {family}: {found['status']}", file=sys.stderr, flush=True)
     models = dict(sorted(models.items()))
     counts = {

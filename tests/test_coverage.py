@@ -99,3 +99,24 @@ def test_the_page_holds_every_family_and_the_counts(benchmark):
     assert "**1 found, 1 not tried, 0 failed**; of 3 subnets 1 restored, 2 said so, 0 refused, 0 wrong." in page
     assert "| transformers/three | c | `layers` 4 | 1 restored, 2 said so | x is 1 here and 2 there |" in page
     assert "came of their default config: four." in page
+
+
+def test_a_run_goes_on_where_it_was_ended_and_tries_again_what_failed(tmp_path, benchmark, monkeypatch):
+    tried = []
+
+    def in_processes(families, seconds, jobs):
+        for family in families:
+            tried.append(family)
+            status = "failed" if (family, len(tried)) == ("timm/rexnet", 2) else "found"
+            yield family, {"status": status, "model": "a", "stages": [["b", 2]], "subnets": 2, "seconds": 1.0}
+            if len(tried) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "_in_processes", in_processes)
+    only = ["timm/repghost", "timm/rexnet", "timm/vgg", "timm/vovnet"]
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.cover(only=only, keep=tmp_path / "kept.jsonl")
+    assert tried == ["timm/repghost", "timm/rexnet", "timm/vgg"]
+    result = benchmark.cover(only=only, keep=tmp_path / "kept.jsonl")
+    assert tried[3:] == ["timm/rexnet", "timm/vovnet"]
+    assert result["found"] == 4 and list(result["models"]) == sorted(only)
