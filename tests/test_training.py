@@ -236,6 +236,12 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path):
         assert torch.allclose(value, other[name], atol=2e-5), name
 
 
+def test_more_processes_than_cores_are_refused_before_they_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with pytest.raises(UsageError, match=r"training\.devices: on the CPU .* each of the 4 cores at most, got 99"):
+        train(tiny(**{"training.devices": 99, "training.device": "cpu"}), tmp_path / "run", progress=False)
+
+
 def test_lean_is_refused_on_several_devices(tmp_path):
     settings = {"training.devices": 2, "training.device": "cpu", "method.schedule": "lean"}
     with pytest.raises(UsageError, match=r"method\.schedule: 'lean' calls backward several times a step"):

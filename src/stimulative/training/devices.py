@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from stimulative.training.loggers import loggers_of
 def launched(recipe: Recipe, out: Path, first_step: int) -> Any:
     """Lightning Fabric as a recipe says, launched."""
     from lightning.fabric import Fabric
+    from lightning.fabric.accelerators import CPUAccelerator
 
     settings = recipe.training
     loggers = loggers_of(settings.loggers, out, first_step)
@@ -25,5 +27,11 @@ def launched(recipe: Recipe, out: Path, first_step: int) -> Any:
             f"training.device, devices, precision: got {settings.device}, {settings.devices}, "
             f"{settings.precision}, which this machine cannot do: {error}"
         ) from error
+    cores = os.cpu_count() or 1
+    if settings.devices > cores and isinstance(fabric.accelerator, CPUAccelerator):
+        raise UsageError(
+            f"training.devices: on the CPU each is a process that trains, one for each of the {cores} cores at most, "
+            f"got {settings.devices}"
+        )
     fabric.launch()
     return fabric
