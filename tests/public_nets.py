@@ -78,6 +78,37 @@ def esrgan(net: ESRGAN, x: Tensor, skipped: Skipped) -> Tensor:
     return net.last(F.interpolate(start + net.behind(x), scale_factor=2))
 
 
+class Shortcut(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inside(x)
+
+
+class OlderESRGAN(nn.Module):
+    """Its long shortcut is a module, which returns its input at zero parameters, and has none of its kind beside it."""
+
+    def __init__(self, blocks: int = 2, width: int = 4) -> None:
+        super().__init__()
+        body = nn.Sequential(*[RRDB(width, 3) for _ in range(blocks)], nn.Conv2d(width, width, 3, 1, 1))
+        last = nn.Upsample(scale_factor=2), nn.Conv2d(width, 3, 3, 1, 1)
+        self.model = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), Shortcut(body), *last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def older_esrgan(net: OlderESRGAN, x: Tensor, skipped: Skipped) -> Tensor:
+    first, shortcut, *last = net.model
+    x = start = first(x)
+    *rrdbs, behind = shortcut.inside
+    for number, rrdb in enumerate(rrdbs):
+        x = x + 0.2 * through(rrdb, f"model.1.inside.{number}", skipped, x)
+    return nn.Sequential(*last)(start + behind(x))
+
+
 # --- a U-Net of residual blocks ----------------------------------------------------------------------------------
 
 
@@ -474,6 +505,9 @@ NETS = {
     # an RRDB is no block: its dense blocks are residual themselves, so that it returns 1.2 times its input at zero
     # parameters; the dense blocks are
     "ESRGAN": Net(ESRGAN, images, [("body.0", 3, False), ("body.1", 3, False)], esrgan),
+    "ESRGAN, with a module around its body": Net(
+        OlderESRGAN, images, [("model.1.inside.0", 3, False), ("model.1.inside.1", 3, False)], older_esrgan
+    ),
     "residual U-Net": Net(
         ResidualUNet,
         images,

@@ -55,15 +55,36 @@ class DenseBlock(nn.Module):
         return x
 
 
-class DenseNet(nn.Module):
-    def __init__(self, where: str, first: list[int], second: list[int], width: int = 4) -> None:
+class Unit(nn.Module):
+    """A module that concatenates for itself what its one layer makes; a run of these is a dense block."""
+
+    def __init__(self, width: int, growth: int, where: str) -> None:
         super().__init__()
+        self.where, self.reader = where, Reader(width, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.reader(x)
+        return torch.cat([new, x] if self.where == "in front" else [x, new], 1)
+
+
+class DenseNet(nn.Module):
+    def __init__(self, where: str, first: list[int], second: list[int], width: int = 4, units: bool = False) -> None:
+        super().__init__()
+        self.where, self.units = where, units
         self.stem = nn.Conv2d(3, width, 3, 1, 1)
-        self.block1, total = DenseBlock(width, first, where), width + sum(first)
+        self.block1, total = self.block(width, first), width + sum(first)
         self.norm, self.transition = nn.BatchNorm2d(total), nn.Conv2d(total, total // 2, 1)
-        self.block2 = DenseBlock(total // 2, second, where)
+        self.block2 = self.block(total // 2, second)
         self.last = nn.BatchNorm2d(total // 2 + sum(second))
         self.head = nn.Linear(self.last.num_features, 3)
+
+    def block(self, width: int, growths: list[int]) -> nn.Module:
+        if not self.units:
+            return DenseBlock(width, growths, self.where)
+        block = nn.Sequential()
+        for number, growth in enumerate(growths):
+            block.add_module(f"layer{number}", Unit(width + sum(growths[:number]), growth, self.where))
+        return block
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block1(self.stem(x))
@@ -84,9 +105,11 @@ def _some_of_the_first(rows: int, channels: list[int], value: Tensor) -> Tensor:
 
 def smaller(net: DenseNet, kept: tuple[list[int], list[int]]) -> tuple[DenseNet, dict[str, tuple[str, Part]]]:
     """The net that is built with some layers only; and of what each of its parameters and statistics is which part."""
-    wholes = [[layer.conv.out_channels for layer in block.children()] for block in (net.block1, net.block2)]
+    inside = ".reader" if net.units else ""
+    blocks = [[layer for layer in block.modules() if isinstance(layer, Reader)] for block in (net.block1, net.block2)]
+    wholes = [[layer.conv.out_channels for layer in layers] for layers in blocks]
     growths = [[whole[at] for at in some] for whole, some in zip(wholes, kept, strict=True)]
-    small = DenseNet(net.block1.where, *growths, width=net.stem.out_channels).double()
+    small = DenseNet(net.where, *growths, width=net.stem.out_channels, units=net.units).double()
     sources: dict[str, tuple[str, Part]] = {}
 
     def reads(name: str, whole: str, channels: list[int]) -> None:
@@ -103,16 +126,17 @@ def smaller(net: DenseNet, kept: tuple[list[int], list[int]]) -> tuple[DenseNet,
 
     reads("stem", "stem", list(range(3)))
     for number, (name, whole) in enumerate(zip(("block1", "block2"), wholes, strict=True)):
-        everything = [("entering", channel) for channel in range(getattr(net, name).layer0.norm.num_features)]
-        present = everything[: getattr(small, name).layer0.norm.num_features]
+        first = f"{name}.layer0{inside}.norm"
+        everything = [("entering", channel) for channel in range(net.get_submodule(first).num_features)]
+        present = everything[: small.get_submodule(first).num_features]
         for at, growth in enumerate(whole):
             places, new = [everything.index(channel) for channel in present], [(str(at), n) for n in range(growth)]
             left = new if at in kept[number] else []
             if left:
-                own = f"{name}.layer{kept[number].index(at)}"
-                reads(f"{own}.norm", f"{name}.layer{at}.norm", places)
-                reads(f"{own}.conv", f"{name}.layer{at}.conv", places)
-            behind = net.block1.where == "behind"
+                own = f"{name}.layer{kept[number].index(at)}{inside}"
+                reads(f"{own}.norm", f"{name}.layer{at}{inside}.norm", places)
+                reads(f"{own}.conv", f"{name}.layer{at}{inside}.conv", places)
+            behind = net.where == "behind"
             everything = [*everything, *new] if behind else [*new, *everything]
             present = [*present, *left] if behind else [*left, *present]
         for reader in (("norm", "transition"), ("last", "head"))[number]:
@@ -122,8 +146,9 @@ def smaller(net: DenseNet, kept: tuple[list[int], list[int]]) -> tuple[DenseNet,
 
 @pytest.mark.parametrize("where", ["in front", "behind"])
 @pytest.mark.parametrize("kept", [([0, 1, 2], [0, 1]), ([0], [0]), ([1, 2], [1]), ([2], [0, 1])])
-def test_a_subnet_of_a_dense_net_is_the_net_that_is_built_with_fewer_layers(where, kept):
-    net, x = moved(DenseNet(where, [2, 3, 4], [3, 2])), series(2)
+@pytest.mark.parametrize("units", [False, True])
+def test_a_subnet_of_a_dense_net_is_the_net_that_is_built_with_fewer_layers(where, kept, units):
+    net, x = moved(DenseNet(where, [2, 3, 4], [3, 2], units=units)), series(2)
     network = stimulative.unravel(net, x)
     assert [(stage.name, stage.blocks, stage.concatenates) for stage in network.stages] == [
         ("block1", 3, True),

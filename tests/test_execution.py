@@ -33,7 +33,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stimulative import unravel
+from stimulative import extract, unravel
 from stimulative.errors import UsageError
 from stimulative.residual import ResidualNetwork, Subnet
 
@@ -284,6 +284,36 @@ def test_nothing_is_computed_twice_because_something_writes_in_place(name):
         "writing in between": "first.0.f.1",
     }[name]
     assert counts[first] == 1
+
+
+class ScalesItsInput(nn.Module):
+    """As the RCANs that take images from 0 to 1 and compute in 0 to 255: ``x *= 255`` reaches the caller's tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.blocks = nn.Sequential(*[BasicBlock(4, 4) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x *= 255
+        return self.blocks(self.stem(x)) / 255
+
+
+@pytest.mark.parametrize("subnets", [["3"], ["1"], ["3", "1"]])
+def test_a_model_that_writes_into_its_input_gets_one_of_its_own(subnets):
+    torch.manual_seed(0)
+    model = ScalesItsInput().eval()
+    x = torch.rand(2, 3, 8, 8)
+    given = x.clone()
+    network = unravel(model, x)
+    for _ in range(2):
+        outputs = network.run(x, subnets)
+        assert torch.equal(x, given)
+        for output, subnet in zip(outputs, subnets, strict=True):
+            small = nn.Sequential(model.stem, *model.blocks[: int(subnet)])
+            assert_close(output.detach(), small(255 * given).detach() / 255, subnet)
+    taken = extract(network, subnets[-1], "keep")
+    assert_close(taken(x.clone()).detach(), outputs[-1].detach(), "extracted")
 
 
 def test_deletion_of_every_block_of_a_stage_without_an_entry():

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slices import put
@@ -64,8 +65,8 @@ def unravel(
     except NotDense as error:
         finder.not_dense = partial(str, error)
     if dense is not None:
-        for name, layers in zip(dense.names, dense.layers, strict=True):
-            finder.dense[name] = Stage(name, layers, fixed_entry=False, concatenates=True)
+        for name, modules, layers in zip(dense.names, dense.modules, dense.layers, strict=True):
+            finder.dense |= dict.fromkeys(modules, Stage(name, layers, fixed_entry=False, concatenates=True))
     if stages is None:
         found = find_stages(model, finder, example_input)
     else:
@@ -116,7 +117,8 @@ class ResidualNetwork(nn.Module):
     @property
     def example_input(self) -> Any:
         """What the model was unraveled with, on the model's device, and in its number format if it was in that."""
-        return as_in(self.model, self._example_input, keep_formats=self._keeps_formats)
+        example = as_in(self.model, self._example_input, keep_formats=self._keeps_formats)
+        return pytree.tree_map_only(Tensor, Tensor.clone, example) if "" in self.wiring.writers else example
 
     def split(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
         """A batch of a loader as what the model is called with, and the rest of it, such as targets.

@@ -1,7 +1,8 @@
 """Finds dense blocks (DenseNet's) by what they do.
 
 A dense block is a module that returns its own input followed by the outputs of its children, along the channels, or the
-other way round with the newest in front, and whose children each read all of what came before. Which modules read the
+other way round with the newest in front, and whose children each read all of what came before; or a run of modules that
+each do this with a single child. Which modules read the
 concatenation later, and which channels they read, is not guessed from their sizes: the model runs twice more, without
 half of the layers and then without the other half. Every module with parameters returns in these runs what it returned
 on the example input, without the channels that are gone, so what reaches it has to be what it was before without some
@@ -22,7 +23,7 @@ from torch.utils import _pytree as pytree
 from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.slices import Runs, Slice, narrowed, sliced, treats_each
 from stimulative.residual.finding.channels import Channels, DenseBlock, Reader
-from stimulative.residual.finding.discovery import Finder
+from stimulative.residual.finding.discovery import Finder, stage_name
 from stimulative.residual.finding.identity import has_sibling
 from stimulative.residual.finding.recording import Call, arguments_of, quietly, record, tensors_in
 from stimulative.residual.finding.trying import tolerance
@@ -33,13 +34,15 @@ class Dense:
     """The dense blocks of a model.
 
     Args:
-        names: Their module names, in the order in which they run.
+        names: Their names, in the order in which they run.
+        modules: The modules that concatenate, of each: one, or one for each layer.
         layers: The module names of the layers of each.
         widths: Their widths; each is a stage of its own.
         readers: The modules that read their channels.
     """
 
     names: tuple[str, ...]
+    modules: tuple[tuple[str, ...], ...]
     layers: tuple[tuple[str, ...], ...]
     widths: tuple[DenseBlock, ...]
     readers: tuple[Reader, ...]
@@ -47,6 +50,50 @@ class Dense:
 
 class NotDense(Exception):
     """Why concatenating modules are no dense blocks."""
+
+
+@dataclass
+class _Run:
+    """Modules that concatenate, one or several that follow each other with one layer each: a dense block.
+
+    Args:
+        modules: Their names.
+        layers: The names of their layers.
+        channels: How many channels enter, and how many each layer adds.
+        newest_first: Whether each layer's channels come in front of all that were there before.
+    """
+
+    modules: list[str]
+    layers: list[str]
+    channels: list[int]
+    newest_first: bool
+
+    def goes_on_with(self, other: _Run, calls: Mapping[str, Sequence[Call]]) -> bool:
+        """Whether another one's modules are more of the same dense block."""
+        single = all(len(run.layers) == len(run.modules) for run in (self, other))
+        beside = _around(self.modules[0]) == _around(other.modules[0])
+        if not single or not beside or self.newest_first != other.newest_first:
+            return False
+        (given,) = _given(calls, other.modules[0])
+        return torch.equal(given, calls[self.modules[-1]][0].output)
+
+    def extend(self, other: _Run) -> None:
+        """Add the modules of another one, which go on where these end."""
+        self.modules += other.modules
+        self.layers += other.layers
+        self.channels += other.channels[1:]
+
+    def block(self, number: int) -> DenseBlock:
+        """The dense block of this number."""
+        base, *widths = self.channels
+        return DenseBlock(base, tuple(widths), number, self.newest_first)
+
+    def name(self, finder: Finder) -> str:
+        """The name of its stage."""
+        if len(self.modules) == 1:
+            return self.modules[0]
+        around = _around(self.modules[0])
+        return stage_name(around, self.modules, finder.children(around, finder.modules[around]))
 
 
 def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | None:
@@ -61,10 +108,10 @@ def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | 
     calls: dict[str, list[Call]] = {}  # with values, which are kept for nets of this kind only
     for call in record(model, example_input, values_of=None).calls:
         calls.setdefault(call.name, []).append(call)
-    found: list[tuple[str, tuple[str, ...], DenseBlock]] = []
+    found: list[_Run] = []
     unlike: list[str] = []
     for name in names:
-        if any(name.startswith(f"{block}.") for block, _, _ in found):
+        if any(name.startswith(f"{module}.") for run in found for module in run.modules):
             continue
         layers = _concatenated(finder, calls, name)
         if layers is not None:
@@ -73,23 +120,28 @@ def find_dense(model: nn.Module, finder: Finder, example_input: Any) -> Dense | 
             if newest_first and not torch.equal(torch.cat(parts[::-1], 1), output):
                 unlike.append(name)
                 continue
-            base, *widths = (part.shape[1] for part in parts)
-            found.append((name, layers, DenseBlock(base, tuple(widths), len(found), newest_first)))
-    if sum(len(layers) for _, layers, _ in found) < 2:
+            run = _Run([name], list(layers), [part.shape[1] for part in parts], newest_first)
+            if found and found[-1].goes_on_with(run, calls):
+                found[-1].extend(run)
+            else:
+                found.append(run)
+    if sum(len(run.layers) for run in found) < 2:
         if unlike:
             raise NotDense(
                 f"{unlike[0]!r} has as many channels as its input and its layers' outputs together, but does not "
                 "return these one behind the other, in the order in which they are made or the newest first"
             )
         return None
-    names, layers, widths = zip(*found, strict=True)
+    layers = tuple(tuple(run.layers) for run in found)
+    widths = tuple(run.block(number) for number, run in enumerate(found))
     readers: dict[str, Reader] = {}
     for first in (0, 1):
         kept = [tuple(range(first, len(block.widths), 2)) for block in widths]
         probe = _Probe(model, finder, calls, layers, Channels(widths, {}), kept)
         probe.run(example_input)
         readers.update(probe.readers)
-    return Dense(names, layers, widths, tuple(readers.values()))
+    modules = tuple(tuple(run.modules) for run in found)
+    return Dense(tuple(run.name(finder) for run in found), modules, layers, widths, tuple(readers.values()))
 
 
 def unlike_dense(model: nn.Module, finder: Finder, example_input: Any) -> str:
@@ -145,8 +197,15 @@ def _concatenated(finder: Finder, calls: Mapping[str, Sequence[Call]], name: str
 
 def _parts(calls: Mapping[str, Sequence[Call]], name: str, layers: Sequence[str]) -> list[Tensor]:
     """What a module is given, and what its layers return."""
-    inputs = tensors_in((calls[name][0].args, calls[name][0].kwargs))
-    return [*inputs, *(calls[layer][0].output for layer in layers)]
+    return [*_given(calls, name), *(calls[layer][0].output for layer in layers)]
+
+
+def _given(calls: Mapping[str, Sequence[Call]], name: str) -> list[Tensor]:
+    return tensors_in((calls[name][0].args, calls[name][0].kwargs))
+
+
+def _around(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 class _Probe:

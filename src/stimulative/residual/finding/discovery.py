@@ -94,6 +94,7 @@ def find_stages(model: nn.Module, finder: Finder, example_input: Any) -> list[St
     """
     stages = finder.stages_in("", model)
     stages += finder.cousins([block for stage in stages for block in stage.block_names])
+    stages += finder.in_lone_blocks([block for stage in stages for block in stage.block_names])
     if not stages:
         stages = finder.addends(model, example_input)
     stages.sort(key=lambda stage: finder.first_call(stage.block_names[0]))
@@ -135,7 +136,8 @@ def stages_by_hand(
         raise UsageError(f"stages= is a list of containers or of lists of blocks, such as ['layer1']; got {stages!r}")
     found, named = [], []
     for given in stages:
-        whole = [dense for dense in finder.dense.values() if given == dense.name or tuple(given) == dense.block_names]
+        every = dict.fromkeys(finder.dense.values())
+        whole = [dense for dense in every if given == dense.name or tuple(given) == dense.block_names]
         found += whole
         named += [] if whole else [_named(model, finder, given)]
     if not all(finder.residual(block) for _, blocks in named for block in blocks[1:]):
@@ -259,7 +261,7 @@ class Finder:
             keys = [key for key, _ in run]
             if len(run) >= 2:
                 for number, part in enumerate(self._by_width(keys)):
-                    stages.append(self.stage(_stage_name(name, part, children), part, fixed_entry=entry and not number))
+                    stages.append(self.stage(stage_name(name, part, children), part, fixed_entry=entry and not number))
             elif not entry:
                 self.alone += keys
             run, entry = [], False
@@ -267,7 +269,7 @@ class Finder:
         for position, (key, child) in enumerate(children):
             if key in self.dense:
                 close()
-                stages.append(self.dense[key])
+                stages += [self.dense[key]] if self.dense[key] not in stages else []  # a run of modules may be one
                 continue
             following = children[position + 1] if position + 1 < len(children) else ("", module)
             if key in blocks:
@@ -328,6 +330,17 @@ class Finder:
                     left = [name for name in left if name not in others]
                     found.append(self.stage(_join(container, f"*.{inside}"), [first, *others], fixed_entry=False))
                     break
+        return found
+
+    def in_lone_blocks(self, taken: Collection[str]) -> list[Stage]:
+        """Stages within blocks that stand alone, which always run as a whole.
+
+        Args:
+            taken: The blocks of other stages.
+        """
+        found: list[Stage] = []
+        for name in [name for name in self.alone if name not in taken]:
+            found += self.stages_in(name, self.modules[name])
         return found
 
     def addends(self, model: nn.Module, example_input: Any) -> list[Stage]:
@@ -398,7 +411,8 @@ def _join(parent: str, child: str) -> str:
     return f"{parent}.{child}" if parent else child
 
 
-def _stage_name(container: str, run: Sequence[str], children: Sequence[tuple[str, nn.Module]]) -> str:
+def stage_name(container: str, run: Sequence[str], children: Sequence[tuple[str, nn.Module]]) -> str:
+    """The name of a run of children: the container's if these are all that have parameters."""
     with_parameters = [key for key, child in children if next(child.parameters(), None) is not None]
     if list(run) == with_parameters:
         return container

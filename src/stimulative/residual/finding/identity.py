@@ -8,7 +8,8 @@ and variance 1. What only weighs its input (a squeeze-and-excitation gate, half 
 nothing: it is no block.
 
 Modules are tried while the model runs on the example input, each right before it is called for the first time, so that
-their inputs need not be kept. What is inside of a block is tried only where it may be a run of blocks itself.
+their inputs need not be kept. What is inside of a block is tried only where it may be a run of blocks itself, or where
+the block stands alone.
 """
 
 from __future__ import annotations
@@ -74,9 +75,13 @@ class _Trial:
             self.reasons[name] = reason
 
     def _within_a_block(self, name: str) -> bool:
-        """Whether a module is part of a block and nobody asks whether it is one itself."""
-        parents = name.split(".")
-        if not any(".".join(parents[:end]) in self.blocks for end in range(1, len(parents))):
+        """Whether a module is part of a block and nobody asks whether it is one itself.
+
+        In a block with none of its kind beside it, which is hardly ever skipped, there may be blocks of any kind.
+        """
+        parts = name.split(".")
+        around = {".".join(parts[:end]) for end in range(1, len(parts))} & self.blocks.keys()
+        if not any(has_sibling(self.modules, block) for block in around):
             return False
         parent = self.modules.get(name.rpartition(".")[0])
         return not isinstance(parent, CONTAINERS)

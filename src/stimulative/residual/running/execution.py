@@ -123,7 +123,7 @@ class _Walk:
     def __post_init__(self) -> None:
         self.batch = batch_size((self.args, self.kwargs))
         self.alone = len(self.subnets) == 1 and self.around is None
-        self.writes = "" in self.wiring.writers and len(self.subnets) > 1
+        self.writes = "" in self.wiring.writers
 
     def run(self, number: int) -> Any:
         """Run the next subnet; what the model returns."""
@@ -176,7 +176,7 @@ class _Walk:
         return bypasses(self.model, self.wiring, outputs, self.cuts, self.entries, self.order.passes[number], end)
 
     def _own(self, tree: Any) -> Any:
-        """Arguments that the model may write into, if it does."""
+        """Copies of the arguments, if the model writes into its own: the caller's stay as they are."""
 
         def copied(x: Tensor) -> Tensor:
             return x.clone() if self.writes or x.is_inference() else x
