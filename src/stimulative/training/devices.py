@@ -14,7 +14,7 @@ from stimulative.training.loggers import loggers_of
 def launched(recipe: Recipe, out: Path, first_step: int) -> Any:
     """Lightning Fabric as a recipe says, launched."""
     from lightning.fabric import Fabric
-    from lightning.fabric.accelerators import CPUAccelerator
+    from lightning.fabric.accelerators.cpu import CPUAccelerator
 
     settings = recipe.training
     loggers = loggers_of(settings.loggers, out, first_step)
