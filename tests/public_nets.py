@@ -478,6 +478,72 @@ def graph_net(net: GraphNet, x: Tensor, edges: Tensor, skipped: Skipped) -> Tens
     return net.last(x)
 
 
+# --- ENet: a PReLU behind the addition --------------------------------------------------------------------------------
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(width, 2, 1), nn.Conv2d(2, width, 1)
+        self.inside, self.behind = nn.PReLU(), nn.PReLU(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(x + self.expand(self.inside(self.reduce(x))))
+
+
+class ENet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, 2, 1), nn.ConvTranspose2d(4, 5, 2, 2)
+        self.blocks = nn.Sequential(*[Bottleneck(4) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(self.first(x)))
+
+
+def enet(net: ENet, x: Tensor, skipped: Skipped) -> Tensor:
+    return net.last(through(net.blocks, "blocks", skipped, net.first(x)))
+
+
+# --- a dual path network: one stream is added to, one grows ------------------------------------------------------
+
+
+class DualPath(nn.Module):
+    def __init__(self, width: int, grown: int, grows: int) -> None:
+        super().__init__()
+        self.width = width
+        self.norm, self.conv = nn.BatchNorm2d(width + grown), nn.Conv2d(width + grown, width + grows, 3, 1, 1)
+
+    def forward(self, x: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(F.relu(self.norm(torch.cat([x, beside], 1))))
+        return x + y[:, : self.width], torch.cat([beside, y[:, self.width :]], 1)
+
+
+class DPN(nn.Module):
+    def __init__(self, width: int = 4, grows: int = 2) -> None:
+        super().__init__()
+        self.grows = grows
+        self.first = nn.Conv2d(3, width + grows, 1)
+        self.blocks = nn.ModuleList(DualPath(width, (number + 1) * grows, grows) for number in range(3))
+        self.last = nn.Linear(width + 4 * grows, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, beside = self.first(x).tensor_split([-self.grows], 1)
+        for block in self.blocks:
+            x, beside = block(x, beside)
+        return self.last(torch.cat([x, beside], 1).mean((2, 3)))
+
+
+def dpn(net: DPN, x: Tensor, skipped: Skipped) -> Tensor:
+    x, beside = net.first(x).tensor_split([-net.grows], 1)
+    for number, block in enumerate(net.blocks):
+        if f"blocks.{number}" in skipped:
+            beside = F.pad(beside, (0, 0, 0, 0, 0, net.grows))
+        else:
+            x, beside = block(x, beside)
+    return net.last(torch.cat([x, beside], 1).mean((2, 3)))
+
+
 # --- all of them -------------------------------------------------------------------------------------------------
 
 
@@ -508,6 +574,8 @@ NETS = {
     "ESRGAN, with a module around its body": Net(
         OlderESRGAN, images, [("model.1.inside.0", 3, False), ("model.1.inside.1", 3, False)], older_esrgan
     ),
+    "ENet": Net(ENet, images, [("blocks", 4, False)], enet),
+    "DPN": Net(DPN, images, [("blocks", 3, False)], dpn),
     "residual U-Net": Net(
         ResidualUNet,
         images,

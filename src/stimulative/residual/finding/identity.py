@@ -4,8 +4,8 @@ A residual unit computes ``x + f(x)``, and ``f`` vanishes when its parameters do
 their own, ``g x + f(x)``, and return nothing when that is zero, too. Such a *gain* is told from other parameters by
 setting it to one while all others are zero: a gain gives the input or nothing then, where a bias gives something of
 its own. A norm behind the addition (as in BERT) has a gain, too; with it at one such a block returns an input of mean 0
-and variance 1. What only weighs its input (a squeeze-and-excitation gate, half of the input at zero parameters) adds
-nothing: it is no block.
+and variance 1. The slope of a PReLU stands at one, where it is no activation. What only weighs its input (a
+squeeze-and-excitation gate, half of the input at zero parameters) adds nothing: it is no block.
 
 Modules are tried while the model runs on the example input, each right before it is called for the first time, so that
 their inputs need not be kept. What is inside of a block is tried only where it may be a run of blocks itself, or where
@@ -22,7 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.finding.passing import Input, Template, could_pass, inputs_of, pass_through, weighs, widens
+from stimulative.residual.finding.passing import (
+    Before,
+    Input,
+    Template,
+    could_pass,
+    inputs_of,
+    pass_through,
+    weighs,
+    widens,
+)
 from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on, tensors_in
 from stimulative.residual.finding.trying import kind_of, own_parameters, precise, run_with, tolerance
 
@@ -99,11 +108,12 @@ class _Trial:
             return None, f"turns {shapes((call.args, call.kwargs))} into {shapes(call.output)}"
         given = pytree.tree_map_only(Tensor, _with_signal, (args, kwargs))
         parameters = own_parameters(module)
+        slopes = {f"{inside}.weight".lstrip(".") for inside, layer in module.named_modules() if type(layer) is nn.PReLU}
 
         def output(ones: Collection[str], given: Any, one: float = 1.0) -> Any:
             """What the module returns with some of its parameters at one, or another number, and all others at zero."""
-            values = {key: torch.full_like(value, one if key in ones else 0.0) for key, value in parameters.items()}
-            return run_with(module, values, given)
+            at = {key: one if key in ones else float(key in slopes) for key in parameters}
+            return run_with(module, {key: torch.full_like(value, at[key]) for key, value in parameters.items()}, given)
 
         try:
             at_zero = output((), given)
@@ -214,11 +224,12 @@ def _adds_of_its_input(module: nn.Module, parameters: Mapping[str, Tensor], temp
     """Whether the channels that a module adds depend on what it is given; a class token does not."""
     generator = torch.Generator().manual_seed(0)
     values = {name: _drawn(value, generator) for name, value in parameters.items()}
-    of = next(leaf for leaf in pytree.tree_leaves(template) if isinstance(leaf, Input))
+    leaves = [leaf for leaf in pytree.tree_leaves(template) if isinstance(leaf, Input | Before)]  # one a tensor
+    at, of = next((at, leaf) for at, leaf in enumerate(leaves) if isinstance(leaf, Input) and leaf.added)
     added = []
     for _ in range(2):
         inputs = pytree.tree_map_only(Tensor, lambda tensor: _drawn(tensor, generator, positive=True), given)
-        output = tensors_in(run_with(module, values, inputs))[0]
+        output = tensors_in(run_with(module, values, inputs))[at]
         added.append(output.narrow(1, 0 if of.in_front else output.shape[1] - of.widened, of.added))
     return not torch.equal(*added)
 
