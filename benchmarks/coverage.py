@@ -104,7 +104,8 @@ def cover(*, only: Sequence[str] = (), seconds: float = 600, jobs: int = 1, keep
         if keep is not None and found["status"] != "failed":
             with keep.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([family, found]) + "\n")
-        print(f"{len(models)}/{len(families)} {family}: {found['status']}", file=sys.stderr, flush=True)
+        why = f" ({found['reason']})" if found["status"] == "failed" else ""
+        print(f"{len(models)}/{len(families)} {family}: {found['status']}{why}", file=sys.stderr, flush=True)
     models = dict(sorted(models.items()))
     counts = {
         status.replace(" ", "_"): sum(found["status"] == status for found in models.values()) for status in STATUSES
@@ -185,7 +186,9 @@ def try_model(family: str, name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = _build(family, name)
     size = _image_size(family, model)
-    x, y = torch.randn(2, 3, size, size), torch.tensor([0, 1])
+    over_batch = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    images = 2 if over_batch else 1  # what a norm over the batch makes of one image may be a single value
+    x, y = torch.randn(images, 3, size, size), torch.arange(images)
     network = stimulative.unravel(model, x)
     depths = [(low + high) // 2 for low, high in network.space.ranges]
     subnets = [network.full, network.space.smallest, stimulative.Subnet.from_depths(depths)]
@@ -193,7 +196,7 @@ def try_model(family: str, name: str) -> dict[str, Any]:
     with torch.no_grad():
         torch.manual_seed(1)  # some models draw random numbers
         alone = model(x)
-        if not isinstance(alone, torch.Tensor) or alone.shape != (2, CLASSES):
+        if not isinstance(alone, torch.Tensor) or alone.shape != (images, CLASSES):
             raise NoClassifier
         torch.manual_seed(1)
         whole, *others = network.run(x, subnets)
@@ -207,6 +210,8 @@ def try_model(family: str, name: str) -> dict[str, Any]:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if not gradients or not all(bool(gradient.isfinite().all()) for gradient in gradients):
         raise ArithmeticError("a step of stimulative training gives no finite gradients")
+    del terms, gradients  # of hundreds of millions of parameters
+    model.zero_grad()
     with torch.no_grad():
         for parameter in model.parameters():  # a last norm that starts at zero makes a block of nothing
             parameter.add_(0.02 * torch.randn_like(parameter))
