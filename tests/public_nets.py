@@ -478,6 +478,40 @@ def graph_net(net: GraphNet, x: Tensor, edges: Tensor, skipped: Skipped) -> Tens
     return net.last(x)
 
 
+# --- an MLP-Mixer whose blocks are sequences of two shortcuts of one class ----------------------------------------
+
+
+class Mixed(nn.Module):
+    """Tokens are mixed by a matrix."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(tokens, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x.transpose(1, 2)).transpose(1, 2)
+
+
+class SequenceOfShortcuts(nn.Module):
+    def __init__(self, depth: int = 3, tokens: int = 16, width: int = 6) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, width, 2, 2), nn.Linear(width, 5)
+        self.blocks = nn.Sequential(*[self.block(tokens, width) for _ in range(depth)])
+
+    @staticmethod
+    def block(tokens: int, width: int) -> nn.Sequential:
+        mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        return nn.Sequential(Shortcut(nn.Sequential(nn.LayerNorm(width), Mixed(tokens))), Shortcut(mlp))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(self.first(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def sequence_of_shortcuts(net: SequenceOfShortcuts, x: Tensor, skipped: Skipped) -> Tensor:
+    x = net.first(x).flatten(2).transpose(1, 2)
+    return net.last(through(net.blocks, "blocks", skipped, x).mean(1))
+
+
 # --- ENet: a PReLU behind the addition --------------------------------------------------------------------------------
 
 
@@ -574,6 +608,7 @@ NETS = {
     "ESRGAN, with a module around its body": Net(
         OlderESRGAN, images, [("model.1.inside.0", 3, False), ("model.1.inside.1", 3, False)], older_esrgan
     ),
+    "MLP-Mixer of shortcuts": Net(SequenceOfShortcuts, images, [("blocks", 3, False)], sequence_of_shortcuts),
     "ENet": Net(ENet, images, [("blocks", 4, False)], enet),
     "DPN": Net(DPN, images, [("blocks", 3, False)], dpn),
     "residual U-Net": Net(

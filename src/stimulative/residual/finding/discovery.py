@@ -26,7 +26,7 @@ from stimulative.residual.finding.identity import CONTAINERS, NO_PARAMETERS, sha
 from stimulative.residual.finding.passing import Input, Nothing, Template, inputs_of, needs_before, pass_through, widens
 from stimulative.residual.finding.recording import Call, Trace, tensors_in
 from stimulative.residual.finding.sums import find_sums
-from stimulative.residual.finding.trying import kind_of
+from stimulative.residual.finding.trying import kind_of, shapes_inside
 
 
 @dataclass(frozen=True)
@@ -400,11 +400,18 @@ class Finder:
         """Whether the blocks are further inside, as in a stage that as a whole keeps its input's shape."""
         children = self.children(name, module)
         if isinstance(module, CONTAINERS):
-            blocks = [kind_of(child) for key, child in children if self.residual(key)]
+            blocks = [child for key, child in children if self.residual(key)]
             # one of each kind (attention, cross-attention, feed-forward: T5) are the parts of a block
-            if len(blocks) >= 2 and len(set(blocks)) < len(blocks):
+            if len(set(map(kind_of, blocks))) < len(blocks) and not self._are_parts(name, module):
                 return True
         return any(self._holds_blocks(key, child) for key, child in children)
+
+    def _are_parts(self, name: str, module: nn.Module) -> bool:
+        """Whether children, of one class though they may be, differ inside, and modules beside have the same ones."""
+        parts = shapes_inside(module)
+        siblings = self.children(around, self.modules[around]) if (around := name.rpartition(".")[0]) else []
+        others = [sibling for key, sibling in siblings if key != name and kind_of(sibling) is kind_of(module)]
+        return len(set(parts)) == len(parts) and any(shapes_inside(other) == parts for other in others)
 
 
 def _join(parent: str, child: str) -> str:

@@ -38,6 +38,11 @@ def kind_of(module: nn.Module) -> type[nn.Module]:
     return parametrize.type_before_parametrizations(module)
 
 
+def shapes_inside(module: nn.Module) -> list[tuple[torch.Size, ...]]:
+    """The shapes of the parameters of each of a module's children."""
+    return [tuple(value.shape for value in child.parameters()) for child in module.children()]
+
+
 def own_parameters(module: nn.Module) -> dict[str, Tensor]:
     """The parameters of a module and of what is inside, each module's once though it may have several names.
 
