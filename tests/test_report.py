@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -32,17 +33,18 @@ from stimulative.report.contents import read_source
 from stimulative.report.depth import depth_figure
 from stimulative.report.family_pictures import family_figures
 from stimulative.report.headline import headline
-from stimulative.report.matrix import colour, ink_on, luminance
+from stimulative.report.loafing import loafing_figures
+from stimulative.report.matrix import colour, ink_on, luminance, matrix_figures
 from stimulative.report.page import cell
 from stimulative.report.reported_run import read_run
 from stimulative.report.run_groups import groups_of
 from stimulative.report.scatter import scatter_figure
 from stimulative.report.sections import groups_in
 from stimulative.report.style import COLOURS, Palette
-from stimulative.report.sweep import value_axis
+from stimulative.report.sweep import sweep_figures, value_axis
 from stimulative.report.trajectories import trajectory_figures
 from stimulative.runs import RunDirectory, frontier
-from stimulative.studies import Comparison
+from stimulative.studies import Comparison, Loafing, Matrix, Sweep
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -233,6 +235,28 @@ def test_trajectories_are_the_logs_of_all_runs(tmp_path):
     assert [(row["series"], row["seed"], row["epoch"]) for row in loss.rows] == [
         (method, seed, epoch) for method in ("common", "stimulative") for seed in (0, 1) for epoch in (1, 2)
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "figures"),
+    [
+        (Loafing, made.loafing, lambda study, _: loafing_figures(study)),
+        (Matrix, made.matrix, lambda study, _: matrix_figures(study)),
+        (Sweep, lambda path: made.sweep(path, ["a", "b"]), lambda study, _: sweep_figures(study)),
+        (Comparison, made.comparison, comparison_figures),
+    ],
+    ids=["loafing", "matrix", "sweep", "comparison"],
+)
+def test_captions_say_what_statistics_are_from(tmp_path, kind, make, figures):
+    study = kind.read(make(tmp_path / "study"))
+
+    def caption(**of: object) -> str:
+        return figures(replace(study, **of), tmp_path / "study")[0].caption
+
+    told = "recalibrated on 808 training images prepared as for evaluation"
+    assert told in caption(calibration="evaluation", calibration_images=808)
+    assert "recalibrated" not in caption(calibration=None, calibration_images=0)
+    assert "recalibrated" in caption() and "training images" not in caption()  # of an older version
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stimulative.analysis import evaluate
 from stimulative.cli import main
 from stimulative.config import load_recipe
 from stimulative.errors import UsageError
@@ -118,9 +119,9 @@ class Mains(StudyOfRuns):
 
 
 class MainsPlan:
-    def __init__(self, recipe, seeds):
+    def __init__(self, recipe, seeds, subnets=()):
         self.recipe = recipe
-        self.jobs = {f"seed{seed}": Job(replace(recipe, seed=seed), ()) for seed in range(seeds)}
+        self.jobs = {f"seed{seed}": Job(replace(recipe, seed=seed), subnets) for seed in range(seeds)}
 
     def result(self, outcome: Outcome, out: Path) -> Mains:
         top1 = tuple(one.main.quality for one in outcome.summaries.values())
@@ -133,6 +134,22 @@ def test_a_study_of_ones_own_is_a_record_and_a_plan(tmp_path):
     study = carry_out(plan, tmp_path, after_run=lambda name, summary: told.append((name, summary.main.quality)))
     assert not study.empty and told == list(zip(plan.jobs, study.top1, strict=True))
     assert Mains.read(tmp_path) == study
+
+
+def test_a_study_says_which_images_statistics_are_from(tmp_path):
+    settings = {**QUICK, "method.name": "common", "evaluation.calibration": "evaluation"}
+    plan = MainsPlan(load_recipe("digits", settings), 1, ("1-1-1",))
+    study = carry_out(plan, tmp_path / "mains")
+    assert (study.calibration, study.calibration_images) == ("evaluation", 64)
+    assert study.statistics == "64 training images prepared as for evaluation"
+    evaluate(tmp_path / "mains" / "seed0", subnets=["1-1-1"], calibration="training")
+    assert carry_out(plan, tmp_path / "mains").statistics == "64 training images prepared as for training"
+
+    vit = {key: value for key, value in QUICK.items() if key != "model.arguments"}
+    without = carry_out(MainsPlan(load_recipe("digits-vit", vit), 1, None), tmp_path / "vit")
+    assert not without.failed
+    assert (without.calibration, without.calibration_images, without.statistics) == (None, 0, None)
+    assert (Comparison.read(OLD).calibration_images, Comparison.read(OLD).statistics) == (None, None)
 
 
 def test_runs_start_where_their_study_does(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from stimulative.report.figure import Figure, Row, data, save, tooltip
 from stimulative.report.reported_run import read_run
 from stimulative.report.run_groups import MeasuredSubnet, grouped
 from stimulative.report.style import HEIGHT, Palette
-from stimulative.report.words import Words, failures_in_words, span, subject_of, words_of
+from stimulative.report.words import Words, failures_in_words, span, statistics_in_words, subject_of, words_of
 from stimulative.studies import ComparedRun, Comparison, ComparisonRow
 
 SUBNETS = "comparison-subnets"
@@ -139,7 +139,7 @@ class _Compared:
     @property
     def _recalibrated(self) -> str:
         any_statistics = any(run.summary.subnets.calibration_images for run in self.comparison.runs)
-        return self.words.recalibrated.format(of="each subnet") if any_statistics else ""
+        return statistics_in_words(self.comparison, "each subnet") if any_statistics else ""
 
     @property
     def labels(self) -> list[list[str]]:

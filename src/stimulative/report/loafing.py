@@ -8,7 +8,7 @@ import altair as alt
 
 from stimulative.report.figure import Figure, data, row_of, save_all, tooltip
 from stimulative.report.style import HEIGHT, Palette, legend, names_axis
-from stimulative.report.words import failures_in_words, seeds_in_words, subject_of, words_of
+from stimulative.report.words import failures_in_words, seeds_in_words, statistics_in_words, subject_of, words_of
 from stimulative.studies import Loafing
 
 _IN_GROUP, _ALONE = "in group", "alone"
@@ -156,5 +156,5 @@ def _measured(loafing: Loafing) -> str:
     seeds, words = seeds_in_words(loafing.seeds), words_of(loafing.task)
     return (
         f"{subject_of([loafing])}, {loafing.epochs} epochs, {seeds}; {words.accuracy} on the test "
-        f"split{words.recalibrated.format(of='subnets')}.{failures_in_words(loafing.failed)}"
+        f"split{statistics_in_words(loafing, 'subnets')}.{failures_in_words(loafing.failed)}"
     )

@@ -9,7 +9,7 @@ import altair as alt
 
 from stimulative.report.figure import Figure, data, row_of, save_all, tooltip
 from stimulative.report.style import WIDTH
-from stimulative.report.words import failures_in_words, seeds_in_words, subject_of, words_of
+from stimulative.report.words import failures_in_words, seeds_in_words, statistics_in_words, subject_of, words_of
 from stimulative.studies import Matrix
 
 # light to dark, one hue
@@ -62,7 +62,7 @@ def matrix_figures(matrix: Matrix) -> list[Figure]:
             "matrix",
             "Subnets inside main nets",
             f"{words.measure.in_unit(words.opening)} on the test split of each subnet inside each main "
-            f"net{', statistics recalibrated' if words.recalibrated else ''}, mean over "
+            f"net{statistics_in_words(matrix, 'each')}, mean over "
             f"{seeds_in_words(matrix.seeds)}. Outlined: the net trained alone. {subject_of([matrix])}, "
             f"{matrix.epochs} epochs{method}.{failures_in_words(matrix.failed)}",
             rows,

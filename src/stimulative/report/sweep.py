@@ -11,7 +11,7 @@ import altair as alt
 
 from stimulative.report.figure import Figure, data, row_of, save_all, tooltip
 from stimulative.report.style import HEIGHT, Palette, names_axis
-from stimulative.report.words import failures_in_words, span, subject_of, words_of
+from stimulative.report.words import failures_in_words, span, statistics_in_words, subject_of, words_of
 from stimulative.studies import Sweep
 
 _MAIN, _ALL = "main net", "all subnets"
@@ -83,7 +83,7 @@ def _figure(sweep: Sweep) -> Figure:
         f"{words.title} against {sweep.key}",
         "Main net: mean over seeds and its standard deviation. All subnets: mean, and standard deviation over subnets. "
         f"{subject_of([sweep])}, {sweep.epochs} epochs, {span(seeds)} seeds for each value; "
-        f"{words.accuracy} on the test split{words.recalibrated.format(of='subnets')}."
+        f"{words.accuracy} on the test split{statistics_in_words(sweep, 'subnets')}."
         f"{failures_in_words(sweep.failed)}",
         [row_of(row, "value") for row in sweep.rows],
         (spread + base.mark_line().encode(y, palette.dash) + marks).properties(height=HEIGHT),

@@ -79,6 +79,33 @@ class Trained(Protocol):
         ...
 
 
+class Calibrated(Protocol):
+    """A study that says what the statistics of subnets were estimated on."""
+
+    @property
+    def task(self) -> TaskName:
+        """What its nets are for."""
+        ...
+
+    @property
+    def calibration_images(self) -> int | None:
+        """How many images: 0 without statistics, None if nobody knows."""
+        ...
+
+    @property
+    def statistics(self) -> str | None:
+        """What they were, in words."""
+        ...
+
+
+def statistics_in_words(study: Calibrated, of: str) -> str:
+    """What a caption says of the statistics of subnets; files of older versions do not say what they were from."""
+    if study.calibration_images == 0:
+        return ""
+    where = f" on {study.statistics}" if study.statistics else ""
+    return f"{words_of(study.task).recalibrated.format(of=of)}{where}"
+
+
 _WITHOUT_STATISTICS = {"text": "sequences", "embedding": "samples"}
 
 

@@ -69,6 +69,8 @@ def notes(comparison: Comparison) -> list[str]:
         "seeds. All subnets: ± that over subnets, mean over seeds. Worst: of all subnets, mean over seeds."
         + (" Perplexity: exp of the mean cross-entropy of a token; lower is better." if comparison.of_text else "")
     ]
+    if comparison.statistics is not None:
+        said.append(f"Statistics of each subnet: from {comparison.statistics}.")
     of = rows.get("common")
     if of is not None and of.time_ratio is not None:
         said.append(

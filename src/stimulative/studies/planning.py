@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
@@ -58,9 +59,18 @@ def carry_out(
         UsageError: If ``out`` holds runs of another recipe, or the cluster cannot be reached.
     """
     out = Path(out)
-    study = plan.result(run_all(plan.jobs, out, workers=workers, after_run=after_run), out)
+    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
+    study = replace(plan.result(outcome, out), **_statistics(outcome))
     study.write(out)
     return study
+
+
+def _statistics(outcome: Outcome) -> dict[str, Any]:
+    """What the statistics of subnets were estimated on, by the fields of a study."""
+    found = [summary for summary in outcome.summaries.values() if summary.subnets.calibration_images]
+    views = {"training" if summary.calibration is None else summary.calibration.view for summary in found}
+    images = max((summary.subnets.calibration_images or 0 for summary in found), default=0)
+    return {"calibration": views.pop() if len(views) == 1 else None, "calibration_images": images}
 
 
 def task_of(outcome: Outcome, recipe: Recipe) -> TaskName:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from stimulative import files
+from stimulative.data import View
 from stimulative.records import Record, absent, check_format, understanding
 from stimulative.runs import Summary
 from stimulative.tasks import TaskName
@@ -80,7 +81,29 @@ class Study(Record):
         files.write_json(self.file(directory), self.to_mapping())
 
 
-class StudyOfRuns(Study):
+@dataclass(frozen=True, kw_only=True)
+class _Calibrated(Study):
+    """A study of subnets whose statistics were estimated.
+
+    Args:
+        calibration: How the training images were prepared that statistics of subnets were estimated on; None without
+            statistics, or if runs that were measured again differ.
+        calibration_images: How many images; 0 without statistics, None in files of older versions.
+    """
+
+    calibration: View | None = absent()
+    calibration_images: int | None = absent()
+
+    @property
+    def statistics(self) -> str | None:
+        """What the statistics of subnets were estimated on, in words; None where there are none, or nobody knows."""
+        if not self.calibration_images:
+            return None
+        how = f"prepared as for {self.calibration}" if self.calibration else "not prepared the same way in all runs"
+        return f"{self.calibration_images:,} training images {how}"
+
+
+class StudyOfRuns(_Calibrated):
     """A study that trains the runs that it needs; some may fail."""
 
     failed: tuple[Failed, ...]

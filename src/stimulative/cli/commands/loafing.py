@@ -85,6 +85,8 @@ def _show(study: Loafing) -> None:
         )
     print_table(table)
     print("inside, alone, gap: means over n subnets and all seeds, ± standard deviation")
+    if study.statistics is not None:
+        print(f"statistics of each subnet: from {study.statistics}")
 
 
 def _mean(measure: Measure, quality: float, perplexity: float | None) -> str:

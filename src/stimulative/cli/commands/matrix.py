@@ -72,6 +72,8 @@ def _show(matrix: Matrix) -> None:
         table.add_row(subnet, *("–" if cell is None else _shown(cell, measure) for cell in row))
     Console().print(table)
     print("rows: subnets, inside the nets of the columns; on the diagonal each net trained alone")
+    if matrix.statistics is not None:
+        print(f"statistics of each subnet: from {matrix.statistics}")
 
 
 def _shown(cell: MatrixCell, measure: Measure) -> str:

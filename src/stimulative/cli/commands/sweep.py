@@ -75,3 +75,5 @@ def _show(sweep: Sweep) -> None:
         )
     Console().print(table)
     print("main net: ± standard deviation over seeds; all subnets: ± that over subnets, mean over seeds")
+    if sweep.statistics is not None:
+        print(f"statistics of each subnet: from {sweep.statistics}")
