@@ -108,7 +108,10 @@ def test_a_run_goes_on_where_it_was_ended_and_tries_again_what_failed(tmp_path, 
         for family in families:
             tried.append(family)
             status = "failed" if (family, len(tried)) == ("timm/rexnet", 2) else "found"
-            yield family, {"status": status, "model": "a", "stages": [["b", 2]], "subnets": 2, "seconds": 1.0}
+            yield (
+                family,
+                {"status": status, "model": "a", "stages": [["b", 2]], "subnets": 2, "seconds": 1.0, "reason": ""},
+            )
             if len(tried) == 3:
                 raise KeyboardInterrupt
 
