@@ -82,7 +82,11 @@ def _page_of_transformers(models: dict[str, Any]) -> list[str]:
         lines.append(f"| {family} | {found['model']} | {_stages(found)} | {outcomes} | {reason:.160} |")
     left = [family.partition("/")[2] for family in models if family not in tried]
     if left:
-        lines += ["", f"Not tried, since no small model or no input came of their default config: {', '.join(left)}."]
+        lines += [
+            "",
+            "Not tried, since no small model or no input came of their default config, or since the whole small model "
+            f"does not come back from `save_pretrained` and `from_pretrained`: {', '.join(left)}.",
+        ]
     return lines
 
 

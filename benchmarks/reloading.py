@@ -2,7 +2,7 @@
 
 Of every architecture a small model is made (``small_models``), unraveled, and three subnets are taken out of it: the
 smallest, a middle one, and one with a gap between its layers. Each is written by ``save_pretrained``, read by
-``from_pretrained``, and run. It ends as
+``from_pretrained``, and run. The whole model is before: where that is not restored, subnets are not tried. It ends as
 
   restored    what was read computes what was written, and nothing was said
   said so     `extract` warned that it would not be restored
@@ -46,6 +46,9 @@ def try_type(model_type: str) -> dict[str, Any]:
     except UsageError as error:
         status = "not residual" if "no residual blocks found" in str(error) else "failed"
         return _without_model(status, name, str(error).splitlines()[0])
+    whole = _after_reloading(model, inputs)
+    if whole is not None:
+        return _without_model("not tried", name, f"the whole model is not restored: {whole}")
     found = [try_subnet(network, subnet, inputs) for subnet in _subnets(network)]
     outcomes = {outcome: sum(each == outcome for each, _ in found) for outcome in OUTCOMES}
     reasons = [reason for outcome, reason in sorted(found, key=lambda each: -OUTCOMES.index(each[0])) if reason]

@@ -123,3 +123,20 @@ def test_a_run_goes_on_where_it_was_ended_and_tries_again_what_failed(tmp_path, 
     result = benchmark.cover(only=only, keep=tmp_path / "kept.jsonl")
     assert tried[3:] == ["timm/rexnet", "timm/vovnet"]
     assert result["found"] == 4 and list(result["models"]) == sorted(only)
+
+
+def test_subnets_of_what_transformers_itself_does_not_restore_are_not_tried(benchmark, monkeypatch):
+    class Lost(type(benchmark.small_models.small_model("bert")[0])):
+        """Comes back with another parameter."""
+
+        @classmethod
+        def from_pretrained(cls, *args, **kwargs):
+            model = super().from_pretrained(*args, **kwargs)
+            model.cls.predictions.bias.data += 1
+            return model
+
+    model, inputs = benchmark.small_models.small_model("bert")
+    model.__class__ = Lost
+    monkeypatch.setattr(benchmark.reloading, "small_model", lambda model_type: (model, inputs))
+    found = benchmark.reloading.try_type("bert")
+    assert found["status"] == "not tried" and found["reason"] == "the whole model is not restored: logits differs"
