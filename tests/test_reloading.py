@@ -48,6 +48,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "mamba_d_state": 8,
         },
     ),
+    "mllama_text_model": (  # without images it passes over the layers that look at them
+        "MllamaForCausalLM",
+        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 2}
+        | {"num_key_value_heads": 1, "cross_attention_layers": [1, 4]},
+    ),
     "squeezebert": (
         "AutoModelForSequenceClassification",
         {"hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -67,6 +72,8 @@ RESTORED = [
     ("rwkv", "2"),
     ("bamba", "3"),
     ("diffllama", "2"),
+    ("mllama_text_model", "1"),
+    ("mllama_text_model", "[1.3]"),
 ]
 NOT_RESTORED = {
     ("squeezebert", "1-1"): r"output.conv1d.bias is of shape None here and \(32,\) there",  # halves of layers
@@ -82,7 +89,8 @@ def made(name: str) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     head, arguments = MODELS[name]
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2, **arguments)
-    model = getattr(transformers, head).from_config(config).eval()
+    kind = getattr(transformers, head)
+    model = (kind.from_config if head.startswith("Auto") else kind)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -129,6 +137,19 @@ def test_what_would_not_be_restored_is_said(name, subnet, tmp_path):
 def test_what_no_config_of_its_class_describes_is_not_taken_out():
     with pytest.raises(UsageError, match=r"layers \[0, 2\] of 'model.layers' are no model of their own"):
         extracted("bamba", "[0.2]")
+
+
+def test_the_numbers_of_chosen_layers_are_those_of_what_is_left():
+    model, inputs = made("mllama_text_model")
+    network = stimulative.unravel(model, inputs)
+    assert network.stages[0].block_names == tuple(f"model.layers.{number}" for number in (0, 2, 3, 5))
+    taken = stimulative.extract(network, "[1.3]", "keep")
+    assert taken.config.cross_attention_layers == taken.model.cross_attention_layers == [0, 2]
+    assert model.config.cross_attention_layers == model.model.cross_attention_layers == [1, 4]
+    with torch.no_grad():
+        for block in ("model.layers.0", "model.layers.3"):
+            model.get_submodule(block).forward = lambda hidden, *others, **more: hidden
+    torch.testing.assert_close(logits(taken, inputs), logits(model, inputs))
 
 
 def test_layers_whose_inputs_lie_in_one_table_run_in_place_and_say_that_they_would_not_be_restored():

@@ -11,6 +11,7 @@ from stimulative.errors import UsageError
 from stimulative.residual.access.slots import put_children
 from stimulative.residual.counted.numbering import Undo, number_layer, restore
 from stimulative.residual.finding.stacks import Stack, config_of, per_layer
+from stimulative.residual.finding.trying import kind_of
 
 _TYPES = "layer_types", "layers_block_type"
 
@@ -34,6 +35,7 @@ def resize(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dict
     kept = [model.get_submodule(stack.layers[number]) for number in running]
     undo = number(model, stack, running)
     seen: set[int] = set()
+    replaced: dict[int, list[int]] = {}
     for owner, counts in stack.configs:
         own = vars(model.get_submodule(owner))
         of_model = all(number is None for _, number in counts)
@@ -53,6 +55,9 @@ def resize(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dict
         new = {field: _counted(fields[field], number, len(running)) for field, number in counts}
         new |= {field: type(values)(values[number] for number in running) for field, values in each.items()}
         new |= _features(fields, len(stack.layers), len(running))
+        chosen = _chosen(fields, [model.get_submodule(name) for name in stack.layers], running)
+        replaced |= {id(fields[field]): numbers for field, numbers in chosen.items()}
+        new |= chosen
         undo.append((fields, {field: fields[field] for field in new}))
         fields.update(new)
         for name, types in computed.items():
@@ -64,6 +69,11 @@ def resize(model: nn.Module, stack: Stack, running: Sequence[int]) -> tuple[dict
                     f"computes {name} from their number, and would make them {made}; these "
                     f"are {wanted}. Keep the first layers instead, in their order"
                 )
+    for owner, _ in stack.configs:  # models note these lists, too
+        own = vars(model.get_submodule(owner))
+        noted = {name: replaced[id(value)] for name, value in own.items() if id(value) in replaced}
+        undo.append((own, {name: own[name] for name in noted}))
+        own.update(noted)
     put_children(layers, {str(number): layer for number, layer in enumerate(kept)})
     return before, undo
 
@@ -84,6 +94,23 @@ def _counted(value: Any, number: int | None, count: int) -> Any:
     if number is None:
         return count
     return type(value)(count if at == number else other for at, other in enumerate(value))
+
+
+def _chosen(fields: Mapping[str, Any], layers: Sequence[nn.Module], running: Sequence[int]) -> dict[str, list[int]]:
+    """The lists of numbers of layers that a config has, such as ``cross_attention_layers``, as of those that are left.
+
+    A list of whole numbers is one if the layers with these numbers are made of other modules than all others.
+    """
+    made_of = [tuple(map(kind_of, layer.modules())) for layer in layers]
+    found = {}
+    for field, values in fields.items():
+        if "layer" not in field or type(values) is not list or not all(type(value) is int for value in values):
+            continue
+        there = {number for number in values if 0 <= number < len(layers)}
+        listed = {made_of[number] for number in there}
+        if listed and listed.isdisjoint(made_of[number] for number in range(len(layers)) if number not in there):
+            found[field] = [at for at, number in enumerate(running) if number in there]
+    return found
 
 
 def _features(fields: Mapping[str, Any], length: int, left: int) -> dict[str, Any]:
