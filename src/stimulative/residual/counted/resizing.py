@@ -101,11 +101,14 @@ def _chosen(fields: Mapping[str, Any], layers: Sequence[nn.Module], running: Seq
 
     A list of whole numbers is one if the layers with these numbers are made of other modules than all others.
     """
-    made_of = [tuple(map(kind_of, layer.modules())) for layer in layers]
+    lists = {
+        field: values
+        for field, values in fields.items()
+        if "layer" in field and type(values) is list and values and all(type(value) is int for value in values)
+    }
+    made_of = [tuple(map(kind_of, layer.modules())) for layer in layers] if lists else []  # a long walk, every pass
     found = {}
-    for field, values in fields.items():
-        if "layer" not in field or type(values) is not list or not all(type(value) is int for value in values):
-            continue
+    for field, values in lists.items():
         there = {number for number in values if 0 <= number < len(layers)}
         listed = {made_of[number] for number in there}
         if listed and listed.isdisjoint(made_of[number] for number in range(len(layers)) if number not in there):
