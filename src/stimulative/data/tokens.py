@@ -103,7 +103,7 @@ def tokenizer_of(name: str) -> Tokenizer:
         ) from error
     try:
         if path.is_dir():
-            opened = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            opened = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         else:
             opened = PreTrainedTokenizerFast(tokenizer_file=str(path))
     except Exception as error:  # the readers raise almost anything on files that are not theirs

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from stimulative import files
-from stimulative.config import Recipe, load_recipe, parse_yaml
+from stimulative.config import RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
 from stimulative.errors import UsageError
 from stimulative.records import RecordError, understanding
 from stimulative.runs.environment import Environment
@@ -23,7 +23,6 @@ from stimulative.runs.family import Family
 from stimulative.runs.metrics import Epoch, read_metrics
 from stimulative.runs.summary import Summary
 
-RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 LAST = "checkpoint-last.ckpt"
@@ -82,10 +81,11 @@ class RunDirectory:
         """Its recipe; modules of the user's own that it names (``package.module:name``) are imported.
 
         Raises:
-            UsageError: If it has none, or one that cannot be used.
+            UsageError: If it has none, or one that cannot be used, or it names modules and this user has not written it
+                (see ``authorship``) and does not trust it (``stimulative.trusting``).
         """
         RunDirectory.open(self.path)
-        return load_recipe(self.file(RECIPE))
+        return load_recipe(self.file(RECIPE), of_a_run=True)
 
     @property
     def recipe_text(self) -> str:
@@ -203,7 +203,7 @@ class RunDirectory:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write its recipe, every setting filled in."""
-        files.write_text(self.file(RECIPE), recipe.to_yaml())
+        write_run_recipe(self.path, recipe.to_yaml())
 
     def write_environment(self, environment: Environment) -> None:
         """Write what it runs on."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stimulative import files
+from stimulative.authorship import is_ours, mark
 from stimulative.data import View
 from stimulative.errors import UsageError
+from stimulative.extension import HOW_TO_TRUST, is_trusting
 from stimulative.runs import Summary
 from stimulative.studies.jobs import Job, Workers
 from stimulative.studies.working import Failure, Work
@@ -32,6 +34,7 @@ def on_cluster(
     Raises:
         UsageError: If the cluster cannot be used.
     """
+    _check_folder(out / "cluster")
     executor = _executor(out / "cluster", workers)
     waiting = list(jobs.items())[::-1]
     sent: dict[str, Any] = {}
@@ -50,6 +53,24 @@ def on_cluster(
             error = job.exception()
             yield name, job.result() if error is None else Failure(f"{error}".strip().splitlines()[0], f"{error}")
         time.sleep(0.2 if workers.cluster == "local" else 5)
+
+
+def _check_folder(folder: Path) -> None:
+    """Make sure that jobs' results there are those of this user's jobs: submitit reads them as pickles, which run code.
+
+    Raises:
+        UsageError: If somebody else may have put some there.
+    """
+    note = folder / "authorship.json"
+    text = f"jobs in {folder.resolve()}"
+    if not folder.exists():
+        folder.mkdir()
+        files.write_json(note, {"folder": mark(text)})
+    elif not is_trusting() and not (note.exists() and is_ours(text, files.read_json(note).get("folder"))):
+        raise UsageError(
+            f"{folder} was not made by you on this machine, or was moved since, and results of jobs in it would run "
+            f"code when they are read: remove it, or where you trust it, say {HOW_TO_TRUST}"
+        )
 
 
 def _executor(folder: Path, workers: Workers) -> Any:
