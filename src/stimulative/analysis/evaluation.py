@@ -14,6 +14,7 @@ from stimulative.analysis.drawing import Chosen, choose_subnets
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
 from stimulative.analysis.steps import Steps
 from stimulative.analysis.trained import open_run
+from stimulative.claiming import claimed
 from stimulative.config import CalibrationSetting
 from stimulative.errors import UsageError
 from stimulative.residual import Kept, Statistics, Subnet
@@ -71,23 +72,24 @@ def evaluate(
         UsageError: If the directory is not that of a finished run, or the number of subnets is impossible.
     """
     directory = RunDirectory.open(run)
-    recipe = directory.recipe
-    seed = recipe.seed if seed is None else seed
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
-    if latency_batch < 1:
-        raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
-    asked = _Asked(
-        subnets=recipe.evaluation.subnets if subnets is None else subnets,
-        kept=recipe.evaluation.space if space is None else space,
-        seed=seed,
-        batch=latency_batch if latency else None,
-        seconds=latency_seconds,
-        calibration=calibration,
-    )
-    summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
-    directory.write_family(family)
-    directory.write_summary(summary)
+    with claimed(directory.path, "measuring"):
+        recipe = directory.recipe
+        seed = recipe.seed if seed is None else seed
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
+        if latency_batch < 1:
+            raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
+        asked = _Asked(
+            subnets=recipe.evaluation.subnets if subnets is None else subnets,
+            kept=recipe.evaluation.space if space is None else space,
+            seed=seed,
+            batch=latency_batch if latency else None,
+            seconds=latency_seconds,
+            calibration=calibration,
+        )
+        summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
+        directory.write_family(family)
+        directory.write_summary(summary)
     return summary.to_mapping()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from stimulative import files
+from stimulative.claiming import in_use
 from stimulative.config import RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
 from stimulative.errors import UsageError
 from stimulative.records import RecordError, understanding
@@ -124,6 +125,9 @@ class RunDirectory:
             UsageError: If it has not finished, or the file is damaged.
         """
         if not self.finished:
+            busy = in_use(self.path)
+            if busy is not None:
+                raise UsageError(f"the run in {self.path} has not finished: {busy}. Wait for it")
             raise UsageError(
                 f"the run in {self.path} has not finished: continue it with stimulative train ... --resume (it has no "
                 f"{SUMMARY} yet)"
