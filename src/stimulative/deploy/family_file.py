@@ -22,11 +22,19 @@ from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.packed import StoredStage, StoredSubnet
 from stimulative.deploy.writing import KEY, check_new, writing
 from stimulative.errors import UsageError
-from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike, layers_with_statistics
+from stimulative.residual import (
+    ResidualNetwork,
+    Statistics,
+    Subnet,
+    SubnetLike,
+    layers_with_statistics,
+    undisturbed,
+)
 
 FORMAT = "stimulative family 1"
 
 
+@undisturbed
 def save_family(
     network: ResidualNetwork,
     file: str | Path,
