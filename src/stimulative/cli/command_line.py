@@ -23,7 +23,7 @@ from stimulative.cli.commands import (
     train,
     unravel,
 )
-from stimulative.cli.messages import CommandFailed, in_options
+from stimulative.cli.messages import CommandFailed, in_options, interrupted_status
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
 from stimulative.extension import trusting
@@ -80,7 +80,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run a command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted (143 by SIGTERM)."""
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except CommandFailed as error:
@@ -89,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"stimulative: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return interrupted_status(interrupt)
     except BrokenPipeError:
         return 1
 

@@ -11,6 +11,7 @@ import argparse
 import ast
 import re
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,11 @@ _VALUE = rf"{_QUOTED}(?: or {_QUOTED})*|\[{_QUOTED}(?:, {_QUOTED})*\]|[\w+-]+(?:
 
 class CommandFailed(Exception):
     """A command could not do what it was asked for, though nothing was wrong with that; exit status 1."""
+
+
+def interrupted_status(interrupt: KeyboardInterrupt) -> int:
+    """The exit status of a command that a signal has ended: 128 and the signal's number, as shells have it."""
+    return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
 def in_options(message: str, actions: Sequence[argparse.Action], given: Sequence[str] = ()) -> str:

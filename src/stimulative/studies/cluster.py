@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def on_cluster(
             known = _known_job(executor, note)
             if known is None:
                 work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, calibration=view)
-                known = executor.submit(work.do)
+                known = executor.submit(Sent(work))
                 files.write_json(note, {"job": known.job_id})
             sent[name] = known
         for name in [name for name, job in sent.items() if job.done()]:
@@ -53,6 +54,22 @@ def on_cluster(
             error = job.exception()
             yield name, job.result() if error is None else Failure(f"{error}".strip().splitlines()[0], f"{error}")
         time.sleep(0.2 if workers.cluster == "local" else 5)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A run as submitit sends it; one that is to make room is sent again, and goes on."""
+
+    work: Work
+
+    def __call__(self) -> Summary | Failure:
+        return self.work.do()
+
+    def checkpoint(self) -> Any:
+        """What is sent again, once training has saved where it stands."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
 
 
 def _check_folder(folder: Path) -> None:

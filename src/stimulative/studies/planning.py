@@ -15,6 +15,7 @@ from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import run_all
 from stimulative.studies.study import StudyOfRuns
 from stimulative.tasks import TaskName
+from stimulative.training import Stopping
 
 Result = TypeVar("Result", bound=StudyOfRuns)
 Results = TypeVar("Results", bound=StudyOfRuns, covariant=True)
@@ -60,7 +61,7 @@ def carry_out(
         UsageError: If ``out`` holds runs of another recipe or is in use, or the cluster cannot be reached.
     """
     out = Path(out)
-    with claimed(out, "a study"):
+    with claimed(out, "a study"), Stopping().heard():
         outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
         study = replace(plan.result(outcome, out), **_statistics(outcome))
         study.write(out)

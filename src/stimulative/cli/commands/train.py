@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from stimulative.cli.data_option import add_data, data_settings, directory_word
 from stimulative.cli.from_option import add_from, from_settings
-from stimulative.cli.messages import CommandFailed
+from stimulative.cli.messages import CommandFailed, interrupted_status
 from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 
@@ -78,13 +79,15 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         train(recipe, out, resume=options.resume)
     except Diverged as error:
         raise CommandFailed(f"stopped: {error}") from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if RunDirectory(out).started:
-            hint = f"go on with: stimulative train {out / RECIPE} --out {out} --resume"
+            hint = (
+                f"go on with: stimulative train {shlex.quote(str(out / RECIPE))} --out {shlex.quote(str(out))} --resume"
+            )
         else:
             hint = "nothing has been trained yet"
-        print(f"\ninterrupted; {hint}", file=sys.stderr)
-        return 130
+        print(f"\n{str(stopped) or 'interrupted'}; {hint}", file=sys.stderr)
+        return interrupted_status(stopped)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0  # of several processes that train together, one speaks
     summary = RunDirectory(out).summary
