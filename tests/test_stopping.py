@@ -225,7 +225,9 @@ def test_a_job_of_a_cluster_that_is_to_make_room_is_sent_again_and_goes_on(tmp_p
     time.sleep(0.2)
     (sent,) = (tmp_path / "jobs").glob("*_submitted.pkl")
     before = sent.stat().st_mtime_ns
-    job._interrupt()
+    controller = job._process.pid
+    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)  # as Slurm does
     assert job.result().main == RunDirectory(tmp_path / "whole").summary.main
     assert sent.stat().st_mtime_ns > before  # written again by submitit's handler
     assert_equal(tmp_path / "whole", tmp_path / "run")

@@ -63,6 +63,7 @@ class Sent:
     work: Work
 
     def __call__(self) -> Summary | Failure:
+        """Compute it."""
         return self.work.do()
 
     def checkpoint(self) -> Any:

@@ -22,6 +22,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -125,7 +126,8 @@ class _State:
 
     def __init__(self) -> None:
         self.gradients, self.inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        kinds = {"cpu", torch.accelerator.current_accelerator().type} if torch.accelerator.is_available() else {"cpu"}
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        kinds = ["cpu"] if found is None or found.type == "cpu" else ["cpu", found.type]
         self.autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
         self.caches = torch.is_autocast_cache_enabled()
         self.device = torch.get_default_device() if _get_current_function_mode_stack() else None
@@ -148,4 +150,4 @@ class _State:
 
 def _has_modes_of_its_own() -> bool:
     others = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
-    return bool(others or _get_current_dispatch_mode_stack() or torch._C._functorch.peek_interpreter_stack())
+    return bool(others or _get_current_dispatch_mode_stack() or peek_interpreter_stack())
