@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stimulative.data import fingerprints
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
@@ -46,7 +47,8 @@ class FolderSettings(ResizedSettings):
             )
         training, validation = hold_out(found.train.labels, self.validation, seed=seed, class_names=found.class_names)
         size = self.image_size or FOLDER_SIZE
-        return ImageSource(found.class_names, size, found.train, training, validation, found.test)
+        fingerprint = fingerprints.of_split(path, found.train, found.test, found.train.labels, found.test.labels)
+        return ImageSource(found.class_names, size, found.train, training, validation, found.test, fingerprint)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stimulative.data import fingerprints
 from stimulative.data.augmentation import Preparation
 from stimulative.data.folder import FOLDER_SIZE, read_rgb
 from stimulative.data.images import Transform
@@ -56,7 +57,8 @@ class MaskSettings(ResizedSettings):
         train, test = MaskedImages.find(root / _TRAIN), MaskedImages.find(root / _TEST)
         names = _class_names(root, train, self.classes)
         training, validation = hold_out_any(len(train), self.validation, seed=seed)
-        return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test)
+        fingerprint = fingerprints.of_split(str(root), train, test)
+        return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test, fingerprint)
 
     def augmentation(self, size: int, mean: tuple[float, ...]) -> Transform:
         """What is done to training images and their masks."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stimulative.data import sequences
+from stimulative.data import fingerprints, sequences
 from stimulative.data.batches import Batch, LazyLoader, Loader
 from stimulative.data.dataset import SentenceData
 from stimulative.data.kind import KindSettings, Opening
@@ -84,6 +84,10 @@ class SentenceSettings(KindSettings):
             test=LazyLoader(test),
             calibration=calibration,
             plain_calibration=calibration,
+            fingerprint={
+                "training texts": fingerprints.of_texts(found),
+                "tokens": fingerprints.of_texts(tokenizer.names),
+            },
         )
 
 

@@ -22,6 +22,7 @@ from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.packed import StoredStage, StoredSubnet
 from stimulative.deploy.writing import KEY, check_new, writing
 from stimulative.errors import UsageError
+from stimulative.files import blank_seal, seal
 from stimulative.residual import (
     ResidualNetwork,
     Statistics,
@@ -139,7 +140,8 @@ def _write(path: Path, beside: Path, tensors: dict[str, Tensor], said: Mapping[s
     from safetensors.torch import save_file
 
     with writing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", KEY: json.dumps(said)})
+        save_file(tensors, temporary, metadata={"format": "pt", KEY: json.dumps(said)} | blank_seal())
+        seal(temporary)
     with writing(beside) as temporary:
         temporary.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 

@@ -21,6 +21,7 @@ from stimulative.deploy.packed import StoredFamily
 from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
 from stimulative.extension import distrusting, trusting
+from stimulative.files import Damaged, check_seal
 from stimulative.records import Record, understanding
 from stimulative.residual import Subnet, put_statistics, unravel
 from stimulative.tasks import TaskName
@@ -140,9 +141,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; write one: stimulative pack RUN")
     try:
+        check_seal(path)
         with safe_open(path, framework="pt") as opened:
             about = json.loads((opened.metadata() or {}).get(KEY, "null"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
+    except Damaged as error:
+        raise UsageError(f"{error}. Copy it again, or write it again: stimulative pack") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as a family file: {error}. Write it again: stimulative pack"

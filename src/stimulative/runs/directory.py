@@ -7,7 +7,9 @@ measured, a table of them. A directory with a recipe is a run; one that has a su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from stimulative.claiming import in_use
 from stimulative.config import RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
 from stimulative.errors import UsageError
 from stimulative.records import RecordError, understanding
+from stimulative.runs import checksums
 from stimulative.runs.environment import Environment
 from stimulative.runs.family import Family
 from stimulative.runs.metrics import Epoch, read_metrics
@@ -27,6 +30,7 @@ from stimulative.runs.summary import Summary
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 LAST = "checkpoint-last.ckpt"
+PREVIOUS = "checkpoint-previous.ckpt"
 BEST = "checkpoint-best.ckpt"
 MODEL = "model.safetensors"
 REFERENCE = "reference.safetensors"
@@ -180,10 +184,10 @@ class RunDirectory:
 
     @property
     def weights(self) -> Path:
-        """The file of its trained weights.
+        """The file of its trained weights, compared with its checksum.
 
         Raises:
-            UsageError: If it is missing.
+            UsageError: If it is missing or damaged.
         """
         stored = self.file(MODEL)
         if not stored.exists():
@@ -191,6 +195,12 @@ class RunDirectory:
                 f"there is no {stored}, though the run has finished: put the file back, or remove {SUMMARY} and "
                 "resume the run"
             )
+        try:
+            checksums.check_sum(stored)
+        except files.Damaged as error:
+            raise UsageError(
+                f"{error}. Copy it again, or remove it and {SUMMARY}, and resume the run, which finishes anew"
+            ) from error
         return stored
 
     @property
@@ -205,6 +215,26 @@ class RunDirectory:
         adopted = self.finished and self.summary.method is None
         return self.file(MODEL) if adopted and self.file(MODEL).exists() else None
 
+    @contextmanager
+    def writing(self, name: str, *, keep_as: str | None = None) -> Iterator[Path]:
+        """A temporary path that becomes one of its files when the block ends well, with its checksum.
+
+        Args:
+            name: The name of the file.
+            keep_as: A name under which the file that is there now is kept.
+        """
+        path = self.file(name)
+        kept = keep_as if keep_as is not None and path.exists() else None
+        with files.replacing(path) as temporary:
+            yield temporary
+            checksums.note(self.path, name, temporary, beside=None if kept is None else {kept: name})
+            if kept is not None:
+                path.replace(self.file(kept))
+
+    def _write(self, name: str, text: str) -> None:
+        with self.writing(name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Write its recipe, every setting filled in."""
         write_run_recipe(self.path, recipe.to_yaml())
@@ -213,18 +243,20 @@ class RunDirectory:
         """Write what it runs on."""
         files.write_json(self.file(ENVIRONMENT), environment.to_mapping())
 
-    def write_model(self, model: nn.Module) -> None:
-        """Write the weights of the trained model."""
-        files.save_model(model, self.file(MODEL))
+    def write_model(self, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the weights of the trained model, and what they were made of."""
+        with self.writing(MODEL) as temporary:
+            files.save_model(model, temporary, metadata)
 
     def write_reference(self, model: nn.Module) -> None:
         """Write the weights that targets are made with."""
-        files.save_model(model, self.file(REFERENCE))
+        with self.writing(REFERENCE) as temporary:
+            files.save_model(model, temporary)
 
     def write_summary(self, summary: Summary) -> None:
         """Write what it has come to; with this the run has finished."""
-        files.write_json(self.file(SUMMARY), summary.to_mapping())
+        self._write(SUMMARY, json.dumps(summary.to_mapping(), indent=2) + "\n")
 
     def write_family(self, family: Family) -> None:
         """Write its measured subnets."""
-        files.write_text(self.file(SUBNETS), family.to_csv())
+        self._write(SUBNETS, family.to_csv())

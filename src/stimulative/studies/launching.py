@@ -120,7 +120,7 @@ def finished(directory: Path, job: Job) -> Summary | None:
     run = RunDirectory(directory)
     if not run.finished:
         return None
-    summary = run.summary
+    summary, _ = run.summary, run.weights
     if job.subnets is None:
         return summary if summary.subnets.evaluated else None
     return summary if measured_scores(directory).keys() >= set(job.subnets) else None

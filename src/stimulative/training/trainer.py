@@ -37,7 +37,13 @@ from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
-from stimulative.training.resuming import check_start, load_checkpoint, save_checkpoint
+from stimulative.training.resuming import (
+    check_same_data,
+    check_start,
+    check_unchanged,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.under_way import UnderWay
 from stimulative.training.watching import ChanceWarning, Log, Watch
@@ -90,7 +96,9 @@ class Trainer:
             torch.set_num_threads(recipe.training.threads)
         self.recipe = recipe
         self.run_directory = RunDirectory(Path(out))
-        saved = load_checkpoint(self.run_directory.file(LAST)) if self.run_directory.started else None
+        saved = newest_checkpoint(self.run_directory) if self.run_directory.started else None
+        if saved is not None:
+            check_unchanged(self.run_directory, recipe, saved)
         self.goes_on = saved is not None
         self.fabric = launched(recipe, self.run_directory.path, saved["step"] if saved else 0)
         importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
@@ -108,6 +116,8 @@ class Trainer:
             reference=self.run_directory.reference if saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        if saved is not None:
+            check_same_data(self.run_directory, self.data, saved)
         asked = recipe.evaluation.calibration
         self.calibration: CalibrationSetting = calibration if asked == "auto" and calibration is not None else asked
         check_view(self.prepared, self.calibration)
@@ -347,25 +357,27 @@ class Trainer:
             "step": self.steps,
             "best": self.best,
             "seconds": self.seconds,
+            "recipe": self.recipe.to_mapping(),
+            "data": dict(self.data.fingerprint),
         }
         if self.under_way is not None:
             state["under_way"] = self.under_way.to_mapping()
         if self.prepared.origin is not None:
             state["weights"] = self.prepared.origin.to_mapping()
-        path = self.run_directory.file(name)
-        save_checkpoint(path, state)
+        save_checkpoint(self.run_directory, name, state)
         for callback in self.callbacks:
-            callback.on_checkpoint(self, path)
+            callback.on_checkpoint(self, self.run_directory.file(name))
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            path = self.run_directory.file(LAST)
-            raise UsageError(f"{path} does not fit the recipe of its run: {error}") from error
-        restore_random_states(state["random"])
-        if "under_way" in state:
-            self.under_way = UnderWay.from_mapping(state["under_way"])
-        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+            restore_random_states(state["random"])
+            if "under_way" in state:
+                self.under_way = UnderWay.from_mapping(state["under_way"])
+            self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UsageError(
+                f"the checkpoint in {self.run_directory.path} does not fit the recipe of its run: {error}"
+            ) from error
