@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ TINY = {
 class Send(Callback):
     """Sends this process signals behind steps, counted over all epochs of this part of the training."""
 
-    def __init__(self, at: dict[int, int]) -> None:
+    def __init__(self, at: Mapping[int, int]) -> None:
         self.at, self.seen = at, 0
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
