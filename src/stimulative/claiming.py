@@ -74,6 +74,7 @@ def claimed(directory: Path, doing: str) -> Iterator[None]:
     if _held.get(place) == threading.get_ident() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
+    files.inside(place, _LOCK)
     files.make_directory(directory)
     lock = FileLock(place / _LOCK, thread_local=False)
     try:
@@ -87,6 +88,7 @@ def claimed(directory: Path, doing: str) -> Iterator[None]:
         ) from error
     try:
         _held[place] = threading.get_ident()
+        files.remove_left_behind(place)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         holder = Holder(platform.node(), os.getpid(), now, doing, tuple(sys.argv))
         files.write_json(place / _HOLDER, holder.to_mapping())

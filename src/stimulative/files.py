@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,83 @@ from torch import nn
 from stimulative.errors import UsageError
 
 
+class CannotWrite(UsageError):
+    """The disk is full, or does not let itself be written to. What was there before is whole."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot write {path}: {reason}. Nothing was left behind; choose another place with out=")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes when not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes when not.
+
+    The name of the temporary file is drawn, and the file made anew, so that no link that lies there is followed; a link
+    in the place of ``path`` is replaced itself.
+
+    Raises:
+        CannotWrite: If the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
         temporary.replace(path)
+    except OSError as error:
+        raise CannotWrite(path, error.strerror or str(error)) from error
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        raise CannotWrite(path, reason) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _disk_reason(error: Exception) -> str | None:
+    """What the disk refused, where an error is what safetensors or torch.save make of an OSError; else None."""
+    if type(error).__name__ == "SafetensorError":
+        return str(error)
+    if isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|iostream|inline_container", str(error)):
+        return "PyTorch could not write all of it; is there room on the disk?"
+    return None
+
+
+def remove_left_behind(directory: Path) -> None:
+    """Remove the temporary files of processes of this machine that were killed."""
+    for path in directory.glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.[0-9a-f]{16}\.tmp", path.name)
+        if match is not None and not _is_alive(int(match[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def inside(directory: Path, name: str) -> Path:
+    """A place in a directory that is to be written to.
+
+    Raises:
+        UsageError: If it is a link, which may lead out of the directory.
+    """
+    path = directory / name
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link, and what is written there would land in {os.path.realpath(path)}; remove the link"
+        )
+    return path
 
 
 def _umask() -> int:
@@ -148,5 +214,12 @@ def make_directory(path: Path) -> None:
         with replacing(path / ".writable") as temporary:
             temporary.touch()
         (path / ".writable").unlink()
+    except CannotWrite as error:
+        raise _no_directory(path, str(error.__cause__)) from error
     except OSError as error:
-        raise UsageError(f"cannot write to {path}: {error.strerror}; choose another directory with out=") from error
+        raise _no_directory(path, error.strerror or str(error)) from error
+
+
+def _no_directory(path: Path, reason: str) -> UsageError:
+    reason = re.sub(r"^\[Errno \d+\] |: '.*'$", "", reason)
+    return UsageError(f"cannot write to {path}: {reason}; choose another directory with out=")

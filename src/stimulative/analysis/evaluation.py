@@ -17,6 +17,7 @@ from stimulative.analysis.trained import open_run
 from stimulative.claiming import claimed
 from stimulative.config import CalibrationSetting
 from stimulative.errors import UsageError
+from stimulative.files import CannotWrite
 from stimulative.residual import Kept, Statistics, Subnet
 from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory, Summary
 from stimulative.training import (
@@ -28,6 +29,19 @@ from stimulative.training import (
     measure_and_fit,
     warn_of_loss,
 )
+
+
+class ResultsLost(UsageError):
+    """What was measured could not be written.
+
+    Attributes:
+        summary: What ``summary.json`` would say.
+        subnets: What ``subnets.csv`` would say.
+    """
+
+    def __init__(self, message: str, summary: dict[str, Any], subnets: str) -> None:
+        super().__init__(message)
+        self.summary, self.subnets = summary, subnets
 
 
 def evaluate(
@@ -69,7 +83,9 @@ def evaluate(
         The summary, as in ``summary.json``.
 
     Raises:
-        UsageError: If the directory is not that of a finished run, or the number of subnets is impossible.
+        UsageError: If the directory is not that of a finished run or cannot be written to, or the number of subnets is
+            impossible.
+        ResultsLost: If it cannot be written to any more once all is measured; it has the results.
     """
     directory = RunDirectory.open(run)
     with claimed(directory.path, "measuring"):
@@ -88,8 +104,11 @@ def evaluate(
             calibration=calibration,
         )
         summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
-        directory.write_family(family)
-        directory.write_summary(summary)
+        try:
+            directory.write_family(family)
+            directory.write_summary(summary)
+        except CannotWrite as error:
+            raise ResultsLost(str(error), summary.to_mapping(), family.to_csv()) from error
     return summary.to_mapping()
 
 

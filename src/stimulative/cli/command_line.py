@@ -128,4 +128,4 @@ def _run(given: list[str]) -> int:
             return command.run(options, rest)
     except (UsageError, CommandFailed) as error:
         message = in_options(str(error), commands.choices[options.command].arguments, given)
-        raise type(error)(message) from error
+        raise (CommandFailed if isinstance(error, CommandFailed) else UsageError)(message) from error

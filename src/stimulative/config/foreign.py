@@ -13,15 +13,15 @@ from stimulative.errors import UsageError
 from stimulative.extension import distrusting
 
 RECIPE = "recipe.yaml"
-_MARK = "authorship.json"
-_OF_RUNS = _MARK, "environment.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint-last.ckpt"
+AUTHORSHIP = "authorship.json"
+_OF_RUNS = AUTHORSHIP, "environment.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint-last.ckpt"
 
 
 def write_run_recipe(directory: Path, text: str) -> None:
     """Write the recipe of a run, and beside it that this user wrote it."""
     said = mark(text)
     if said is not None:
-        files.write_json(directory / _MARK, {RECIPE: said})
+        files.write_json(directory / AUTHORSHIP, {RECIPE: said})
     files.write_text(directory / RECIPE, text)
 
 
@@ -46,7 +46,7 @@ def guard(recipe: object, overrides: Sequence[tuple[str, Given]], *, of_a_run: b
 
 def _written_here(path: Path) -> bool:
     try:
-        said = files.read_json(path.parent / _MARK)
+        said = files.read_json(path.parent / AUTHORSHIP)
         text = path.read_text(encoding="utf-8")
     except (UsageError, OSError, UnicodeDecodeError):
         return False

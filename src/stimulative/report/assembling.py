@@ -42,7 +42,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     out = Path(out) if out is not None else sources[0].directory if len(sources) == 1 else Path("report")
     groups = groups_in(sources)
     sections = sections_of(sources, groups)
-    files.make_directory(out / FIGURES)
+    files.make_directory(files.inside(out, FIGURES))
     page = render(
         title=title or _title(sources),
         introduction=f"Drawn from the files of {', '.join(str(source.directory) for source in sources)}.",

@@ -8,6 +8,7 @@ measured, a table of them. A directory with a recipe is a run; one that has a su
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import nn
 
 from stimulative import files
 from stimulative.claiming import in_use
-from stimulative.config import RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
+from stimulative.config import AUTHORSHIP, RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
 from stimulative.errors import UsageError
 from stimulative.records import RecordError, understanding
 from stimulative.runs import checksums
@@ -214,6 +215,22 @@ class RunDirectory:
             return self.file(REFERENCE)
         adopted = self.finished and self.summary.method is None
         return self.file(MODEL) if adopted and self.file(MODEL).exists() else None
+
+    def copied(self, out: Path) -> RunDirectory:
+        """A copy of it as far as measuring and deploying it takes: all but checkpoints and loggers' files.
+
+        Raises:
+            UsageError: If there is something else already, or it cannot be written.
+        """
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} exists; choose another directory with out=")
+        names = RECIPE, AUTHORSHIP, ENVIRONMENT, METRICS, MODEL, REFERENCE, SUMMARY, SUBNETS, checksums.CHECKSUMS
+        files.make_directory(out)
+        for name in names:
+            if self.file(name).exists():
+                with files.replacing(out / name) as temporary:
+                    shutil.copyfile(self.file(name), temporary)
+        return RunDirectory(out)
 
     @contextmanager
     def writing(self, name: str, *, keep_as: str | None = None) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from stimulative.files import write_text
+from stimulative.files import CannotWrite, write_text
 from stimulative.tasks import KEYS
 
 
@@ -91,12 +91,18 @@ class MetricsFile:
         write_text(path, "\n".join(lines) + "\n")
 
     def add(self, epoch: Epoch) -> None:
-        """Append a row."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            values = {column: getattr(epoch, name) for name, column in self.columns.items()}
-            csv.DictWriter(file, list(values), lineterminator="\n").writerow(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
-            )
+        """Append a row.
+
+        Raises:
+            CannotWrite: If the disk refuses.
+        """
+        values = {column: getattr(epoch, name) for name, column in self.columns.items()}
+        row = [f"{value:.6g}" if isinstance(value, float) else value for value in values.values()]
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise CannotWrite(self.path, error.strerror or str(error)) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

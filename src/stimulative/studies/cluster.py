@@ -79,7 +79,7 @@ def _check_folder(folder: Path) -> None:
     Raises:
         UsageError: If somebody else may have put some there.
     """
-    note = folder / "authorship.json"
+    note = files.inside(folder.parent, folder.name) / "authorship.json"
     text = f"jobs in {folder.resolve()}"
     if not folder.exists():
         folder.mkdir()

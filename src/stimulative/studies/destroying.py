@@ -87,7 +87,7 @@ def destroy(
     found = finished_runs(runs)
     out = Path(out)
     with claimed(out, "a study of damage"):
-        files.make_directory(out / _PARTS)
+        files.make_directory(files.inside(out, _PARTS))
         known = [run.summary.calibration for run in found]
         view: View | None = next((one.view for one in known if one is not None), None)
         parts: list[DestroyedNet] = []

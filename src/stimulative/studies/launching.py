@@ -104,7 +104,7 @@ def check_directories(jobs: Mapping[str, Job], out: Path) -> None:
         UsageError: If one would.
     """
     for name, job in jobs.items():
-        run = RunDirectory(out / name)
+        run = RunDirectory(files.inside(out, name))
         if run.started and run.recipe != job.recipe:
             raise UsageError(
                 f"{run.path} holds a run of another recipe; choose another directory with out=, or remove it"

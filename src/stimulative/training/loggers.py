@@ -9,6 +9,7 @@ from typing import Any
 
 from stimulative.errors import UsageError
 from stimulative.extension import imported
+from stimulative.files import inside
 
 _LIGHTNING = {
     "tensorboard": "TensorBoardLogger",
@@ -33,6 +34,7 @@ def loggers_of(names: Sequence[str], out: Path, first_step: int) -> list[Any]:
             if name == "tensorboard":
                 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
+                inside(out, "tensorboard")
                 loggers.append(TensorBoardLogger(out, name="tensorboard", version="", purge_step=first_step))
                 continue
             if name in _LIGHTNING:
