@@ -71,7 +71,7 @@ def received(tmp_path: Path, recipe: str) -> Path:
 @pytest.mark.parametrize("door", DOORS)
 def test_a_received_run_imports_nothing(door, evil, tmp_path, capsys):
     run = received(tmp_path, recipe_of(door))
-    with pytest.raises(UsageError, match=r"evil_module.*would run its code.*--trust"):
+    with pytest.raises(UsageError, match=r"evil_module.*would run its code.*within stimulative.trusting\(\)"):
         _ = RunDirectory(run).recipe
     for command in (
         ["evaluate", str(run)],

@@ -22,8 +22,8 @@ from typing import Any
 from stimulative.errors import UsageError
 from stimulative.naming import did_you_mean
 
-HOW_TO_TRUST = "--trust (in Python: with stimulative.trusting():)"
-"""How the user trusts a file, for messages."""
+HOW_TO_TRUST = "allow it within stimulative.trusting()"
+"""What to do where a file is trusted, for messages."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def distrusted() -> str | None:
 def how_to_trust() -> str:
     """How the user lets that file, a sentence for messages; empty where nothing is refused."""
     found = _distrusted.get()
-    return "" if found is None else f"Where you trust it, say {found.allow}"
+    return "" if found is None else f"Where you trust it, {found.allow}"
 
 
 def is_own(name: object) -> bool:
@@ -162,7 +162,7 @@ def _check_trusted(name: str, kind: str) -> None:
     if found is not None and name not in found.but:
         raise UsageError(
             f"{found.source} names {kind} {name!r}, and importing the module {module!r} would run its code. Where you "
-            f"trust both, say {found.allow}"
+            f"trust both, {found.allow}"
         )
 
 

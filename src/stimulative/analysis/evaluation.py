@@ -90,26 +90,25 @@ def evaluate(
     directory = RunDirectory.open(run)
     with claimed(directory.path, "measuring"):
         recipe = directory.recipe
-        seed = recipe.seed if seed is None else seed
-        if not 0 <= seed < 2**32:
-            raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
-        if latency_batch < 1:
-            raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
         asked = _Asked(
             subnets=recipe.evaluation.subnets if subnets is None else subnets,
             kept=recipe.evaluation.space if space is None else space,
-            seed=seed,
+            seed=recipe.seed if seed is None else seed,
             batch=latency_batch if latency else None,
             seconds=latency_seconds,
             calibration=calibration,
         )
         summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
-        try:
-            directory.write_family(family)
-            directory.write_summary(summary)
-        except CannotWrite as error:
-            raise ResultsLost(str(error), summary.to_mapping(), family.to_csv()) from error
+        _write(directory, summary, family)
     return summary.to_mapping()
+
+
+def _write(directory: RunDirectory, summary: Summary, family: Family) -> None:
+    try:
+        directory.write_family(family)
+        directory.write_summary(summary)
+    except CannotWrite as error:
+        raise ResultsLost(str(error), summary.to_mapping(), family.to_csv()) from error
 
 
 def _laid_out(opened: Prepared) -> Prepared:
@@ -132,6 +131,12 @@ class _Asked:
     batch: int | None
     seconds: float
     calibration: CalibrationSetting | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"the seed is at least 0 and below 2**32, got {self.seed}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {self.batch}")
 
 
 def _evaluated(

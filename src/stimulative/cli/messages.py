@@ -15,6 +15,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from stimulative.extension import HOW_TO_TRUST
+
 _QUOTED = r"""(?<!\w)(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")(?!\w)"""
 _CALL = r"[\w.]*\w\((?:[^()]|\([^()]*\))*\)"
 _VALUE = rf"{_QUOTED}(?: or {_QUOTED})*|\[{_QUOTED}(?:, {_QUOTED})*\]|[\w+-]+(?:\.\w+)*"
@@ -47,6 +49,8 @@ def in_options(message: str, actions: Sequence[argparse.Action], given: Sequence
         return message
     names = "|".join(map(re.escape, options))
     argument = rf"(?<![\w./\\=~:-])(?P<name>{names})=(?!=)(?P<value>{_VALUE})?"
+    if "trust" in options:
+        message = message.replace(HOW_TO_TRUST, "say --trust")
     kept = "|".join([*map(re.escape, _like_arguments(given)), _CALL, _QUOTED])
     return re.sub(rf"{kept}|{argument}", lambda match: _translated(match, options), message)
 

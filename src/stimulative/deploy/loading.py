@@ -108,7 +108,7 @@ def load(
             "load(FILE, model=..., example_input=...)"
         )
     if model is None:
-        allow = "load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
+        allow = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
         with trusting() if trust else distrusting(f"{path}", allow=allow):
             model = _whole(about, path).built()
     example = _whole(about, path).example() if example_input is None else example_input

@@ -92,7 +92,7 @@ class SavedModel:
             said |= {key: 0.0 for key, value in own.items() if key in taken and _is_dropout(key, value)}
         foreign = foreign_problem(said)
         if foreign is not None and not is_trusting():
-            raise UsageError(f"{self.path / _CONFIG}: {foreign}. Where you trust it, say {HOW_TO_TRUST}")
+            raise UsageError(f"{self.path / _CONFIG}: {foreign}. Where you trust it, {HOW_TO_TRUST}")
         return {"name": name, "arguments": {**said, **(self._pooling() if task == "embedding" else {})}}
 
     def _pooling(self) -> dict[str, Any]:

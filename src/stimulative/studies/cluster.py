@@ -87,7 +87,7 @@ def _check_folder(folder: Path) -> None:
     elif not is_trusting() and not (note.exists() and is_ours(text, files.read_json(note).get("folder"))):
         raise UsageError(
             f"{folder} was not made by you on this machine, or was moved since, and results of jobs in it would run "
-            f"code when they are read: remove it, or where you trust it, say {HOW_TO_TRUST}"
+            f"code when they are read: remove it, or where you trust it, {HOW_TO_TRUST}"
         )
 
 
