@@ -62,6 +62,7 @@ class DataSet(ABC):
         unlabelled: Whether batches have None for targets, so that a trained net has to give these; see ``taught_by``.
         fingerprint: By part of the data, a short text that changes when the data do; see ``fingerprints``. Empty where
             nobody knows, as of loaders of one's own.
+        left_out: By reason, how many files of a folder are not part of the data.
     """
 
     name: str
@@ -76,6 +77,7 @@ class DataSet(ABC):
     own_task: Task | None = field(default=None, kw_only=True)
     unlabelled: bool = field(default=False, kw_only=True)
     fingerprint: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    left_out: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     @property
     def aim(self) -> Task:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from stimulative.data import fingerprints
 from stimulative.data.augmentation import Preparation
-from stimulative.data.folder import FOLDER_SIZE, read_rgb
+from stimulative.data.folder import FOLDER_SIZE
+from stimulative.data.image_files import read_rgb, size_of
 from stimulative.data.images import Transform
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
@@ -155,12 +156,11 @@ class MaskedImages:
                     f"its mask is of mode {mask.mode}, and has to have one channel with numbers of classes"
                 )
             values = np.asarray(mask).astype(np.int64)
-        with Image.open(self.images[number]) as image:
-            if image.size != values.shape[::-1]:
-                width, height = image.size
-                raise ValueError(
-                    f"its mask has {values.shape[1]}x{values.shape[0]} pixels, where the image has {width}x{height}"
-                )
+        width, height = size_of(self.images[number])
+        if (height, width) != values.shape:
+            raise ValueError(
+                f"its mask has {values.shape[1]}x{values.shape[0]} pixels, where the image has {width}x{height}"
+            )
         return values
 
     def origin(self, number: int) -> str:

@@ -35,6 +35,7 @@ class ImageSource:
         validation: Positions of those held out.
         test: Images to test on.
         fingerprint: By part of the data, a short text that changes when the data do.
+        left_out: By reason, how many files were left out.
     """
 
     class_names: tuple[str, ...]
@@ -44,6 +45,7 @@ class ImageSource:
     validation: np.ndarray
     test: images.Images
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class ResizedSettings(ImageSettings):
             ),
             plain_calibration=in_order(source.train, calibration[0]),
             fingerprint=source.fingerprint,
+            left_out=source.left_out,
         )
 
     def augmentation(self, size: int, mean: tuple[float, ...]) -> images.Transform:

@@ -53,6 +53,7 @@ def finish(trainer: Trainer) -> Summary:
         versions=versions(),
         weights=prepared.origin,
         calibration=calibration,
+        files_left_out=trainer.data.left_out or None,
     )
     if trainer.chief:
         made_of = {
