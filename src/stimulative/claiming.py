@@ -70,7 +70,7 @@ def claimed(directory: Path, doing: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    place = directory.resolve()
+    place = files.check_path(directory).resolve()
     if _held.get(place) == threading.get_ident() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return

@@ -103,6 +103,33 @@ def _umask() -> int:
     return mask
 
 
+def check_path(path: Path) -> Path:
+    """A path that a file system can have; others raise errors of all kinds, wherever they are used first.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if "\0" in str(path):
+        raise UsageError(f"{str(path)!r:.80} is no path: it has a character of code 0")
+    if longest > 255 or len(os.fsencode(path)) > 4000:
+        raise UsageError(f"{str(path)[:80]}… is no path: a name has 255 bytes at most, and a path 4,000")
+    return path
+
+
+def user_path(text: str | Path) -> Path:
+    """A path that a user wrote, in which ``~`` is the home directory.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    path = check_path(Path(text))
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path} is no path: {error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
@@ -124,8 +151,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON, or too deep: {error}") from error
 
 
 class Damaged(UsageError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from stimulative.cli.parser import without_settings
 from stimulative.cli.progress import progress_bar
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 SOURCE_USAGE = "(RUN | --model NAME --weights FILE --data NAME [--section.key VALUE ...])"
 _IMAGES = """In place of RUN, any state dict (.pth, .pt, .th, .safetensors, also inside of a checkpoint), read
@@ -144,7 +145,7 @@ def _settings_of_saved(options: argparse.Namespace) -> list[str]:
 def _checked(run: Path) -> Path:
     from stimulative.runs import RunDirectory
 
-    if run.is_file():
+    if user_path(run).is_file():
         raise UsageError(
             f"{run} is a file, not a run directory; weights are given as --model NAME --weights {run} --data NAME"
         )

@@ -35,7 +35,7 @@ def guard(recipe: object, overrides: Sequence[tuple[str, Given]], *, of_a_run: b
     """
     if not isinstance(recipe, str | Path):
         return nullcontext()
-    path = Path(recipe).expanduser()
+    path = files.user_path(recipe)
     if not of_a_run and not (path.name == RECIPE and any((path.parent / name).exists() for name in _OF_RUNS)):
         return nullcontext()
     if _written_here(path):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ def of_values(*values: Tensor | np.ndarray) -> str:
     for value in values:
         array = torch.as_tensor(value).detach().cpu().contiguous()
         digest.update(f"{array.dtype} {tuple(array.shape)} ".encode())
-        digest.update(memoryview(array.view(torch.uint8).numpy()) if array.numel() else b"")
+        values: Any = array.view(torch.uint8).numpy() if array.numel() else b""
+        digest.update(values)
     return f"{len(values[0]):,} samples, sha256 {digest.hexdigest()[:16]}"
 
 

@@ -16,6 +16,7 @@ from stimulative.data.image_files import images_below, read_rgb
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 FOLDER = "folder:"
 FOLDER_SIZE = 224
@@ -107,7 +108,7 @@ class ImageFolders:
         Raises:
             UsageError: If a folder is missing or empty, or `train/` and `val/` differ in their classes.
         """
-        root = Path(path).expanduser()
+        root = user_path(path)
         for split in (_TRAIN, _TEST):
             if not (root / split).is_dir():
                 raise UsageError(
@@ -122,7 +123,7 @@ class ImageFolders:
                 f"only in {_TRAIN}/: {_listed(set(class_names) - set(others))}; "
                 f"only in {_TEST}/: {_listed(set(others) - set(class_names))}"
             )
-        if len(class_names) < 2:
+        if len(class_names) == 1:
             raise UsageError(
                 f"{root / _TRAIN} has one class, {class_names[0]!r}: a classifier of one class is always right; give "
                 "it images of what is none of it as another class"

@@ -11,6 +11,7 @@ from stimulative.data.folder import FOLDER_SIZE, ImageList
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 from stimulative.objectives import IGNORED
 
 MULTILABEL = "multilabel:"
@@ -45,7 +46,7 @@ class LabelListSettings(ResizedSettings):
 
     def source(self, seed: int) -> ImageSource:
         """Read the lists."""
-        root = Path(self.name.removeprefix(MULTILABEL)).expanduser()
+        root = user_path(self.name.removeprefix(MULTILABEL))
         names, train = read_list(root / _TRAIN)
         names, test = read_list(root / _TEST, names)
         if self.classes not in (None, len(names)):

@@ -23,6 +23,7 @@ from stimulative.data.images import Transform
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 SEGMENTATION = "segmentation:"
 NO_CLASS = 255
@@ -54,7 +55,7 @@ class MaskSettings(ResizedSettings):
 
     def source(self, seed: int) -> ImageSource:
         """List the files, and find out how many classes there are."""
-        root = Path(self.name.removeprefix(SEGMENTATION)).expanduser()
+        root = user_path(self.name.removeprefix(SEGMENTATION))
         train, test = MaskedImages.find(root / _TRAIN), MaskedImages.find(root / _TEST)
         names = _class_names(root, train, self.classes)
         training, validation = hold_out_any(len(train), self.validation, seed=seed)

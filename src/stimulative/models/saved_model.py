@@ -13,6 +13,7 @@ from typing import Any
 
 from stimulative.errors import UsageError
 from stimulative.extension import HOW_TO_TRUST, is_trusting
+from stimulative.files import user_path
 from stimulative.models.catalog import find
 from stimulative.models.foreign_arguments import foreign_problem
 from stimulative.tasks import TaskName
@@ -41,7 +42,7 @@ class SavedModel:
     @classmethod
     def at(cls, path: str | Path) -> SavedModel | None:
         """The model in a directory; None if there is none."""
-        path = Path(path).expanduser()
+        path = user_path(path)
         return cls(path) if (path / _CONFIG).is_file() else None
 
     @property

@@ -49,6 +49,9 @@ class RunDirectory:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        files.check_path(self.path)
+
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
         """The directory of a run that was started.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from stimulative.errors import UsageError
 from stimulative.files import CannotWrite, write_text
 from stimulative.tasks import KEYS
 
@@ -106,9 +107,18 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv, as they are; one that a crash cut short is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
+    """The whole rows of a metrics.csv, as they are; one that a crash cut short is left out.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(
+            f"{path} cannot be read as the log of a run: {error}; remove it, and it begins anew"
+        ) from error
     columns = columns_of(measure_of(read[0] if read else ())).values()
     rows = [{column: row[column] for column in columns if row.get(column) is not None} for row in read]
-    return [row for row in rows if len(row) == len(columns) and row["epoch"].isdigit()]
+    return [row for row in rows if len(row) == len(columns) and row["epoch"].isdecimal() and row["epoch"].isascii()]
