@@ -24,8 +24,8 @@ def of_values(*values: Tensor | np.ndarray) -> str:
     for value in values:
         array = torch.as_tensor(value).detach().cpu().contiguous()
         digest.update(f"{array.dtype} {tuple(array.shape)} ".encode())
-        values: Any = array.view(torch.uint8).numpy() if array.numel() else b""
-        digest.update(values)
+        content: Any = array.view(torch.uint8).numpy() if array.numel() else b""
+        digest.update(content)
     return f"{len(values[0]):,} samples, sha256 {digest.hexdigest()[:16]}"
 
 
