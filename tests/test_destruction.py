@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import SequentialNet, images, randomised
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_file
 from torch import nn
 
 from stimulative import Subnet, unravel
@@ -25,6 +25,7 @@ from stimulative.cli import main
 from stimulative.data import from_loaders
 from stimulative.errors import UsageError
 from stimulative.residual import Stage
+from stimulative.runs import RunDirectory
 from stimulative.studies import damage as damage_room
 from stimulative.studies import destroy
 from stimulative.studies import destroying as destroying_room
@@ -447,15 +448,16 @@ def test_other_weights_in_the_same_place_are_measured(runs, tmp_path):
     told = []
     shutil.copytree(runs / "common", tmp_path / "run")
     for name in ("common", "common", "stimulative"):
-        shutil.copy(runs / name / "model.safetensors", tmp_path / "run" / "model.safetensors")
+        with RunDirectory(tmp_path / "run").writing("model.safetensors") as file:
+            shutil.copy(runs / name / "model.safetensors", file)
         destroy([tmp_path / "run"], tmp_path / "out", draws=1, images=50, after_run=lambda *said: told.append(said[1]))
     assert told == [False, True, False]
 
 
 def test_what_is_done_is_kept_when_the_next_run_fails(runs, tmp_path):
     shutil.copytree(runs / "stimulative", tmp_path / "broken")
-    weights = tmp_path / "broken" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    with RunDirectory(tmp_path / "broken").writing("model.safetensors") as file:
+        save_file({"other": torch.zeros(1)}, file)
     with pytest.raises(UsageError, match=r"broken/model\.safetensors"):
         destroy([runs / "common", tmp_path / "broken"], tmp_path / "out", draws=1, images=50)
     kept = json.loads((tmp_path / "out" / "destruction.json").read_text())
@@ -505,7 +507,7 @@ def test_data_of_ones_own_with_other_arguments_are_other_data(runs, tmp_path, mo
     for day in "ab":
         shutil.copytree(runs / "common", tmp_path / day)
         recipe = load_recipe(tmp_path / day / "recipe.yaml", {"data.name": "days:photos", "data.arguments.day": day})
-        (tmp_path / day / "recipe.yaml").write_text(recipe.to_yaml())
+        RunDirectory(tmp_path / day).write_recipe(recipe)
     with pytest.raises(UsageError, match=r"a is of days:photos with \{day: a\}, b is of days:photos with \{day: b\}"):
         finished_runs([tmp_path / "a", tmp_path / "b"])
 

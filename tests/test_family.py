@@ -467,7 +467,7 @@ def test_adopted_weights_have_the_family_of_their_run(run, tmp_path, nest, prefi
     assert (adopted["method"], adopted["train_seconds"], adopted["peak_memory_mib"]) == (None, None, None)
     assert adopted["weights"]["file"] == str(file) and len(adopted["weights"]["sha256"]) == 64
     assert {path.name for path in out.iterdir()} == {
-        *("recipe.yaml", "environment.json", "model.safetensors", "summary.json")
+        *("recipe.yaml", "environment.json", "model.safetensors", "summary.json", "authorship.json", "checksums.json")
     }
     evaluate(out, latency=False)
     assert rows_of(out) == rows_of(run)

@@ -100,6 +100,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "mine" / "__init__.py").write_text("")
     (tmp_path / "mine" / "sets.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
+    sys.modules.pop("mine", None)
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]

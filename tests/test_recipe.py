@@ -456,8 +456,8 @@ class Mode(CommonTraining):
             "method.name: 'mine:no_method' is no Class: it must be a subclass of stimulative.methods.Method; got int 3",
         ),
         (
-            {"name": "json:JSONDecoder"},
-            "method.name: 'json:JSONDecoder' is no method: it must be a subclass of stimulative.methods.Method; got ",
+            {"name": "yaml:SafeLoader"},
+            "method.name: 'yaml:SafeLoader' is no method: it must be a subclass of stimulative.methods.Method; got ",
         ),
         (
             {"name": "broken:Method"},
@@ -710,7 +710,8 @@ def test_values_at_the_edge_are_possible() -> None:
         }
     )
     assert recipe.training.loggers == () and recipe.schedule.epochs == 1
-    assert load(LOUD, {"training.loggers": ["my.package:Logger"]}).training.loggers == ("my.package:Logger",)
+    own = "lightning.fabric.loggers:CSVLogger"
+    assert load(LOUD, {"training.loggers": [own]}).training.loggers == (own,)
 
 
 # Several at once

@@ -284,7 +284,8 @@ def test_a_failure_is_told_in_the_words_of_the_command(tmp_path, capsys):
     assert main(words) == 0
     damaged = tmp_path / "common-1-1-1-seed0"
     (damaged / "summary.json").unlink()
-    (damaged / "checkpoint-last.ckpt").write_bytes(b"cut short")
+    for name in ("last", "previous", "best"):
+        (damaged / f"checkpoint-{name}.ckpt").write_bytes(b"cut short")
     assert main(words) == 1
     told = capsys.readouterr().err
     assert "choose another directory with --out, to start again" in told and "out=" not in told

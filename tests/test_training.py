@@ -55,11 +55,15 @@ def finished(tmp_path_factory) -> Path:
 
 def test_a_run_directory_holds_everything(finished):
     assert {path.name for path in finished.iterdir()} == {
+        ".lock",
+        "authorship.json",
+        "checksums.json",
         "recipe.yaml",
         "environment.json",
         "metrics.csv",
         "tensorboard",
         "checkpoint-last.ckpt",
+        "checkpoint-previous.ckpt",
         "checkpoint-best.ckpt",
         "model.safetensors",
         "summary.json",
@@ -181,7 +185,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
 
 def test_a_run_without_its_checkpoint_is_not_started_anew(tmp_path):
     (tmp_path / "recipe.yaml").write_text(tiny().to_yaml())
-    with pytest.raises(UsageError, match=r"has lost its checkpoint-last\.ckpt and cannot go on"):
+    with pytest.raises(UsageError, match=r"has lost its checkpoints and cannot go on"):
         train(tiny(), tmp_path, resume=True, progress=False)
 
 

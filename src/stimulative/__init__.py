@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from stimulative.errors import UsageError as UsageError
+from stimulative.extension import trusting as trusting
 from stimulative.methods import CommonTraining as CommonTraining
 from stimulative.methods import GroupKnowledge as GroupKnowledge
 from stimulative.methods import LayerSupervision as LayerSupervision

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,83 @@ from torch import nn
 from stimulative.errors import UsageError
 
 
+class CannotWrite(UsageError):
+    """The disk is full, or does not let itself be written to. What was there before is whole."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot write {path}: {reason}. Nothing was left behind; choose another place with out=")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes when not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes when not.
+
+    The name of the temporary file is drawn, and the file made anew, so that no link that lies there is followed; a link
+    in the place of ``path`` is replaced itself.
+
+    Raises:
+        CannotWrite: If the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
         temporary.replace(path)
+    except OSError as error:
+        raise CannotWrite(path, error.strerror or str(error)) from error
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        raise CannotWrite(path, reason) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _disk_reason(error: Exception) -> str | None:
+    """What the disk refused, where an error is what safetensors or torch.save make of an OSError; else None."""
+    if type(error).__name__ == "SafetensorError":
+        return str(error)
+    if isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|iostream|inline_container", str(error)):
+        return "PyTorch could not write all of it; is there room on the disk?"
+    return None
+
+
+def remove_left_behind(directory: Path) -> None:
+    """Remove the temporary files of processes of this machine that were killed."""
+    for path in directory.glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.[0-9a-f]{16}\.tmp", path.name)
+        if match is not None and not _is_alive(int(match[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def inside(directory: Path, name: str) -> Path:
+    """A place in a directory that is to be written to.
+
+    Raises:
+        UsageError: If it is a link, which may lead out of the directory.
+    """
+    path = directory / name
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link, and what is written there would land in {os.path.realpath(path)}; remove the link"
+        )
+    return path
 
 
 def _umask() -> int:
@@ -33,6 +101,33 @@ def _umask() -> int:
     mask = os.umask(0)  # reading it is setting it
     os.umask(mask)
     return mask
+
+
+def check_path(path: Path) -> Path:
+    """A path that a file system can have; others raise errors of all kinds, wherever they are used first.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if "\0" in str(path):
+        raise UsageError(f"{str(path)!r:.80} is no path: it has a character of code 0")
+    if longest > 255 or len(os.fsencode(path)) > 4000:
+        raise UsageError(f"{str(path)[:80]}… is no path: a name has 255 bytes at most, and a path 4,000")
+    return path
+
+
+def user_path(text: str | Path) -> Path:
+    """A path that a user wrote, in which ``~`` is the home directory.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    path = check_path(Path(text))
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path} is no path: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,16 +151,83 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON, or too deep: {error}") from error
 
 
-def save_model(model: nn.Module, path: Path) -> None:
-    """Write a model's parameters and buffers as safetensors."""
+class Damaged(UsageError):
+    """A file is not what this library wrote."""
+
+
+_SEAL = "sha256"
+_BLANK = "0" * 64
+
+
+def seal(path: Path) -> None:
+    """Write into a safetensors file that was saved with ``blank_seal`` what all of it hashes to.
+
+    The hash is that of the file with 64 zeros in its own place.
+    """
+    at = _seal_at(path)
+    if at is None:
+        raise ValueError(f"{path} has no place for a seal")
+    found = _hash_but(path, at)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(found.encode())
+
+
+def blank_seal() -> dict[str, str]:
+    """What the metadata of a file that is to be sealed have besides."""
+    return {_SEAL: _BLANK}
+
+
+def check_seal(path: Path) -> bool:
+    """Make sure that a sealed safetensors file is as it was written.
+
+    Returns:
+        Whether it is sealed.
+
+    Raises:
+        Damaged: If it has changed since.
+    """
+    at = _seal_at(path)
+    if at is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(at)
+        said = file.read(64)
+    if said != _hash_but(path, at).encode():
+        raise Damaged(f"{path} is damaged, or was changed since it was written: its checksum is another one")
+    return True
+
+
+def _seal_at(path: Path) -> int | None:
+    """Where a safetensors file has its seal."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, 100_000_000))
+    match = re.search(rb'(?<!\\)"' + _SEAL.encode() + rb'":"([0-9a-f]{64})"', header)  # not in another JSON inside
+    return None if match is None else 8 + match.start(1)
+
+
+def _hash_but(path: Path, at: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(at))
+        file.seek(64, os.SEEK_CUR)
+        digest.update(_BLANK.encode())
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_model(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model's parameters and buffers as safetensors, into a path of ``replacing``."""
     from safetensors.torch import save_model as save
 
-    with replacing(path) as temporary:
-        save(model, str(temporary))
+    save(model, str(path), metadata=dict(metadata or {}) | blank_seal())
+    seal(path)
 
 
 def make_directory(path: Path) -> None:
@@ -79,5 +241,12 @@ def make_directory(path: Path) -> None:
         with replacing(path / ".writable") as temporary:
             temporary.touch()
         (path / ".writable").unlink()
+    except CannotWrite as error:
+        raise _no_directory(path, str(error.__cause__)) from error
     except OSError as error:
-        raise UsageError(f"cannot write to {path}: {error.strerror}; choose another directory with out=") from error
+        raise _no_directory(path, error.strerror or str(error)) from error
+
+
+def _no_directory(path: Path, reason: str) -> UsageError:
+    reason = re.sub(r"^\[Errno \d+\] |: '.*'$", "", reason)
+    return UsageError(f"cannot write to {path}: {reason}; choose another directory with out=")

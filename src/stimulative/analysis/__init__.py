@@ -7,6 +7,7 @@ from stimulative.analysis.drawing import Chosen as Chosen
 from stimulative.analysis.drawing import choose_subnets as choose_subnets
 from stimulative.analysis.drawing import draw as draw
 from stimulative.analysis.drawing import draw_images as draw_images
+from stimulative.analysis.evaluation import ResultsLost as ResultsLost
 from stimulative.analysis.evaluation import evaluate as evaluate
 from stimulative.analysis.latency import MAX_ROUNDS as MAX_ROUNDS
 from stimulative.analysis.latency import SECONDS as SECONDS

@@ -14,8 +14,10 @@ from stimulative.analysis.drawing import Chosen, choose_subnets
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
 from stimulative.analysis.steps import Steps
 from stimulative.analysis.trained import open_run
+from stimulative.claiming import claimed
 from stimulative.config import CalibrationSetting
 from stimulative.errors import UsageError
+from stimulative.files import CannotWrite
 from stimulative.residual import Kept, Statistics, Subnet
 from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory, Summary
 from stimulative.training import (
@@ -27,6 +29,19 @@ from stimulative.training import (
     measure_and_fit,
     warn_of_loss,
 )
+
+
+class ResultsLost(UsageError):
+    """What was measured could not be written.
+
+    Attributes:
+        summary: What ``summary.json`` would say.
+        subnets: What ``subnets.csv`` would say.
+    """
+
+    def __init__(self, message: str, summary: dict[str, Any], subnets: str) -> None:
+        super().__init__(message)
+        self.summary, self.subnets = summary, subnets
 
 
 def evaluate(
@@ -68,27 +83,32 @@ def evaluate(
         The summary, as in ``summary.json``.
 
     Raises:
-        UsageError: If the directory is not that of a finished run, or the number of subnets is impossible.
+        UsageError: If the directory is not that of a finished run or cannot be written to, or the number of subnets is
+            impossible.
+        ResultsLost: If it cannot be written to any more once all is measured; it has the results.
     """
     directory = RunDirectory.open(run)
-    recipe = directory.recipe
-    seed = recipe.seed if seed is None else seed
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"the seed is at least 0 and below 2**32, got {seed}")
-    if latency_batch < 1:
-        raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
-    asked = _Asked(
-        subnets=recipe.evaluation.subnets if subnets is None else subnets,
-        kept=recipe.evaluation.space if space is None else space,
-        seed=seed,
-        batch=latency_batch if latency else None,
-        seconds=latency_seconds,
-        calibration=calibration,
-    )
-    summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
-    directory.write_family(family)
-    directory.write_summary(summary)
+    with claimed(directory.path, "measuring"):
+        recipe = directory.recipe
+        asked = _Asked(
+            subnets=recipe.evaluation.subnets if subnets is None else subnets,
+            kept=recipe.evaluation.space if space is None else space,
+            seed=recipe.seed if seed is None else seed,
+            batch=latency_batch if latency else None,
+            seconds=latency_seconds,
+            calibration=calibration,
+        )
+        summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
+        _write(directory, summary, family)
     return summary.to_mapping()
+
+
+def _write(directory: RunDirectory, summary: Summary, family: Family) -> None:
+    try:
+        directory.write_family(family)
+        directory.write_summary(summary)
+    except CannotWrite as error:
+        raise ResultsLost(str(error), summary.to_mapping(), family.to_csv()) from error
 
 
 def _laid_out(opened: Prepared) -> Prepared:
@@ -111,6 +131,12 @@ class _Asked:
     batch: int | None
     seconds: float
     calibration: CalibrationSetting | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"the seed is at least 0 and below 2**32, got {self.seed}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {self.batch}")
 
 
 def _evaluated(

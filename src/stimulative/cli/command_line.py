@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from stimulative.cli.commands import (
@@ -22,9 +23,10 @@ from stimulative.cli.commands import (
     train,
     unravel,
 )
-from stimulative.cli.messages import CommandFailed, in_options
+from stimulative.cli.messages import CommandFailed, in_options, interrupted_status
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
+from stimulative.extension import trusting
 
 
 class Command(Protocol):
@@ -64,6 +66,11 @@ COMMANDS: dict[str, Command] = {
     "pack": pack,
     "export": export,
 }
+_READS_NO_RECIPE = "unravel", "report"
+_TRUST = (
+    "run what the files name: package.module:name in the recipe of a run directory that somebody else made, which is "
+    "refused otherwise"
+)
 _EXAMPLES = """examples:
   stimulative unravel timm/resnet50                     what a model is made of
   stimulative compare digits --out runs/demo            see what stimulative training does, in minutes
@@ -73,7 +80,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run a command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted (143 by SIGTERM)."""
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except CommandFailed as error:
@@ -82,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"stimulative: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return interrupted_status(interrupt)
     except BrokenPipeError:
         return 1
 
@@ -99,6 +106,9 @@ def _run(given: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
         command.add(commands)
+    for name, parser_of in commands.choices.items():
+        if name not in _READS_NO_RECIPE:
+            parser_of.add_argument("--trust", action="store_true", help=_TRUST)
     words, settings = without_settings(given)
     options, rest = parser.parse_known_args(words)
     rest += settings
@@ -114,7 +124,8 @@ def _run(given: list[str]) -> int:
     if rest and not command.TAKES_SETTINGS:
         raise UsageError(f"unknown option {rest[0]!r}; see stimulative {options.command} --help")
     try:
-        return command.run(options, rest)
+        with trusting() if getattr(options, "trust", False) else nullcontext():
+            return command.run(options, rest)
     except (UsageError, CommandFailed) as error:
         message = in_options(str(error), commands.choices[options.command].arguments, given)
-        raise type(error)(message) from error
+        raise (CommandFailed if isinstance(error, CommandFailed) else UsageError)(message) from error

@@ -11,8 +11,11 @@ import argparse
 import ast
 import re
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from stimulative.extension import HOW_TO_TRUST
 
 _QUOTED = r"""(?<!\w)(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")(?!\w)"""
 _CALL = r"[\w.]*\w\((?:[^()]|\([^()]*\))*\)"
@@ -21,6 +24,11 @@ _VALUE = rf"{_QUOTED}(?: or {_QUOTED})*|\[{_QUOTED}(?:, {_QUOTED})*\]|[\w+-]+(?:
 
 class CommandFailed(Exception):
     """A command could not do what it was asked for, though nothing was wrong with that; exit status 1."""
+
+
+def interrupted_status(interrupt: KeyboardInterrupt) -> int:
+    """The exit status of a command that a signal has ended: 128 and the signal's number, as shells have it."""
+    return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
 def in_options(message: str, actions: Sequence[argparse.Action], given: Sequence[str] = ()) -> str:
@@ -41,6 +49,8 @@ def in_options(message: str, actions: Sequence[argparse.Action], given: Sequence
         return message
     names = "|".join(map(re.escape, options))
     argument = rf"(?<![\w./\\=~:-])(?P<name>{names})=(?!=)(?P<value>{_VALUE})?"
+    if "trust" in options:
+        message = message.replace(HOW_TO_TRUST, "say --trust")
     kept = "|".join([*map(re.escape, _like_arguments(given)), _CALL, _QUOTED])
     return re.sub(rf"{kept}|{argument}", lambda match: _translated(match, options), message)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from stimulative.cli.parser import without_settings
 from stimulative.cli.progress import progress_bar
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 SOURCE_USAGE = "(RUN | --model NAME --weights FILE --data NAME [--section.key VALUE ...])"
 _IMAGES = """In place of RUN, any state dict (.pth, .pt, .th, .safetensors, also inside of a checkpoint), read
@@ -64,7 +65,10 @@ def add_source(
     )
     if out:
         group.add_argument(
-            "--out", metavar="DIR", help="run directory to make of the weights (default: runs/FILE's name)"
+            "--out",
+            metavar="DIR",
+            help="run directory to make of the weights (default: runs/FILE's name), or to copy RUN to and measure it "
+            "there, where RUN cannot be written to",
         )
 
 
@@ -98,12 +102,11 @@ def runs_from(options: argparse.Namespace, rest: Sequence[str], *, into: Path | 
             "make a run directory of them first: stimulative evaluate --model NAME --weights FILE --data NAME"
         )
     if given:
-        unused = [*rest, *(["--out"] if into is None and getattr(options, "out", None) is not None else [])]
-        if unused:
-            raise UsageError(
-                f"{unused[0].partition('=')[0]} goes with --weights only; a run is measured as it was made"
-            )
-        return [_checked(Path(run)) for run in given]
+        if rest:
+            raise UsageError(f"{rest[0].partition('=')[0]} goes with --weights only; a run is measured as it was made")
+        runs = [_checked(Path(run)) for run in given]
+        out = getattr(options, "out", None) if into is None else None
+        return runs if out is None else [_copied(runs[0], Path(out))]
     if not named:
         raise UsageError(f"give a run directory, or --model, --weights and --data; see {command} --help")
     saved = _settings_of_saved(options)
@@ -142,12 +145,19 @@ def _settings_of_saved(options: argparse.Namespace) -> list[str]:
 def _checked(run: Path) -> Path:
     from stimulative.runs import RunDirectory
 
-    if run.is_file():
+    if user_path(run).is_file():
         raise UsageError(
             f"{run} is a file, not a run directory; weights are given as --model NAME --weights {run} --data NAME"
         )
     _ = RunDirectory.open(run).recipe
     return run
+
+
+def _copied(run: Path, out: Path) -> Path:
+    """A copy of a run that can be written to."""
+    from stimulative.runs import RunDirectory
+
+    return RunDirectory.open(run).copied(out).path
 
 
 def _adopt(options: argparse.Namespace, rest: Sequence[str], out: Path) -> Path:

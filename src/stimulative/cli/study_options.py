@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from stimulative.cli.messages import in_options
+from stimulative.cli.messages import in_options, interrupted_status
 from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 
@@ -110,9 +110,9 @@ def run_study(
         print(telling.note)
     try:
         study = carry_out(plan, out, workers=workers, after_run=_tell_run)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command goes on with what is in {out}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print(f"\n{str(stopped) or 'interrupted'}; the same command goes on with what is in {out}", file=sys.stderr)
+        return interrupted_status(stopped)
     if not study.empty:
         telling.show(study)
         picture, *_ = telling.draw(out)

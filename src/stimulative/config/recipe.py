@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from stimulative.config import yamlfile
 from stimulative.config.annotations import REQUIRED, Setting, convert, describe, plain
+from stimulative.config.foreign import guard
 from stimulative.config.method_lookup import Methods, usable_method
 from stimulative.config.schema import SECTIONS, alternative, schema, section_settings, setting_named
 from stimulative.config.settings import (
@@ -87,6 +88,7 @@ def load_recipe(
     overrides: Overrides | None = None,
     *,
     methods: Methods = METHODS,
+    of_a_run: bool = False,
 ) -> Recipe:
     """Reads a recipe, sets the overrides over it, and checks all of it.
 
@@ -102,6 +104,8 @@ def load_recipe(
             ``--method.sampler.name``.
         methods: The training methods by name; those of `stimulative.methods` when left out. Beside them a recipe may
             name one's own, ``package.module:Class``.
+        of_a_run: Whether a path is that of the recipe in a run directory. What such a recipe names of one's own is
+            imported only where this user wrote it here, or within ``stimulative.trusting()``.
 
     Raises:
         UsageError: The recipe cannot be used; the message names every problem and where each comes from.
@@ -114,7 +118,9 @@ def load_recipe(
         base = read_mapping(recipe, reading.problems)
     else:
         base = read_file(recipe, reading.problems)
-    resolved = reading.resolve(base, list(read_overrides(overrides, reading.problems)))
+    over = list(read_overrides(overrides, reading.problems))
+    with guard(recipe, over, of_a_run=of_a_run):
+        resolved = reading.resolve(base, over)
     if resolved is None or reading.problems:
         _fail(title, reading.problems)
     return resolved

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stimulative.errors import UsageError
+from stimulative.extension import imported, is_own
+
 CalibrationSetting = Literal["auto", "training", "evaluation"]
 """Which view of the training images statistics come from; auto takes what the main net does better by."""
 
@@ -151,15 +154,23 @@ class TrainingSettings:
                 found.append(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.threads is not None and self.threads < 1:
             found.append(f"threads: must be at least 1, or null for PyTorch's choice, got {self.threads}")
-        for logger in self.loggers:
-            if logger not in LOGGERS and not all(part for part in logger.partition(":")):
-                found.append(
-                    f"loggers: unknown logger {logger!r}, known: {', '.join(LOGGERS)}, "
-                    "or a class as package.module:Class"
-                )
+        found += [f"loggers: {problem}" for problem in map(_problem_with_logger, self.loggers) if problem]
         if len(set(self.loggers)) < len(self.loggers):
             found.append(f"loggers: each may stand there once, got {list(self.loggers)}")
         return found
+
+
+def _problem_with_logger(name: str) -> str | None:
+    """Why a logger cannot be used, a sentence; None if nothing is known against it."""
+    if name in LOGGERS:
+        return None
+    if not is_own(name):
+        return f"unknown logger {name!r}, known: {', '.join(LOGGERS)}, or a class as package.module:Class"
+    try:
+        imported(name, "logger", "Class", "a class of loggers as Lightning has them")
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from stimulative.config import yamlfile
 from stimulative.config.schema import SECTIONS
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 from stimulative.naming import did_you_mean
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -89,7 +90,7 @@ def _find(recipe: str | Path) -> tuple[str, str]:
     if recipe in names:
         file = importlib.resources.files("stimulative.recipes") / f"{recipe}.yaml"
         return f"{recipe}.yaml", file.read_text(encoding="utf-8")
-    path = Path(recipe).expanduser()
+    path = user_path(recipe)
     if path.is_dir():
         inside = " or the recipe.yaml in it" if (path / "recipe.yaml").is_file() else ""
         raise UsageError(f"this is a folder; give a YAML file{inside}, or a shipped recipe: {', '.join(names)}")

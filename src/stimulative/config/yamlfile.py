@@ -18,7 +18,24 @@ class YamlError(ValueError):
     """The text is not YAML; the message says where."""
 
 
+MOST_TEXT = 1_000_000
+"""Characters of a YAML text. Recipes have some thousands; PyYAML takes a minute for each megabyte."""
+MOST_NODES = 100_000
+"""Values in it, those of aliases counted as often as they are named."""
+DEEPEST = 50
+"""Levels of lists and mappings in each other."""
+
+
 class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > DEEPEST:
+            raise YamlError(f"lists and mappings stand in each other more than {DEEPEST} levels deep")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}
         for key, _ in node.value:
@@ -50,14 +67,18 @@ def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
         The value, and the line (from 1) of every key of nested mappings, by its dotted path.
 
     Raises:
-        YamlError: The text is not YAML, or a key stands twice in one mapping.
+        YamlError: The text is not YAML, a key stands twice in one mapping, or it is too long, too deep, or has aliases
+            of itself or too many values.
     """
+    if len(text) > MOST_TEXT:
+        raise YamlError(f"it has {len(text):,} characters, and may have {MOST_TEXT:,}")
     try:
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
                 return None, {}
+            _count(node, set(), {})
             lines: dict[str, int] = {}
             _note_lines(node, "", lines)
             return loader.construct_document(node), lines
@@ -68,6 +89,10 @@ def parse_yaml(text: str) -> tuple[Any, dict[str, int]]:
         raise YamlError(f"{where}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise YamlError(str(error)) from error
+    except YamlError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:  # PyYAML's own, of !!int x
+        raise YamlError(f"a value is not what its tag or its form says: {error}") from error
 
 
 def dump(value: Any) -> str:
@@ -99,3 +124,25 @@ def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int]) -> None:
             path = f"{prefix}{key.value}"
             lines[path] = key.start_mark.line + 1
             _note_lines(value, f"{path}.", lines)
+
+
+def _count(node: yaml.Node, within: set[int], known: dict[int, int]) -> int:
+    """The values in a node.
+
+    Raises:
+        YamlError: If it is in itself, or there are too many.
+    """
+    if id(node) in within:
+        raise YamlError(f"line {node.start_mark.line + 1}: a value holds itself, by an alias")
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        within.add(id(node))
+        known[id(node)] = 1 + sum(_count(part, within, known) for part in parts)
+        within.remove(id(node))
+    if known[id(node)] > MOST_NODES:
+        raise YamlError(f"line {node.start_mark.line + 1}: more than {MOST_NODES:,} values, by aliases of aliases")
+    return known[id(node)]

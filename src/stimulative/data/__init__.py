@@ -22,6 +22,7 @@ from stimulative.data.dataset import noise_images as noise_images
 from stimulative.data.dataset import noise_sequences as noise_sequences
 from stimulative.data.fake import FAKE as FAKE
 from stimulative.data.fake import FAKE_SIZE as FAKE_SIZE
+from stimulative.data.fingerprints import changes_of_data as changes_of_data
 from stimulative.data.folder import FOLDER as FOLDER
 from stimulative.data.folder import FOLDER_SIZE as FOLDER_SIZE
 from stimulative.data.folder import ImageFolders as ImageFolders

@@ -16,6 +16,7 @@ from stimulative.data import parquet
 from stimulative.data.pixels import Pixels
 from stimulative.data.small_images import NATIVE_CLASSES, NATIVE_SIZE, Reader, SmallSettings
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 _LABEL_COLUMNS = {"cifar10": ("label",), "cifar100": ("fine_label", "label")}
 
@@ -56,7 +57,7 @@ class Cifar:
         Raises:
             UsageError: If the path cannot be it.
         """
-        root = Path(path).expanduser() if path is not None else default_root()
+        root = user_path(path) if path is not None else default_root()
         if root.exists() and not root.is_dir():
             raise UsageError(
                 f"data.path: {root} is a file; expected the folder that holds it (torchvision's root for "
@@ -86,7 +87,7 @@ class Cifar:
 
 def default_root() -> Path:
     """Where downloads go if no path is given: `$STIMULATIVE_DATA`, else `~/.cache/stimulative`."""
-    return Path(os.environ.get("STIMULATIVE_DATA") or "~/.cache/stimulative").expanduser()
+    return user_path(os.environ.get("STIMULATIVE_DATA") or "~/.cache/stimulative")
 
 
 def _open(name: str, root: Path, *, train: bool) -> Any:

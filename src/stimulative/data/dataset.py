@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Required, Self, TypedDict
 
@@ -60,6 +60,9 @@ class DataSet(ABC):
         task: What they are for, as files say it.
         own_task: A task of one's own, where ``task`` is ``own``.
         unlabelled: Whether batches have None for targets, so that a trained net has to give these; see ``taught_by``.
+        fingerprint: By part of the data, a short text that changes when the data do; see ``fingerprints``. Empty where
+            nobody knows, as of loaders of one's own.
+        left_out: By reason, how many files of a folder are not part of the data.
     """
 
     name: str
@@ -73,6 +76,8 @@ class DataSet(ABC):
     task: TaskName = field(default="images", kw_only=True)
     own_task: Task | None = field(default=None, kw_only=True)
     unlabelled: bool = field(default=False, kw_only=True)
+    fingerprint: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    left_out: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     @property
     def aim(self) -> Task:

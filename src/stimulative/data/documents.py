@@ -8,6 +8,7 @@ import torch
 
 from stimulative.data.batches import generator_for
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 _TRAIN, _TEST = "train", "val"
 _ENDING = ".txt"
@@ -70,7 +71,7 @@ def in_folder(path: str) -> Documents:
     Raises:
         UsageError: If a folder is missing or holds no text, or a file is not UTF-8.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     return Documents(*(_read(root, split) for split in (_TRAIN, _TEST)))
 
 

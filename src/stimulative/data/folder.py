@@ -1,5 +1,8 @@
 """Images of one's own in folders: `PATH/train/CLASS/…` and `PATH/val/CLASS/…`, as ImageNet is laid out."""
 
+import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stimulative.data import fingerprints
+from stimulative.data.image_files import images_below, read_rgb
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 FOLDER = "folder:"
 FOLDER_SIZE = 224
@@ -46,7 +52,9 @@ class FolderSettings(ResizedSettings):
             )
         training, validation = hold_out(found.train.labels, self.validation, seed=seed, class_names=found.class_names)
         size = self.image_size or FOLDER_SIZE
-        return ImageSource(found.class_names, size, found.train, training, validation, found.test)
+        fingerprint = fingerprints.of_split(path, found.train, found.test, found.train.labels, found.test.labels)
+        images = found.train, training, validation, found.test
+        return ImageSource(found.class_names, size, *images, fingerprint, found.left_out)
 
 
 @dataclass(frozen=True)
@@ -77,17 +85,6 @@ class ImageList:
         return self.paths[number]
 
 
-def read_rgb(path: str) -> Any:
-    """The image of a file as PIL's RGB, whatever it is stored as."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.mode.startswith("I;16"):
-            # Pillow's own conversion would clip 16-bit grey to white.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return image.convert("RGB")
-
-
 @dataclass(frozen=True)
 class ImageFolders:
     """A folder with `train/` and `val/`, its files listed but not opened.
@@ -96,11 +93,13 @@ class ImageFolders:
         class_names: The names of the classes' folders, sorted.
         train: Images of `train/`.
         test: Images of `val/`.
+        left_out: By reason, how many files were left out.
     """
 
     class_names: tuple[str, ...]
     train: ImageList
     test: ImageList
+    left_out: Mapping[str, int]
 
     @classmethod
     def find(cls, path: str) -> "ImageFolders":
@@ -109,7 +108,7 @@ class ImageFolders:
         Raises:
             UsageError: If a folder is missing or empty, or `train/` and `val/` differ in their classes.
         """
-        root = Path(path).expanduser()
+        root = user_path(path)
         for split in (_TRAIN, _TEST):
             if not (root / split).is_dir():
                 raise UsageError(
@@ -124,7 +123,15 @@ class ImageFolders:
                 f"only in {_TRAIN}/: {_listed(set(class_names) - set(others))}; "
                 f"only in {_TEST}/: {_listed(set(others) - set(class_names))}"
             )
-        return cls(class_names, _image_list(root / _TRAIN, class_names), _image_list(root / _TEST, class_names))
+        if len(class_names) == 1:
+            raise UsageError(
+                f"{root / _TRAIN} has one class, {class_names[0]!r}: a classifier of one class is always right; give "
+                "it images of what is none of it as another class"
+            )
+        left_out: Counter[str] = Counter()
+        train, test = (_image_list(root / split, class_names, left_out) for split in (_TRAIN, _TEST))
+        _check_apart(root, train, test)
+        return cls(class_names, train, test, {reason: count for reason, count in left_out.items() if count})
 
 
 def _class_names(split: Path) -> tuple[str, ...]:
@@ -134,19 +141,29 @@ def _class_names(split: Path) -> tuple[str, ...]:
     return names
 
 
-def _image_list(split: Path, class_names: tuple[str, ...]) -> ImageList:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+def _image_list(split: Path, class_names: tuple[str, ...], left_out: Counter[str]) -> ImageList:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    numbers = {name: number for number, name in enumerate(class_names)}
-    samples = make_dataset(str(split), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
-    labels = np.array([label for _, label in samples], dtype=np.int64)
-    empty = sorted(set(class_names) - {class_names[label] for label in set(labels.tolist())})
+    of_classes = [images_below(split / name, left_out) for name in class_names]
+    empty = sorted(name for name, paths in zip(class_names, of_classes, strict=True) if not paths)
     if empty:
         raise UsageError(
             f"{split}: no images in {_listed(empty)}; expected files ending in {', '.join(IMG_EXTENSIONS)}; "
             "add images or remove the class from both splits"
         )
-    return ImageList(tuple(path for path, _ in samples), labels)
+    labels = np.repeat(np.arange(len(class_names), dtype=np.int64), [len(paths) for paths in of_classes])
+    return ImageList(tuple(path for paths in of_classes for path in paths), labels)
+
+
+def _check_apart(root: Path, train: ImageList, test: ImageList) -> None:
+    """Make sure that no file is trained on and tested on, by a link."""
+    real = {os.path.realpath(path): path for path in train.paths}
+    both = [path for path in test.paths if os.path.realpath(path) in real]
+    if both:
+        raise UsageError(
+            f"{root}: {len(both)} of the {len(test)} images of {_TEST}/ are files of {_TRAIN}/, too, such as "
+            f"{both[0]}: what is measured on them would say nothing; remove the links"
+        )
 
 
 def _listed(names: Any) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from stimulative.data import fingerprints
 from stimulative.data.folder import FOLDER_SIZE, ImageList
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 from stimulative.objectives import IGNORED
 
 MULTILABEL = "multilabel:"
@@ -44,13 +46,14 @@ class LabelListSettings(ResizedSettings):
 
     def source(self, seed: int) -> ImageSource:
         """Read the lists."""
-        root = Path(self.name.removeprefix(MULTILABEL)).expanduser()
+        root = user_path(self.name.removeprefix(MULTILABEL))
         names, train = read_list(root / _TRAIN)
         names, test = read_list(root / _TEST, names)
         if self.classes not in (None, len(names)):
             raise UsageError(f"data.classes: {root} has {len(names)} labels, got {self.classes}; leave it out")
         training, validation = hold_out_any(len(train), self.validation, seed=seed)
-        return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test)
+        fingerprint = fingerprints.of_split(str(root), train, test, train.labels, test.labels)
+        return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test, fingerprint)
 
 
 def read_list(path: Path, names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], ImageList]:

@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stimulative.data import fingerprints
 from stimulative.data.augmentation import Preparation
-from stimulative.data.folder import FOLDER_SIZE, read_rgb
+from stimulative.data.folder import FOLDER_SIZE
+from stimulative.data.image_files import read_rgb, size_of
 from stimulative.data.images import Transform
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 SEGMENTATION = "segmentation:"
 NO_CLASS = 255
@@ -52,11 +55,12 @@ class MaskSettings(ResizedSettings):
 
     def source(self, seed: int) -> ImageSource:
         """List the files, and find out how many classes there are."""
-        root = Path(self.name.removeprefix(SEGMENTATION)).expanduser()
+        root = user_path(self.name.removeprefix(SEGMENTATION))
         train, test = MaskedImages.find(root / _TRAIN), MaskedImages.find(root / _TEST)
         names = _class_names(root, train, self.classes)
         training, validation = hold_out_any(len(train), self.validation, seed=seed)
-        return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test)
+        fingerprint = fingerprints.of_split(str(root), train, test)
+        return ImageSource(names, self.image_size or FOLDER_SIZE, train, training, validation, test, fingerprint)
 
     def augmentation(self, size: int, mean: tuple[float, ...]) -> Transform:
         """What is done to training images and their masks."""
@@ -153,12 +157,11 @@ class MaskedImages:
                     f"its mask is of mode {mask.mode}, and has to have one channel with numbers of classes"
                 )
             values = np.asarray(mask).astype(np.int64)
-        with Image.open(self.images[number]) as image:
-            if image.size != values.shape[::-1]:
-                width, height = image.size
-                raise ValueError(
-                    f"its mask has {values.shape[1]}x{values.shape[0]} pixels, where the image has {width}x{height}"
-                )
+        width, height = size_of(self.images[number])
+        if (height, width) != values.shape:
+            raise ValueError(
+                f"its mask has {values.shape[1]}x{values.shape[0]} pixels, where the image has {width}x{height}"
+            )
         return values
 
     def origin(self, number: int) -> str:

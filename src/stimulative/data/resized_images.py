@@ -2,8 +2,8 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,8 @@ class ImageSource:
         training: Positions of those to train on.
         validation: Positions of those held out.
         test: Images to test on.
+        fingerprint: By part of the data, a short text that changes when the data do.
+        left_out: By reason, how many files were left out.
     """
 
     class_names: tuple[str, ...]
@@ -42,6 +44,8 @@ class ImageSource:
     training: np.ndarray
     validation: np.ndarray
     test: images.Images
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ class ResizedSettings(ImageSettings):
                 batch_size=self.evaluation_batch_size,
             ),
             plain_calibration=in_order(source.train, calibration[0]),
+            fingerprint=source.fingerprint,
+            left_out=source.left_out,
         )
 
     def augmentation(self, size: int, mean: tuple[float, ...]) -> images.Transform:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stimulative.data import sequences
+from stimulative.data import fingerprints, sequences
 from stimulative.data.batches import Batch, LazyLoader, Loader
 from stimulative.data.dataset import SentenceData
 from stimulative.data.kind import KindSettings, Opening
@@ -16,6 +16,7 @@ from stimulative.data.split import hold_out_any
 from stimulative.data.texts import DEFAULT_LENGTH
 from stimulative.data.tokens import Tokenizer, tokenizer_of
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 SENTENCES = "sentences:"
 
@@ -48,7 +49,7 @@ class SentenceSettings(KindSettings):
 
     def open(self, opening: Opening) -> SentenceData:
         """Read the texts; those to test on are read when they are first used."""
-        root = Path(self.name.removeprefix(SENTENCES)).expanduser()
+        root = user_path(self.name.removeprefix(SENTENCES))
         found = read_lines(root / _TRAIN)
         _check_there(root / _TEST)
         tokenizer = tokenizer_of(self.tokenizer)
@@ -84,6 +85,10 @@ class SentenceSettings(KindSettings):
             test=LazyLoader(test),
             calibration=calibration,
             plain_calibration=calibration,
+            fingerprint={
+                "training texts": fingerprints.of_texts(found),
+                "tokens": fingerprints.of_texts(tokenizer.names),
+            },
         )
 
 

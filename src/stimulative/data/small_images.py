@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stimulative.data import pixels
+from stimulative.data import fingerprints, pixels
 from stimulative.data.batches import LazyLoader
 from stimulative.data.dataset import ImageData
 from stimulative.data.image_settings import ImageSettings
@@ -110,4 +110,5 @@ class SmallSettings(ImageSettings):
             test=LazyLoader(test_loader),
             calibration=calibration,
             plain_calibration=plain,
+            fingerprint={"training images": fingerprints.of_values(train.images, train.labels)},
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stimulative.data import documents, sequences
+from stimulative.data import documents, fingerprints, sequences
 from stimulative.data.batches import LazyLoader, Loader
 from stimulative.data.dataset import Chance, TextData
 from stimulative.data.kind import KindSettings, Opening
@@ -79,4 +79,9 @@ class TextSettings(KindSettings):
             calibration=calibration,
             plain_calibration=calibration,
             token_chance=Chance(*train.guess(classes)),
+            fingerprint={
+                "training texts": fingerprints.of_texts(found.train),
+                "test texts": fingerprints.of_texts(found.test),
+                "tokens": fingerprints.of_texts(tokenizer.names),
+            },
         )

@@ -1,9 +1,9 @@
 """From text to numbers: bytes, which need nothing, or a tokenizer in a file."""
 
-from pathlib import Path
 from typing import Any, Protocol
 
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 BYTES = "bytes"
 _ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
@@ -88,7 +88,7 @@ def tokenizer_of(name: str) -> Tokenizer:
     """
     if name == BYTES:
         return Bytes()
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.exists():
         raise UsageError(
             f"data.tokenizer: there is no {path}; give {BYTES}, the path of a tokenizer.json, or that of a folder in "
@@ -103,7 +103,7 @@ def tokenizer_of(name: str) -> Tokenizer:
         ) from error
     try:
         if path.is_dir():
-            opened = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            opened = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         else:
             opened = PreTrainedTokenizerFast(tokenizer_file=str(path))
     except Exception as error:  # the readers raise almost anything on files that are not theirs

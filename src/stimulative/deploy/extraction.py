@@ -29,21 +29,23 @@ from stimulative.residual import (
     layers_with_statistics,
     put_statistics,
     stacks_of,
+    undisturbed,
     without_caches,
 )
 
 Calibration = Statistics | Iterable[Any] | Literal["keep"]
 
 
+@undisturbed
 def extract(
     network: ResidualNetwork, subnet: SubnetLike, calibration: Calibration | None = None, *, images: int | None = None
 ) -> nn.Module:
     """Take a subnet out of its main net.
 
-    The network stays as it is; the module that comes out shares no memory with it. It is of the same class, with the
-    skipped blocks gone from their containers: what is left is renumbered, so that names of parameters are those of the
-    architecture built with these depths. Of Transformers' models the config says how many layers are left. It is in
-    evaluation mode, and can be trained further like any module.
+    The network stays as it is, also where the call is interrupted; the module that comes out shares no memory with it.
+    It is of the same class, with the skipped blocks gone from their containers: what is left is renumbered, so that
+    names of parameters are those of the architecture built with these depths. Of Transformers' models the config says
+    how many layers are left. It is in evaluation mode, and can be trained further like any module.
 
     Args:
         network: The network.

@@ -20,13 +20,22 @@ from torch import Tensor, nn
 
 from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.packed import StoredStage, StoredSubnet
-from stimulative.deploy.writing import KEY, check_new, writing
+from stimulative.deploy.writing import KEY, check_new
 from stimulative.errors import UsageError
-from stimulative.residual import ResidualNetwork, Statistics, Subnet, SubnetLike, layers_with_statistics
+from stimulative.files import blank_seal, replacing, seal
+from stimulative.residual import (
+    ResidualNetwork,
+    Statistics,
+    Subnet,
+    SubnetLike,
+    layers_with_statistics,
+    undisturbed,
+)
 
 FORMAT = "stimulative family 1"
 
 
+@undisturbed
 def save_family(
     network: ResidualNetwork,
     file: str | Path,
@@ -130,9 +139,10 @@ def _entries(stored: Sequence[StoredSubnet], more: Sequence[Mapping[str, Any]] |
 def _write(path: Path, beside: Path, tensors: dict[str, Tensor], said: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    with writing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", KEY: json.dumps(said)})
-    with writing(beside) as temporary:
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", KEY: json.dumps(said)} | blank_seal())
+        seal(temporary)
+    with replacing(beside) as temporary:
         temporary.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 

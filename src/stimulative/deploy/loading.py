@@ -20,6 +20,8 @@ from stimulative.deploy.family_file import FORMAT
 from stimulative.deploy.packed import StoredFamily
 from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
+from stimulative.extension import distrusting, trusting
+from stimulative.files import Damaged, check_seal
 from stimulative.records import Record, understanding
 from stimulative.residual import Subnet, put_statistics, unravel
 from stimulative.tasks import TaskName
@@ -79,6 +81,7 @@ def load(
     model: nn.Module | None = None,
     example_input: Any = None,
     device: torch.device | str = "cpu",
+    trust: bool = False,
 ) -> Elastic:
     """Load a family file as one module whose depth is switched at run time.
 
@@ -88,12 +91,14 @@ def load(
             file's weights, and taken apart.
         example_input: What the model is called with, where the file does not say; as ``unravel`` takes it.
         device: Where to.
+        trust: Whether the file may name code of its own (``package.module:factory``) and give it any arguments.
+            Importing runs that code. Otherwise only models of the catalogue are built, with plain arguments.
 
     Returns:
         The family, in evaluation mode, with the largest subnet in use.
 
     Raises:
-        UsageError: If the file is no family file, or does not fit the model.
+        UsageError: If the file is no family file, does not fit the model, or names code and is not trusted.
     """
     path = Path(file)
     tensors, about = _read(path)
@@ -102,12 +107,15 @@ def load(
             f"{path} was written of a model without a name: give the whole model and what it is called with, as "
             "load(FILE, model=..., example_input=...)"
         )
-    whole = _whole(about, path).built() if model is None else model
+    if model is None:
+        allow = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
+        with trusting() if trust else distrusting(f"{path}", allow=allow):
+            model = _whole(about, path).built()
     example = _whole(about, path).example() if example_input is None else example_input
     with understanding(path):
         family = StoredFamily.from_mapping(about)
-    missing = _fill(whole, tensors, path)
-    network = unravel(whole, as_in(whole, example), stages=[stage.blocks for stage in family.stages])
+    missing = _fill(model, tensors, path)
+    network = unravel(model, as_in(model, example), stages=[stage.blocks for stage in family.stages])
     nets = {}
     for stored in family.subnets:
         subnet = Subnet.parse(stored.subnet)
@@ -133,9 +141,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; write one: stimulative pack RUN")
     try:
+        check_seal(path)
         with safe_open(path, framework="pt") as opened:
             about = json.loads((opened.metadata() or {}).get(KEY, "null"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
+    except Damaged as error:
+        raise UsageError(f"{error}. Copy it again, or write it again: stimulative pack") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as a family file: {error}. Write it again: stimulative pack"

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from stimulative.errors import UsageError
+from stimulative.extension import distrusted, how_to_trust
+from stimulative.models.foreign_arguments import foreign_problem
 from stimulative.naming import did_you_mean
 
 
@@ -61,6 +63,9 @@ class Factory:
                 reserved[keyword] = "it follows from the data"
         accepted = accepted_keywords(self.make) if self.known is None else self.known
         found = []
+        foreign = foreign_problem(arguments) if distrusted() else None
+        if foreign is not None:
+            return [f"{distrusted()} gives model {self.name!r} arguments: {foreign}. {how_to_trust()}"]
         for argument in arguments:
             if argument in reserved:
                 found.append(f"{argument!r} cannot be given to model {self.name!r}: {reserved[argument]}; remove it")

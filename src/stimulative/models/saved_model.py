@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.errors import UsageError
+from stimulative.extension import HOW_TO_TRUST, is_trusting
+from stimulative.files import user_path
 from stimulative.models.catalog import find
+from stimulative.models.foreign_arguments import foreign_problem
 from stimulative.tasks import TaskName
 
 _CONFIG = "config.json"
@@ -39,7 +42,7 @@ class SavedModel:
     @classmethod
     def at(cls, path: str | Path) -> SavedModel | None:
         """The model in a directory; None if there is none."""
-        path = Path(path).expanduser()
+        path = user_path(path)
         return cls(path) if (path / _CONFIG).is_file() else None
 
     @property
@@ -75,7 +78,7 @@ class SavedModel:
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(str(self.path), local_files_only=True)
+            config = AutoConfig.from_pretrained(str(self.path), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # Transformers raises almost anything on files that are not its own
             raise UsageError(f"{self.path / _CONFIG} cannot be read as a config of Transformers: {error}") from error
         name = f"transformers/{config.model_type}"
@@ -88,6 +91,9 @@ class SavedModel:
             said["vocab_size"] = config.vocab_size  # which may be more than the tokenizer has
         if not dropout:
             said |= {key: 0.0 for key, value in own.items() if key in taken and _is_dropout(key, value)}
+        foreign = foreign_problem(said)
+        if foreign is not None and not is_trusting():
+            raise UsageError(f"{self.path / _CONFIG}: {foreign}. Where you trust it, {HOW_TO_TRUST}")
         return {"name": name, "arguments": {**said, **(self._pooling() if task == "embedding" else {})}}
 
     def _pooling(self) -> dict[str, Any]:

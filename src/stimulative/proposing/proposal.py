@@ -15,6 +15,7 @@ from typing import Any
 from stimulative.config import SECTIONS, Recipe, dump_line, load_recipe, plain, read_overrides
 from stimulative.data import DataSettings, SentenceData, TextData
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 from stimulative.models import PRETRAINED, SavedModel
 from stimulative.proposing.lr_range import RangeTest
 from stimulative.proposing.rules import Proposed, fit_images, settings_for
@@ -161,7 +162,7 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
 
 def _model_of_run(weights: str | None) -> Mapping[str, Any]:
     """What a run that is started from says of its model; nothing of anything else."""
-    run = None if weights in (None, PRETRAINED) else RunDirectory(Path(weights).expanduser())
+    run = None if weights in (None, PRETRAINED) else RunDirectory(user_path(weights))
     model = run.recipe_mapping.get("model") if run is not None and run.started else None
     return {key: model.get(key) for key in ("name", "arguments", "subnet")} if isinstance(model, Mapping) else {}
 

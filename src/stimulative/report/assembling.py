@@ -38,11 +38,11 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     """
     if not directories:
         raise UsageError("no directory given; name at least one run or study")
-    sources = [read_source(Path(directory)) for directory in directories]
+    sources = [read_source(files.check_path(Path(directory))) for directory in directories]
     out = Path(out) if out is not None else sources[0].directory if len(sources) == 1 else Path("report")
     groups = groups_in(sources)
     sections = sections_of(sources, groups)
-    files.make_directory(out / FIGURES)
+    files.make_directory(files.inside(out, FIGURES))
     page = render(
         title=title or _title(sources),
         introduction=f"Drawn from the files of {', '.join(str(source.directory) for source in sources)}.",

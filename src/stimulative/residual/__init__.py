@@ -28,6 +28,8 @@ from stimulative.residual.access.slots import computed_by_hooks as computed_by_h
 from stimulative.residual.access.slots import put_children as put_children
 from stimulative.residual.access.slots import put_statistics as put_statistics
 from stimulative.residual.access.slots import statistics_in as statistics_in
+from stimulative.residual.access.undisturbed import uncut as uncut
+from stimulative.residual.access.undisturbed import undisturbed as undisturbed
 from stimulative.residual.counted.layers import stacks_of as stacks_of
 from stimulative.residual.counted.misfits import misfit as misfit
 from stimulative.residual.counted.misfits import restored_config as restored_config

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slices import put
+from stimulative.residual.access.undisturbed import uncut, undisturbed
 from stimulative.residual.finding.carried import settle_carried
 from stimulative.residual.finding.dense import NotDense, find_dense, unlike_dense
 from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
@@ -33,13 +34,14 @@ SubnetLike = Subnet | str | Sequence[int]
 _CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"
 
 
+@undisturbed
 def unravel(
     model: nn.Module, example_input: Any, *, stages: Sequence[str | Sequence[str]] | None = None
 ) -> ResidualNetwork:
     """Find the residual blocks of a model, and make every sub-network of it runnable.
 
     The model runs once on the example input, in evaluation mode and without gradients. It is not changed: its
-    parameters, buffers, state dict, mode and class stay as they are.
+    parameters, buffers, state dict, mode and class stay as they are, also where the call is interrupted.
 
     Args:
         model: Any residual network.
@@ -271,6 +273,7 @@ class ResidualNetwork(nn.Module):
             self._check_checkpointing()
         return skipping(self.model, self.wiring, chosen)
 
+    @undisturbed
     def recalibrate(
         self,
         batches: Iterable[Any],
@@ -281,7 +284,8 @@ class ResidualNetwork(nn.Module):
         """Estimate the normalisation statistics of subnets on training images, sharing what their prefixes share.
 
         Each layer's mean and (biased) variance are the sample-weighted averages over the batches, every layer
-        normalising by its own batch. The model's own statistics come back untouched.
+        normalising by its own batch. The model's own statistics come back untouched, also where the call is
+        interrupted; subnets that run in other threads meanwhile are right, and wait for a batch at most.
 
         Args:
             batches: Such as a data loader yields: inputs of the model, alone or followed by targets and more; see
@@ -297,6 +301,7 @@ class ResidualNetwork(nn.Module):
         inputs = (self.split(batch)[0] for batch in batches)
         return recalibrate(self.model, self.wiring, chosen, inputs, images=images)
 
+    @uncut
     def load_statistics(self, statistics: Statistics, subnet: SubnetLike | None = None) -> None:
         """Make the statistics of one subnet (by default the main net) the model's own.
 

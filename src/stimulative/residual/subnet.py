@@ -18,7 +18,9 @@ Kept = Literal["ordered", "suffix", "every_other", "unordered"]
 KEPT: tuple[Kept, ...] = get_args(Kept)
 
 _WORDS: dict[Kept, str] = {"ordered": "first", "suffix": "last", "every_other": "evenly spread"}
-_STAGE = re.compile(r"\d+|\[(?:\d+(?:\.\d+)*)?\]")
+_MOST = 10_000
+"""Characters of a subnet's text, blocks that it may name, and the greatest depth: far beyond any network."""
+_STAGE = re.compile(r"[0-9]+|\[(?:[0-9]+(?:\.[0-9]+)*)?\]")
 _TEXT = re.compile(rf"(?:{_STAGE.pattern})(?:-(?:{_STAGE.pattern}))*")
 
 
@@ -69,11 +71,14 @@ class Subnet:
             UsageError: If the text is not of that form.
         """
         text = text.strip()
+        if len(text) > _MOST:
+            raise UsageError(f"cannot read the subnet {text[:40]!r}…: it has more than {_MOST:,} characters")
         if not _TEXT.fullmatch(text):
             raise UsageError(
                 f"cannot read the subnet {text!r}: write one depth a stage, such as '2-3-5-2', "
                 "or name the blocks that run, such as '2-[0.2]-5-2'"
             )
+        _check_size(text)
         stages = []
         for part in _STAGE.findall(text):
             if part.startswith("["):
@@ -91,9 +96,9 @@ class Subnet:
         """
         try:
             return cls(tuple(tuple(index(block) for block in stage) for stage in json.loads(text)))
-        except (TypeError, json.JSONDecodeError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
-                f"cannot read the subnet {text!r}: it is a list of block indices for each stage, such as "
+                f"cannot read the subnet {text[:200]!r}: it is a list of block indices for each stage, such as "
                 "[[0, 1], [0, 1, 2]]"
             ) from error
 
@@ -121,6 +126,19 @@ class Subnet:
             str(len(stage)) if stage == tuple(range(len(stage))) else f"[{'.'.join(map(str, stage))}]"
             for stage in self.stages
         )
+
+
+def _check_size(text: str) -> None:
+    """Make sure that a subnet's text does not ask for more blocks than any network has."""
+    numbers = re.findall("[0-9]+", text)
+    if any(len(number) > 5 or int(number) > _MOST for number in numbers) or _blocks_in(text) > _MOST:
+        raise UsageError(
+            f"the subnet {text[:40]!r} is none: it has more than {_MOST:,} blocks, or one with a greater number"
+        )
+
+
+def _blocks_in(text: str) -> int:
+    return sum(part.count(".") + 1 if part.startswith("[") else int(part) for part in _STAGE.findall(text))
 
 
 @dataclass(frozen=True)

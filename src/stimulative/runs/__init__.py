@@ -1,10 +1,14 @@
 """What a run directory is: its files, read and written here alone. Knows no training."""
 
+from stimulative.config import RECIPE as RECIPE
+from stimulative.runs.checksums import CHECKSUMS as CHECKSUMS
+from stimulative.runs.checksums import check_sum as check_sum
+from stimulative.runs.checksums import sums_in as sums_in
 from stimulative.runs.directory import BEST as BEST
 from stimulative.runs.directory import LAST as LAST
 from stimulative.runs.directory import METRICS as METRICS
 from stimulative.runs.directory import MODEL as MODEL
-from stimulative.runs.directory import RECIPE as RECIPE
+from stimulative.runs.directory import PREVIOUS as PREVIOUS
 from stimulative.runs.directory import REFERENCE as REFERENCE
 from stimulative.runs.directory import SUBNETS as SUBNETS
 from stimulative.runs.directory import SUMMARY as SUMMARY

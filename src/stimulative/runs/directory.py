@@ -7,7 +7,10 @@ measured, a table of them. A directory with a recipe is a run; one that has a su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +18,20 @@ from typing import Any
 from torch import nn
 
 from stimulative import files
-from stimulative.config import Recipe, load_recipe, parse_yaml
+from stimulative.claiming import in_use
+from stimulative.config import AUTHORSHIP, RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
 from stimulative.errors import UsageError
 from stimulative.records import RecordError, understanding
+from stimulative.runs import checksums
 from stimulative.runs.environment import Environment
 from stimulative.runs.family import Family
 from stimulative.runs.metrics import Epoch, read_metrics
 from stimulative.runs.summary import Summary
 
-RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 LAST = "checkpoint-last.ckpt"
+PREVIOUS = "checkpoint-previous.ckpt"
 BEST = "checkpoint-best.ckpt"
 MODEL = "model.safetensors"
 REFERENCE = "reference.safetensors"
@@ -43,6 +48,9 @@ class RunDirectory:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        files.check_path(self.path)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -82,10 +90,11 @@ class RunDirectory:
         """Its recipe; modules of the user's own that it names (``package.module:name``) are imported.
 
         Raises:
-            UsageError: If it has none, or one that cannot be used.
+            UsageError: If it has none, or one that cannot be used, or it names modules and this user has not written it
+                (see ``authorship``) and does not trust it (``stimulative.trusting``).
         """
         RunDirectory.open(self.path)
-        return load_recipe(self.file(RECIPE))
+        return load_recipe(self.file(RECIPE), of_a_run=True)
 
     @property
     def recipe_text(self) -> str:
@@ -124,6 +133,9 @@ class RunDirectory:
             UsageError: If it has not finished, or the file is damaged.
         """
         if not self.finished:
+            busy = in_use(self.path)
+            if busy is not None:
+                raise UsageError(f"the run in {self.path} has not finished: {busy}. Wait for it")
             raise UsageError(
                 f"the run in {self.path} has not finished: continue it with stimulative train ... --resume (it has no "
                 f"{SUMMARY} yet)"
@@ -176,10 +188,10 @@ class RunDirectory:
 
     @property
     def weights(self) -> Path:
-        """The file of its trained weights.
+        """The file of its trained weights, compared with its checksum.
 
         Raises:
-            UsageError: If it is missing.
+            UsageError: If it is missing or damaged.
         """
         stored = self.file(MODEL)
         if not stored.exists():
@@ -187,6 +199,12 @@ class RunDirectory:
                 f"there is no {stored}, though the run has finished: put the file back, or remove {SUMMARY} and "
                 "resume the run"
             )
+        try:
+            checksums.check_sum(stored)
+        except files.Damaged as error:
+            raise UsageError(
+                f"{error}. Copy it again, or remove it and {SUMMARY}, and resume the run, which finishes anew"
+            ) from error
         return stored
 
     @property
@@ -201,26 +219,64 @@ class RunDirectory:
         adopted = self.finished and self.summary.method is None
         return self.file(MODEL) if adopted and self.file(MODEL).exists() else None
 
+    def copied(self, out: Path) -> RunDirectory:
+        """A copy of it as far as measuring and deploying it takes: all but checkpoints and loggers' files.
+
+        Raises:
+            UsageError: If there is something else already, or it cannot be written.
+        """
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} exists; choose another directory with out=")
+        names = RECIPE, AUTHORSHIP, ENVIRONMENT, METRICS, MODEL, REFERENCE, SUMMARY, SUBNETS, checksums.CHECKSUMS
+        files.make_directory(out)
+        for name in names:
+            if self.file(name).exists():
+                with files.replacing(out / name) as temporary:
+                    shutil.copyfile(self.file(name), temporary)
+        return RunDirectory(out)
+
+    @contextmanager
+    def writing(self, name: str, *, keep_as: str | None = None) -> Iterator[Path]:
+        """A temporary path that becomes one of its files when the block ends well, with its checksum.
+
+        Args:
+            name: The name of the file.
+            keep_as: A name under which the file that is there now is kept.
+        """
+        path = self.file(name)
+        kept = keep_as if keep_as is not None and path.exists() else None
+        with files.replacing(path) as temporary:
+            yield temporary
+            checksums.note(self.path, name, temporary, beside=None if kept is None else {kept: name})
+            if kept is not None:
+                path.replace(self.file(kept))
+
+    def _write(self, name: str, text: str) -> None:
+        with self.writing(name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Write its recipe, every setting filled in."""
-        files.write_text(self.file(RECIPE), recipe.to_yaml())
+        write_run_recipe(self.path, recipe.to_yaml())
 
     def write_environment(self, environment: Environment) -> None:
         """Write what it runs on."""
         files.write_json(self.file(ENVIRONMENT), environment.to_mapping())
 
-    def write_model(self, model: nn.Module) -> None:
-        """Write the weights of the trained model."""
-        files.save_model(model, self.file(MODEL))
+    def write_model(self, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the weights of the trained model, and what they were made of."""
+        with self.writing(MODEL) as temporary:
+            files.save_model(model, temporary, metadata)
 
     def write_reference(self, model: nn.Module) -> None:
         """Write the weights that targets are made with."""
-        files.save_model(model, self.file(REFERENCE))
+        with self.writing(REFERENCE) as temporary:
+            files.save_model(model, temporary)
 
     def write_summary(self, summary: Summary) -> None:
         """Write what it has come to; with this the run has finished."""
-        files.write_json(self.file(SUMMARY), summary.to_mapping())
+        self._write(SUMMARY, json.dumps(summary.to_mapping(), indent=2) + "\n")
 
     def write_family(self, family: Family) -> None:
         """Write its measured subnets."""
-        files.write_text(self.file(SUBNETS), family.to_csv())
+        self._write(SUBNETS, family.to_csv())

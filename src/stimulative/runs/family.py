@@ -137,7 +137,7 @@ class Family:
                 return cls(tuple(_member(row) for row in csv.DictReader(file)))
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}; evaluate the run first") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             what = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(f"{path} is not the list of subnets of a run: {what}; evaluate the run again") from error
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from stimulative.files import write_text
+from stimulative.errors import UsageError
+from stimulative.files import CannotWrite, write_text
 from stimulative.tasks import KEYS
 
 
@@ -91,18 +92,33 @@ class MetricsFile:
         write_text(path, "\n".join(lines) + "\n")
 
     def add(self, epoch: Epoch) -> None:
-        """Append a row."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            values = {column: getattr(epoch, name) for name, column in self.columns.items()}
-            csv.DictWriter(file, list(values), lineterminator="\n").writerow(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
-            )
+        """Append a row.
+
+        Raises:
+            CannotWrite: If the disk refuses.
+        """
+        values = {column: getattr(epoch, name) for name, column in self.columns.items()}
+        row = [f"{value:.6g}" if isinstance(value, float) else value for value in values.values()]
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise CannotWrite(self.path, error.strerror or str(error)) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv, as they are; one that a crash cut short is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
+    """The whole rows of a metrics.csv, as they are; one that a crash cut short is left out.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(
+            f"{path} cannot be read as the log of a run: {error}; remove it, and it begins anew"
+        ) from error
     columns = columns_of(measure_of(read[0] if read else ())).values()
     rows = [{column: row[column] for column in columns if row.get(column) is not None} for row in read]
-    return [row for row in rows if len(row) == len(columns) and row["epoch"].isdigit()]
+    return [row for row in rows if len(row) == len(columns) and row["epoch"].isdecimal() and row["epoch"].isascii()]

@@ -147,6 +147,7 @@ class Summary(Record):
         by_blocks: The spread of accuracies by the number of blocks.
         by_stage: The spread of accuracies by the depth of each stage.
         runs_at_once: How many runs shared the machine, for a run of a study.
+        files_left_out: By reason, how many files of a folder were not part of the data.
         more: What a later version has written beside all that.
     """
 
@@ -172,6 +173,7 @@ class Summary(Record):
     by_blocks: tuple[SizeSpread, ...] | None = None
     by_stage: tuple[DepthSpread, ...] | None = None
     runs_at_once: int | None = absent()
+    files_left_out: Mapping[str, int] | None = absent()
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stimulative import files
+from stimulative.authorship import is_ours, mark
 from stimulative.data import View
 from stimulative.errors import UsageError
+from stimulative.extension import HOW_TO_TRUST, is_trusting
 from stimulative.runs import Summary
 from stimulative.studies.jobs import Job, Workers
 from stimulative.studies.working import Failure, Work
@@ -32,6 +35,7 @@ def on_cluster(
     Raises:
         UsageError: If the cluster cannot be used.
     """
+    _check_folder(out / "cluster")
     executor = _executor(out / "cluster", workers)
     waiting = list(jobs.items())[::-1]
     sent: dict[str, Any] = {}
@@ -42,7 +46,7 @@ def on_cluster(
             known = _known_job(executor, note)
             if known is None:
                 work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, calibration=view)
-                known = executor.submit(work.do)
+                known = executor.submit(Sent(work))
                 files.write_json(note, {"job": known.job_id})
             sent[name] = known
         for name in [name for name, job in sent.items() if job.done()]:
@@ -50,6 +54,41 @@ def on_cluster(
             error = job.exception()
             yield name, job.result() if error is None else Failure(f"{error}".strip().splitlines()[0], f"{error}")
         time.sleep(0.2 if workers.cluster == "local" else 5)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A run as submitit sends it; one that is to make room is sent again, and goes on."""
+
+    work: Work
+
+    def __call__(self) -> Summary | Failure:
+        """Compute it."""
+        return self.work.do()
+
+    def checkpoint(self) -> Any:
+        """What is sent again, once training has saved where it stands."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _check_folder(folder: Path) -> None:
+    """Make sure that jobs' results there are those of this user's jobs: submitit reads them as pickles, which run code.
+
+    Raises:
+        UsageError: If somebody else may have put some there.
+    """
+    note = files.inside(folder.parent, folder.name) / "authorship.json"
+    text = f"jobs in {folder.resolve()}"
+    if not folder.exists():
+        folder.mkdir()
+        files.write_json(note, {"folder": mark(text)})
+    elif not is_trusting() and not (note.exists() and is_ours(text, files.read_json(note).get("folder"))):
+        raise UsageError(
+            f"{folder} was not made by you on this machine, or was moved since, and results of jobs in it would run "
+            f"code when they are read: remove it, or where you trust it, {HOW_TO_TRUST}"
+        )
 
 
 def _executor(folder: Path, workers: Workers) -> Any:

@@ -22,6 +22,7 @@ import torch
 
 from stimulative import files
 from stimulative.analysis import Steps, draw_images, open_run
+from stimulative.claiming import claimed
 from stimulative.data import Batch, Loader, View
 from stimulative.errors import UsageError
 from stimulative.records import understanding
@@ -85,26 +86,27 @@ def destroy(
     check_numbers(draws, images)
     found = finished_runs(runs)
     out = Path(out)
-    files.make_directory(out / _PARTS)
-    known = [run.summary.calibration for run in found]
-    view: View | None = next((one.view for one in known if one is not None), None)
-    parts: list[DestroyedNet] = []
-    destruction = _together(parts, found[0].summary.task, draws, seed)
-    for run in found:
-        directory = run.directory.path
-        kept = out / _PARTS / f"{directory.resolve().name}-{_fingerprint(run, draws, seed, images, view)}.json"
-        measured_before = kept.exists()
-        if not measured_before:
-            files.write_json(kept, _measured(run, draws, seed, images, view, device, progress).to_mapping())
-        content = files.read_json(kept)
-        with understanding(kept):
-            parts.append(DestroyedNet.from_mapping(content).called(run.label, directory))
-        # after each run, so that what is done is there if the next one fails
-        destruction = _together(parts, run.summary.task, draws, seed)
-        destruction.write_tables(out)
-        destruction.write(out)
-        if after_run is not None:
-            after_run(run.label, measured_before)
+    with claimed(out, "a study of damage"):
+        files.make_directory(files.inside(out, _PARTS))
+        known = [run.summary.calibration for run in found]
+        view: View | None = next((one.view for one in known if one is not None), None)
+        parts: list[DestroyedNet] = []
+        destruction = _together(parts, found[0].summary.task, draws, seed)
+        for run in found:
+            directory = run.directory.path
+            kept = out / _PARTS / f"{directory.resolve().name}-{_fingerprint(run, draws, seed, images, view)}.json"
+            measured_before = kept.exists()
+            if not measured_before:
+                files.write_json(kept, _measured(run, draws, seed, images, view, device, progress).to_mapping())
+            content = files.read_json(kept)
+            with understanding(kept):
+                parts.append(DestroyedNet.from_mapping(content).called(run.label, directory))
+            # after each run, so that what is done is there if the next one fails
+            destruction = _together(parts, run.summary.task, draws, seed)
+            destruction.write_tables(out)
+            destruction.write(out)
+            if after_run is not None:
+                after_run(run.label, measured_before)
     return destruction
 
 

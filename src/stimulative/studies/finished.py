@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stimulative.config import Recipe, dump_line
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 from stimulative.runs import RunDirectory, Summary
 
 
@@ -65,7 +66,7 @@ def finished_runs(runs: Sequence[str | Path]) -> list[FinishedRun]:
 def _data_of(recipe: Recipe) -> str:
     folder = recipe.data.folder or recipe.data.text_folder
     if folder is not None:
-        return str(Path(folder).expanduser().resolve())
+        return str(user_path(folder).resolve())
     return _data_name(recipe)
 
 

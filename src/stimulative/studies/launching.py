@@ -104,7 +104,7 @@ def check_directories(jobs: Mapping[str, Job], out: Path) -> None:
         UsageError: If one would.
     """
     for name, job in jobs.items():
-        run = RunDirectory(out / name)
+        run = RunDirectory(files.inside(out, name))
         if run.started and run.recipe != job.recipe:
             raise UsageError(
                 f"{run.path} holds a run of another recipe; choose another directory with out=, or remove it"
@@ -120,7 +120,7 @@ def finished(directory: Path, job: Job) -> Summary | None:
     run = RunDirectory(directory)
     if not run.finished:
         return None
-    summary = run.summary
+    summary, _ = run.summary, run.weights
     if job.subnets is None:
         return summary if summary.subnets.evaluated else None
     return summary if measured_scores(directory).keys() >= set(job.subnets) else None

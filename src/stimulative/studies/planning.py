@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from stimulative.claiming import claimed
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.methods import method_named
@@ -14,6 +15,7 @@ from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import run_all
 from stimulative.studies.study import StudyOfRuns
 from stimulative.tasks import TaskName
+from stimulative.training import Stopping
 
 Result = TypeVar("Result", bound=StudyOfRuns)
 Results = TypeVar("Results", bound=StudyOfRuns, covariant=True)
@@ -56,12 +58,13 @@ def carry_out(
         after_run: Called with the name and the summary of each run when it is done.
 
     Raises:
-        UsageError: If ``out`` holds runs of another recipe, or the cluster cannot be reached.
+        UsageError: If ``out`` holds runs of another recipe or is in use, or the cluster cannot be reached.
     """
     out = Path(out)
-    outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
-    study = replace(plan.result(outcome, out), **_statistics(outcome))
-    study.write(out)
+    with claimed(out, "a study"), Stopping().heard():
+        outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
+        study = replace(plan.result(outcome, out), **_statistics(outcome))
+        study.write(out)
     return study
 
 

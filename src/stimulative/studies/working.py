@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stimulative.data import View
+from stimulative.extension import trusting
 from stimulative.runs import RunDirectory, Summary
 
 
@@ -46,7 +47,11 @@ class Work:
     calibration: View | None = None
 
     def do(self) -> Summary | Failure:
-        """Train and measure, or go on with that."""
+        """Train and measure, or go on with that; what the recipe names was the user's to name where it came from."""
+        with trusting():
+            return self._done()
+
+    def _done(self) -> Summary | Failure:
         import torch
 
         from stimulative.analysis import evaluate

@@ -28,7 +28,9 @@ class StepPart(NamedTuple):
     last: bool
 
 
-def parts(batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool) -> Iterator[StepPart]:
+def parts(
+    batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool, done: int = 0
+) -> Iterator[StepPart]:
     """Divide the batches of an epoch into optimiser steps.
 
     Args:
@@ -37,9 +39,38 @@ def parts(batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: b
         accumulate: Batches of an optimiser step; the epoch's last one may have less.
         by_tokens: Weigh each batch by the tokens in it that count, of which padding leaves more or less. Otherwise
             batches count alike. It reads the batches of a step before the first of them is given.
+        done: How many were trained on before, whole optimiser steps; they are read, at once, and left out.
     """
-    source = iter(batches)
-    for first in range(0, steps, accumulate):
+    source = iter(batches) if done < steps else iter(())
+    for _ in itertools.islice(source, done):
+        pass
+    return _divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens)
+
+
+class CannotRead(Exception):
+    """Reading the next batch has failed; the error is its cause."""
+
+
+def reading(parts: Iterator[StepPart]) -> Iterator[StepPart]:
+    """The same, whose errors can be told from those of training.
+
+    Raises:
+        CannotRead: In place of whatever reading raises.
+    """
+    while True:
+        try:
+            part = next(parts)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise CannotRead from error
+        yield part
+
+
+def _divided(
+    source: Iterator[Batch], firsts: range, steps: int, accumulate: int, by_tokens: bool
+) -> Iterator[StepPart]:
+    for first in firsts:
         size = min(accumulate, steps - first)
         if by_tokens and size > 1:
             group = list(itertools.islice(source, size))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from stimulative.claiming import claimed
 from stimulative.config import Recipe, load_recipe
 from stimulative.data import Data, View
 from stimulative.runs import RunDirectory
@@ -48,9 +49,10 @@ def train(
         Diverged: If the loss is no longer finite; the last checkpoint is from before.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    finished = check_start(recipe, RunDirectory(Path(out)), resume=resume)
-    if finished is None:
-        finished = Trainer(
-            recipe, out, data=data, model=model, progress=progress, callbacks=callbacks, calibration=calibration
-        ).run()
+    with claimed(Path(out), "training"):
+        finished = check_start(recipe, RunDirectory(Path(out)), resume=resume)
+        if finished is None:
+            finished = Trainer(
+                recipe, out, data=data, model=model, progress=progress, callbacks=callbacks, calibration=calibration
+            ).run()
     return finished.to_mapping()

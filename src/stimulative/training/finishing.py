@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from stimulative.residual import ResidualNetwork, Statistics
@@ -51,9 +53,16 @@ def finish(trainer: Trainer) -> Summary:
         versions=versions(),
         weights=prepared.origin,
         calibration=calibration,
+        files_left_out=trainer.data.left_out or None,
     )
     if trainer.chief:
-        trainer.run_directory.write_model(network.model)
+        made_of = {
+            "recipe": hashlib.sha256(trainer.recipe.to_yaml().encode()).hexdigest(),
+            "data": json.dumps(dict(trainer.data.fingerprint)),
+        }
+        trainer.run_directory.write_model(
+            network.model, {f"stimulative.{key}": value for key, value in made_of.items()}
+        )
         trainer.run_directory.write_summary(summary)
     trainer.fabric.barrier()
     return summary

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stimulative.errors import UsageError
+from stimulative.extension import imported
+from stimulative.files import inside
 
 _LIGHTNING = {
     "tensorboard": "TensorBoardLogger",
@@ -32,13 +34,29 @@ def loggers_of(names: Sequence[str], out: Path, first_step: int) -> list[Any]:
             if name == "tensorboard":
                 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
+                inside(out, "tensorboard")
                 loggers.append(TensorBoardLogger(out, name="tensorboard", version="", purge_step=first_step))
                 continue
-            module, _, attribute = name.partition(":")
             if name in _LIGHTNING:
-                module, attribute = "lightning.pytorch.loggers", _LIGHTNING[name]
-            kind = getattr(importlib.import_module(module), attribute)
+                kind = getattr(importlib.import_module("lightning.pytorch.loggers"), _LIGHTNING[name])
+            else:
+                kind = _own_class(name)
             loggers.append(kind(save_dir=str(out)))
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"training.loggers: cannot use {name!r}: {error}") from error
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a logger's service and one's own class raise
+            raise UsageError(f"training.loggers: cannot use {name!r}: {type(error).__name__}: {error}") from error
     return loggers
+
+
+def _own_class(name: str) -> Callable[..., Any]:
+    """The class of a logger of the user's own."""
+    from lightning.fabric.loggers.logger import Logger
+
+    kind = imported(name, "logger", "Class", "a class of loggers as Lightning has them")
+    if not (isinstance(kind, type) and issubclass(kind, Logger)):
+        raise UsageError(
+            f"training.loggers: {name!r} is no logger: it must be a subclass of lightning.fabric.loggers.Logger; got "
+            f"{kind!r}"
+        )
+    return kind

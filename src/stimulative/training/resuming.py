@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +11,51 @@ from typing import Any
 import torch
 
 from stimulative.config import Recipe
+from stimulative.data import Data, changes_of_data
 from stimulative.errors import UsageError
-from stimulative.files import make_directory, replacing
+from stimulative.files import Damaged, make_directory
 from stimulative.methods import method_named
 from stimulative.models import PRETRAINED
-from stimulative.runs import LAST, RECIPE, RunDirectory, Summary
+from stimulative.runs import BEST, LAST, PREVIOUS, RECIPE, RunDirectory, Summary, check_sum
 from stimulative.training.starting import weights_file
 
 _KEYS = {"method", "optimizer", "scheduler", "random", "epoch", "step", "best", "seconds"}
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    with replacing(path) as temporary:
+def save_checkpoint(run: RunDirectory, name: str, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all; the last one is kept beside the new last one."""
+    with run.writing(name, keep_as=PREVIOUS if name == LAST else None) as temporary:
         torch.save(state, temporary)
+
+
+def newest_checkpoint(run: RunDirectory) -> dict[str, Any]:
+    """The newest checkpoint of a run that is whole.
+
+    Warns:
+        UserWarning: If that is not the last one that was written.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    problems: list[str] = []
+    for name in (LAST, PREVIOUS, BEST):
+        if not run.file(name).exists():
+            continue
+        try:
+            state = load_checkpoint(run.file(name))
+        except UsageError as error:
+            problems.append(str(error))
+            continue
+        if problems or name != LAST:
+            lost = "; ".join(problems) or f"{run.file(LAST)} is missing"
+            warnings.warn(
+                f"{lost}. The run goes on from {name}, behind epoch {state['epoch']}: what came after that is trained "
+                "again",
+                stacklevel=2,
+            )
+        return state
+    again = "Remove the run, or choose another directory with out=, to start again"
+    raise UsageError(f"{'; '.join(problems) or f'{run.path} has no checkpoint'}. {again}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -31,17 +64,50 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If it is damaged, or something else.
     """
-    again = "Remove the run, or choose another directory with out=, to start again"
     try:
+        check_sum(path)
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums of its records, and does not compare them
+            if (broken := archive.testzip()) is not None:
+                raise Damaged(f"{path} is damaged: the checksum of its record {broken!r} is another one")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except Damaged:
+        raise
     except Exception as error:
-        raise UsageError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged. {again}"
-        ) from error
+        raise UsageError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged") from error
     missing = _KEYS - (state.keys() if isinstance(state, dict) else set())
     if missing:
-        raise UsageError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}. {again}")
+        raise UsageError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
     return state
+
+
+def check_unchanged(run: RunDirectory, recipe: Recipe, saved: Mapping[str, Any]) -> None:
+    """Make sure that a run goes on with the recipe that it was trained by so far, whatever the file says by now.
+
+    Raises:
+        UsageError: If it is another one.
+    """
+    before, now = saved.get("recipe"), recipe.to_mapping()
+    changed = _changed(before, now) if isinstance(before, Mapping) else []
+    if changed:
+        raise UsageError(
+            f"{run.file(RECIPE)} was changed since the run was started: {'; '.join(changed)}. Put it back as it was, "
+            "or train by the new recipe in another directory, with out="
+        )
+
+
+def check_same_data(run: RunDirectory, data: Data, saved: Mapping[str, Any]) -> None:
+    """Make sure that a run goes on with the data that it was trained on so far.
+
+    Raises:
+        UsageError: If they have changed.
+    """
+    before = saved.get("data")
+    changed = changes_of_data(before, data.fingerprint) if isinstance(before, Mapping) else []
+    if changed:
+        raise UsageError(
+            f"the data have changed since the run in {run.path} was started: {'; '.join(changed)}. Put them back as "
+            "they were, or train on them in another directory, with out="
+        )
 
 
 def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary | None:
@@ -73,26 +139,34 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
             f"{run.path} holds a run already: go on with it (resume=True), remove it, or choose another directory with "
             "out="
         )
-    if not run.file(LAST).exists():
+    if not any(run.file(name).exists() for name in (LAST, PREVIOUS, BEST)):
         raise UsageError(
-            f"the run in {run.path} has lost its {LAST} and cannot go on: remove the directory, or choose another one "
-            "with out=, to start again"
+            f"the run in {run.path} has lost its checkpoints and cannot go on: remove the directory, or choose another "
+            "one with out=, to start again"
         )
     before = run.recipe
     if before != recipe:
-        old, new = _flat(before.to_mapping()), _flat(recipe.to_mapping())
-        changed = [
-            f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
+        changed = _changed(before.to_mapping(), recipe.to_mapping())
         stored = run.file(RECIPE)
         raise UsageError(
             f"the run in {run.path} was started with another recipe and cannot go on with this one "
             f"({'; '.join(changed)}). Resume it with its own: stimulative train {stored} --out {run.path} --resume"
         )
     make_directory(run.path)
-    return run.summary if run.finished else None
+    if not run.finished:
+        return None
+    _ = run.weights  # a run without them is no success
+    return run.summary
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two recipes differ, a phrase each; settings that only one of them knows are those of another version."""
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

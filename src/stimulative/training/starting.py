@@ -12,6 +12,7 @@ from stimulative import models
 from stimulative.config import dump_line
 from stimulative.data import Data
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 from stimulative.models import PRETRAINED, ModelSettings, SavedModel
 from stimulative.naming import listed
 from stimulative.runs import BEST, MODEL, RECIPE, Origin, RunDirectory
@@ -139,7 +140,7 @@ def read_start(settings: ModelSettings, data: Data, *, own_model: bool = False) 
 
 def _architecture(given: str) -> str:
     """What a run says of its model; nothing of a file."""
-    run = RunDirectory(Path(given).expanduser())
+    run = RunDirectory(user_path(given))
     model = run.recipe_mapping.get("model") if run.started else None
     if not isinstance(model, Mapping):
         return ""

@@ -25,7 +25,7 @@ from stimulative.methods import Terms
 from stimulative.residual import batch_size, keep_frozen
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
 from stimulative.tasks import hits
-from stimulative.training.accumulation import StepPart, parts
+from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
 from stimulative.training.devices import launched
 from stimulative.training.display import TrainingProgress
@@ -37,7 +37,15 @@ from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
-from stimulative.training.resuming import check_start, load_checkpoint, save_checkpoint
+from stimulative.training.resuming import (
+    check_same_data,
+    check_start,
+    check_unchanged,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from stimulative.training.stopping import Stopping, TrainingStopped
+from stimulative.training.under_way import UnderWay
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 _OF_CLASSES = "images", "text"
@@ -88,7 +96,9 @@ class Trainer:
             torch.set_num_threads(recipe.training.threads)
         self.recipe = recipe
         self.run_directory = RunDirectory(Path(out))
-        saved = load_checkpoint(self.run_directory.file(LAST)) if self.run_directory.started else None
+        saved = newest_checkpoint(self.run_directory) if self.run_directory.started else None
+        if saved is not None:
+            check_unchanged(self.run_directory, recipe, saved)
         self.goes_on = saved is not None
         self.fabric = launched(recipe, self.run_directory.path, saved["step"] if saved else 0)
         importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
@@ -106,12 +116,16 @@ class Trainer:
             reference=self.run_directory.reference if saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        if saved is not None:
+            check_same_data(self.run_directory, self.data, saved)
         asked = recipe.evaluation.calibration
         self.calibration: CalibrationSetting = calibration if asked == "auto" and calibration is not None else asked
         check_view(self.prepared, self.calibration)
         self.visible = progress and self.chief
         self.callbacks = [*callbacks]
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
+        self.under_way: UnderWay | None = None
+        self.stopping = Stopping()
         self._set_up()
         if saved is not None:
             self._restore(saved)
@@ -152,10 +166,14 @@ class Trainer:
             self.run_directory.write_environment(Environment.of(self.fabric.device, self.recipe.seed))
             own.append(Log(self))
         self.callbacks = [*own, Watch(display, self.recipe.training.log_every), *self.callbacks]
-        with display:
-            while self.epoch < self.epochs:
-                self._train_epoch()
-        return finish(self)
+        with self.stopping.heard():
+            with display:
+                while self.epoch < self.epochs:
+                    with self.stopping.waiting():
+                        self._train_epoch()
+                    self._is_to_stop(self.recipe.training.log_every)
+                    self.stopping.end()
+            return finish(self)
 
     @property
     def epochs(self) -> int:
@@ -167,19 +185,21 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps that have been taken by the end of the present epoch."""
+        """Optimiser steps that have been taken by the end of the present epoch, or so far."""
         steps = self.epoch * self.updates
+        if self.under_way is not None:
+            return steps + math.ceil(self.under_way.batches / self.recipe.training.accumulate)
         return steps if self.recipe.schedule.max_steps is None else min(steps, self.recipe.schedule.max_steps)
 
     def _train_epoch(self) -> None:
-        """Train for one epoch, validate, tell, and save."""
+        """Train for one epoch, or the rest of it, validate, tell, and save."""
         self.data.train.set_epoch(self.epoch)
-        began = time.perf_counter()
-        means, images = self._train_batches()
-        seconds = time.perf_counter() - began
-        self.seconds += seconds
+        under_way, self.under_way = self.under_way or UnderWay(), None
+        under_way.begin_again()
+        means = self._train_batches(under_way)
+        score = self._validate_or_stop(under_way)
+        self.seconds += under_way.seconds
         self.epoch += 1
-        score = self._validate()
         epoch = Epoch(
             epoch=self.epoch,
             step=self.steps,
@@ -189,7 +209,7 @@ class Trainer:
             validation_quality=score.quality,
             measure=score.measure,
             validation_loss=score.loss,
-            images_per_second=images / seconds,
+            images_per_second=under_way.images * self.fabric.world_size / under_way.seconds,
             train_seconds=self.seconds,
         )
         check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
@@ -201,36 +221,77 @@ class Trainer:
                 self._save(name)
         self.fabric.barrier()
 
-    def _train_batches(self) -> tuple[dict[str, float | None], int]:
-        """One pass over the training images: the means of what was trained on, and the number of images.
+    def _train_batches(self, under_way: UnderWay) -> dict[str, float | None]:
+        """One pass over the training images, or the rest of it: the means of what was trained on.
 
         Sums stay on the device and are looked at now and then only.
         """
         settings = self.recipe.training
         self.method.train()
         keep_frozen(self.network.model)
-        total = torch.zeros(5, device=self.fabric.device, dtype=torch.float32)
-        images, batches = 0, len(self.data.train)
+        total = under_way.sums.to(self.fabric.device)
+        batches, done = len(self.data.train), under_way.batches
         if self.recipe.schedule.max_steps is not None:
             left = self.recipe.schedule.max_steps - self.epoch * self.updates
             batches = min(batches, left * settings.accumulate)
-        divided = parts(self.data.train, batches, settings.accumulate, by_tokens=self.data.is_text)
-        for number, part in enumerate(divided, start=1):
-            terms = self._step(part)
-            with torch.no_grad():
-                accuracy = self._accuracy(terms.logits, part.y)
-                sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
-                total += torch.stack([value.float() for value in sums])
-            images += batch_size(part.x)
-            if number % settings.log_every == 0 or number == batches:
-                check_losses(total, self.epoch, number, self.run_directory.file(LAST))
-            for callback in self.callbacks:
-                callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
+        divided = parts(self.data.train, batches, settings.accumulate, by_tokens=self.data.is_text, done=done)
+        under_way.go_on()
+        began, number, whole = time.perf_counter(), done, True
+        try:
+            for number, part in enumerate(reading(divided), start=done + 1):
+                terms = self._step(part)
+                with torch.no_grad():
+                    accuracy = self._accuracy(terms.logits, part.y)
+                    sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
+                    total += torch.stack([value.float() for value in sums])
+                under_way.images += batch_size(part.x)
+                if number % settings.log_every == 0 or number == batches:
+                    check_losses(total, self.epoch, number, self.run_directory.file(LAST))
+                for callback in self.callbacks:
+                    callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
+                whole = part.last
+                if whole and number < batches and self._is_to_stop(number):
+                    began = under_way.note(number, total, began)
+                    self._stop(under_way)
+        except CannotRead as error:
+            if whole and self.stopping.asked_meanwhile():
+                under_way.note(number, total, began)
+                self._stop(under_way)
+            raise error.__cause__ or error from None
+        under_way.note(number, total, began)
         reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
         *means, accuracy = reduced.tolist()
         told = 100 * accuracy if self.data.task in _OF_CLASSES else None
-        return {**dict(zip(names, means, strict=True)), "train_quality": told}, images * self.fabric.world_size
+        return {**dict(zip(names, means, strict=True)), "train_quality": told}
+
+    def _is_to_stop(self, number: int) -> bool:
+        """Whether training is to end behind a batch; several processes agree on that now and then."""
+        if self.fabric.world_size == 1:
+            return self.stopping.asked is not None
+        if number % self.recipe.training.log_every:
+            return False
+        asked = torch.tensor(self.stopping.asked or 0, device=self.fabric.device)
+        agreed: Any = self.fabric.all_reduce(asked, reduce_op="max")
+        self.stopping.asked = int(agreed) or None
+        return self.stopping.asked is not None
+
+    def _stop(self, under_way: UnderWay) -> None:
+        """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
+        self.under_way = under_way
+        if self.chief:
+            self._save(LAST)
+        self.under_way = None
+        self.fabric.barrier()
+        self.stopping.end()
+
+    def _validate_or_stop(self, under_way: UnderWay) -> Score:
+        """The score on the validation part; what was trained is saved first if that is broken off."""
+        while True:
+            try:
+                return self._validate()
+            except TrainingStopped:
+                self._stop(under_way)
 
     def _accuracy(self, outputs: Any, y: Any) -> Tensor:
         """The share of samples that the main net gets right, where it tells classes apart."""
@@ -283,6 +344,7 @@ class Trainer:
                 statistics=statistics,
                 temperatures=temperatures,
                 aim=self.data.aim,
+                after_batch=self.stopping.break_off if self.fabric.world_size == 1 else None,
             )[0]
 
     def _save(self, name: str) -> None:
@@ -290,26 +352,32 @@ class Trainer:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": random_states(),
+            "random": random_states() if self.under_way is None else self.under_way.now,
             "epoch": self.epoch,
             "step": self.steps,
             "best": self.best,
             "seconds": self.seconds,
+            "recipe": self.recipe.to_mapping(),
+            "data": dict(self.data.fingerprint),
         }
+        if self.under_way is not None:
+            state["under_way"] = self.under_way.to_mapping()
         if self.prepared.origin is not None:
             state["weights"] = self.prepared.origin.to_mapping()
-        path = self.run_directory.file(name)
-        save_checkpoint(path, state)
+        save_checkpoint(self.run_directory, name, state)
         for callback in self.callbacks:
-            callback.on_checkpoint(self, path)
+            callback.on_checkpoint(self, self.run_directory.file(name))
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            path = self.run_directory.file(LAST)
-            raise UsageError(f"{path} does not fit the recipe of its run: {error}") from error
-        restore_random_states(state["random"])
-        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+            restore_random_states(state["random"])
+            if "under_way" in state:
+                self.under_way = UnderWay.from_mapping(state["under_way"])
+            self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UsageError(
+                f"the checkpoint in {self.run_directory.path} does not fit the recipe of its run: {error}"
+            ) from error

@@ -25,7 +25,16 @@ class Log(Callback):
         self.file.add(epoch)
         known = {column: getattr(epoch, name) for name, column in self.file.columns.items() if name != "step"}
         numbers = {column: value for column, value in known.items() if value is not None}
-        trainer.fabric.log_dict(numbers, step=epoch.step)
+        for logger in [*trainer.fabric.loggers]:
+            try:
+                logger.log_metrics(metrics=numbers, step=epoch.step)
+            except Exception as error:  # whatever a service or a disk refuses; the training is worth more
+                trainer.fabric.loggers.remove(logger)
+                warnings.warn(
+                    f"{type(logger).__name__} cannot log any more ({type(error).__name__}: {error}); training goes on "
+                    f"without it, and {METRICS} has everything",
+                    stacklevel=2,
+                )
 
 
 class Watch(Callback):

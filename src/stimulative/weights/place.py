@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from stimulative.files import user_path
+
 
 class WeightsPlace(NamedTuple):
     """A file of weights, or a part of one.
@@ -28,7 +30,7 @@ class WeightsPlace(NamedTuple):
         """What ``FILE`` or ``FILE#KEY`` stands for; a file that has the sign in its own name is found, too."""
         text = str(given)
         signs = [at for at, letter in enumerate(text) if at and letter == "#"]
-        possible = [cls(Path(text[:at]).expanduser(), text[at + 1 :]) for at in (len(text), *reversed(signs))]
+        possible = [cls(user_path(text[:at]), text[at + 1 :]) for at in (len(text), *reversed(signs))]
         return next((place for place in possible if place.path.exists()), possible[min(1, len(signs))])
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
+from stimulative.files import Damaged, check_seal
 from stimulative.naming import did_you_mean, listed
 from stimulative.runs import RECIPE
 from stimulative.weights.place import WeightsPlace
@@ -50,6 +51,8 @@ def read_weights(file: str | Path) -> Weights:
     head = _head(path)
     try:
         content = _read_safetensors(path) if _is_safetensors(path, head) else _read_pickle(path)
+    except Damaged as error:
+        raise UsageError(f"{error}. Copy or write it again") from error
     except Exception as error:  # the readers raise almost anything on files that are not theirs
         raise UsageError(f"{path} {_reason(path, head, error)}") from error
     weights = dict(_tensors_in(content))
@@ -95,6 +98,7 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
 def _read_safetensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
+    check_seal(path)
     return load_file(path)
 
 

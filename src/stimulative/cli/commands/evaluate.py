@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from stimulative.cli.messages import CommandFailed
 from stimulative.cli.progress import progress_bar
 from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
 from stimulative.cli.tables import in_words, measure_of
@@ -91,21 +92,26 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         raise UsageError(f"--seed is at least 0 and below 2**32, got {options.seed}")
     if options.latency_batch < 1:
         raise UsageError(f"--latency-batch is 1 or more, got {options.latency_batch}")
-    from stimulative.analysis import evaluate
+    from stimulative.analysis import ResultsLost, evaluate
     from stimulative.runs import RunDirectory
 
     (directory,) = runs_from(options, rest)
-    with progress_bar("evaluating subnets") as show:
-        summary = evaluate(
-            directory,
-            subnets=subnets,
-            space=options.space,
-            seed=options.seed,
-            calibration=options.calibration,
-            latency=options.latency,
-            latency_batch=options.latency_batch,
-            progress=show,
-        )
+    try:
+        with progress_bar("evaluating subnets") as show:
+            summary = evaluate(
+                directory,
+                subnets=subnets,
+                space=options.space,
+                seed=options.seed,
+                calibration=options.calibration,
+                latency=options.latency,
+                latency_batch=options.latency_batch,
+                progress=show,
+            )
+    except ResultsLost as lost:
+        print(lost.subnets, end="")
+        print(json.dumps(lost.summary, indent=2))
+        raise CommandFailed(f"{lost} What was measured is printed instead: subnets.csv, then summary.json") from lost
     if options.json:
         print(json.dumps(summary, indent=2))
     else:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from stimulative.cli.data_option import add_data, data_settings, directory_word
 from stimulative.cli.from_option import add_from, from_settings
-from stimulative.cli.messages import CommandFailed
+from stimulative.cli.messages import CommandFailed, interrupted_status
 from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
+from stimulative.files import user_path
 
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     recipe, stem = _recipe(options, rest)
     images = f"-{directory_word(options.data)}" if options.data else ""
     out = Path(options.out or f"runs/{stem}{images}-{directory_name(recipe.method.name)}-seed{recipe.seed}")
-    if recipe.model.weights is not None and out.resolve() == Path(recipe.model.weights).expanduser().resolve():
+    if recipe.model.weights is not None and out.resolve() == user_path(recipe.model.weights).resolve():
         raise UsageError(f"{out} is the run that training starts from; choose another directory with --out")
     if options.dry_run:
         _plan(recipe, out)
@@ -78,13 +80,15 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         train(recipe, out, resume=options.resume)
     except Diverged as error:
         raise CommandFailed(f"stopped: {error}") from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if RunDirectory(out).started:
-            hint = f"go on with: stimulative train {out / RECIPE} --out {out} --resume"
+            hint = (
+                f"go on with: stimulative train {shlex.quote(str(out / RECIPE))} --out {shlex.quote(str(out))} --resume"
+            )
         else:
             hint = "nothing has been trained yet"
-        print(f"\ninterrupted; {hint}", file=sys.stderr)
-        return 130
+        print(f"\n{str(stopped) or 'interrupted'}; {hint}", file=sys.stderr)
+        return interrupted_status(stopped)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0  # of several processes that train together, one speaks
     summary = RunDirectory(out).summary
@@ -130,7 +134,7 @@ def _recipe_of_run(start: str | None) -> tuple[str, str]:
         raise UsageError("give a RECIPE, or a run to start from: --from RUN; see stimulative train --help")
     from stimulative.runs import RECIPE
 
-    stored = Path(start).expanduser() / RECIPE
+    stored = user_path(start) / RECIPE
     if not stored.is_file():
         raise UsageError(
             f"--from {start} without RECIPE: that takes the recipe of a run, or proposes one for a directory in which "

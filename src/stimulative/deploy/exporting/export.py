@@ -28,7 +28,8 @@ from stimulative.deploy.exporting.exported import Check, Description, Exported, 
 from stimulative.deploy.exporting.rebuilding import rebuilding_of
 from stimulative.deploy.exporting.request import SUFFIXES, ExportRequest, Format
 from stimulative.deploy.extraction import carve_checked
-from stimulative.deploy.writing import check_new, writing
+from stimulative.deploy.writing import check_new
+from stimulative.files import replacing
 from stimulative.residual import Statistics, Subnet, SubnetLike
 from stimulative.runs import RunDirectory
 from stimulative.training import as_in, fit_temperatures
@@ -175,7 +176,7 @@ class _Export:
         self, module: Deployed, traced: program.Traced, description: Description, cases: Sequence[Case]
     ) -> Exported:
         """Write a traced module, read it back and compare, and let it have its name."""
-        with writing(self.path) as temporary:
+        with replacing(self.path) as temporary:
             if self.request.format == "onnx":
                 description = replace(description, opset=onnx.OPSET)
                 onnx.write_onnx(traced, module, temporary, description.to_mapping())
@@ -194,10 +195,10 @@ class _Export:
         rebuilding = rebuilding_of(self.finished.run, carving, module, self.subnet, inputs)
         description = replace(description, rebuild=rebuilding.ways)
         about, beside = description.to_mapping(), _beside(self.path)
-        with writing(self.path) as temporary:
+        with replacing(self.path) as temporary:
             weights.write_weights(module.model, temporary, about)
             agreement = compare(weights.weights_runner(module, rebuilding, temporary), cases, module.aim)
-            with writing(beside) as described:
+            with replacing(beside) as described:
                 described.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         built = "the same module" if rebuilding.built is None else "a module built again"
         return self._exported(description, Check(f"PyTorch {torch.__version__}, in {built}", agreement), beside)

@@ -14,13 +14,15 @@ from stimulative.deploy.exporting.checking import ExportFailed
 from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.deploy.exporting.rebuilding import Rebuilding, fill
 from stimulative.deploy.writing import KEY
+from stimulative.files import blank_seal, seal
 
 
 def write_weights(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
     """Write parameters and buffers, and the description as JSON into the header."""
     from safetensors.torch import save_model
 
-    save_model(model, str(path), metadata={"format": "pt", KEY: json.dumps(about)})
+    save_model(model, str(path), metadata={"format": "pt", KEY: json.dumps(about)} | blank_seal())
+    seal(path)
 
 
 def weights_runner(module: Deployed, rebuilding: Rebuilding, path: Path) -> Callable[..., Tensor]:

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stimulative.residual.access.caches import is_cache
 from stimulative.residual.access.interception import intercepted
 from stimulative.residual.access.mode import evaluating
+from stimulative.residual.access.undisturbed import step
 from stimulative.residual.finding.recording import tensors_in
 
 
@@ -128,6 +129,7 @@ class _NothingOverNothing(TorchDispatchMode):
 
 def _run(module: nn.Module, values: Mapping[str, Tensor], given: Any, copied: Callable[[Tensor], Tensor]) -> Any:
     def output() -> Any:
+        step()
         args, kwargs = pytree.tree_map(partial(_own, copied=copied), given, is_leaf=is_cache)
         with _computing(module, values) as others:
             return functional_call(module, others, args, kwargs, tie_weights=False)

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from stimulative.errors import UsageError
 from stimulative.residual.access.caches import check_for_several, configs_of, is_cache, without_caches
 from stimulative.residual.access.samples import batch_size
+from stimulative.residual.access.undisturbed import step
 from stimulative.residual.counted.shrinking import numbered, shrunk
 from stimulative.residual.finding.wiring import Decision, Wiring
 from stimulative.residual.running.cutting import Cut, bypasses
@@ -127,6 +128,7 @@ class _Walk:
 
     def run(self, number: int) -> Any:
         """Run the next subnet; what the model returns."""
+        step()
         model, run = self.model, self._next(number)
         position = self.order.positions[number]
         context = (self.before_pass(position) if self.before_pass is not None else None) or nullcontext()

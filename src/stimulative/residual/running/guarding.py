@@ -13,7 +13,17 @@ from torch import nn
 
 from stimulative.errors import UsageError
 
-_running: weakref.WeakKeyDictionary[nn.Module, tuple[threading.Lock, list[int]]] = weakref.WeakKeyDictionary()
+
+class _Use:
+    """Who uses a model."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.owner: int | None = None
+        self.passes_within = False
+
+
+_running: weakref.WeakKeyDictionary[nn.Module, _Use] = weakref.WeakKeyDictionary()
 _registry = threading.Lock()
 
 
@@ -31,18 +41,26 @@ def refuse_checkpoint(name: str) -> None:
 
 
 @contextmanager
-def exclusive(model: nn.Module) -> Iterator[None]:
-    """One pass of a model at a time: threads wait for each other, a pass within a pass is refused."""
+def exclusive(model: nn.Module, *, passes_within: bool = False) -> Iterator[None]:
+    """One use of a model at a time: threads wait for each other, a pass within a pass is refused.
+
+    Args:
+        model: The model.
+        passes_within: Whether this use consists of passes, which this thread may make meanwhile.
+    """
     with _registry:
-        lock, owner = _running.setdefault(model, (threading.Lock(), []))
-    if lock.locked() and owner == [threading.get_ident()]:
+        use = _running.setdefault(model, _Use())
+    if use.lock.locked() and use.owner == threading.get_ident():
+        if use.passes_within:
+            yield
+            return
         raise UsageError(
             f"{type(model).__name__} is already running a subnet in this thread: a model cannot run a subnet of itself "
             "from within its own forward or from within only(...). Run the subnets one after the other"
         )
-    with lock:
-        owner[:] = [threading.get_ident()]
+    with use.lock:
+        use.owner, use.passes_within = threading.get_ident(), passes_within
         try:
             yield
         finally:
-            owner.clear()
+            use.owner, use.passes_within = None, False

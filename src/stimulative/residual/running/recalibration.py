@@ -29,6 +29,7 @@ from stimulative.residual.finding.norms import Norm
 from stimulative.residual.finding.recording import arguments_of, tensors_in
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.execution import replay
+from stimulative.residual.running.guarding import exclusive
 from stimulative.residual.running.one_pass import Node
 from stimulative.residual.running.settling import settled
 from stimulative.residual.running.statistics import LayerStatistics, Stages, Statistics, check_statistics, norms_in
@@ -60,7 +61,7 @@ def recalibrate(
     check_statistics(model, wiring)
     seen = 0
     collect = _Collect(model, wiring)
-    with torch.inference_mode(False), collect.watching(), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         for inputs in batches if collect.norms else ():
             size = batch_size(inputs)
             if images is not None and seen + size > images:
@@ -68,8 +69,9 @@ def recalibrate(
             if size > 1 or (size and not seen):  # one image may have no variance to estimate
                 args, kwargs = arguments_of(inputs)
                 collect.images = size
-                for _ in replay(model, wiring, args, kwargs, subnets, around=collect):
-                    pass
+                with exclusive(model, passes_within=True), collect.watching():
+                    for _ in replay(model, wiring, args, kwargs, subnets, around=collect):
+                        pass
                 seen += size
             if images is not None and seen >= images - 1:
                 break

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.undisturbed import uncut
 from stimulative.residual.counted.layers import stacks_of
 from stimulative.residual.counted.misfits import misfit
 from stimulative.residual.counted.shrinking import shrink_for_good
@@ -41,6 +42,7 @@ class RemovedBlock(nn.Module):
         return skip(self.place, None, *args, **kwargs)
 
 
+@uncut
 def keep_only(network: ResidualNetwork, subnet: SubnetLike) -> ResidualNetwork:
     """Remove from the network's model, for good, all blocks but those of a subnet.
 

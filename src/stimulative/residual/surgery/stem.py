@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.residual.access.caches import configs_of, without_caches
+from stimulative.residual.access.undisturbed import uncut
 from stimulative.residual.finding.recording import Keywords, arguments_of, before_calls, quietly, tensors_in
 from stimulative.residual.network import ResidualNetwork
 from stimulative.residual.running.statistics import FROZEN, layers_with_statistics
@@ -74,6 +75,7 @@ def stem_of(network: ResidualNetwork) -> Stem:
     )
 
 
+@uncut
 def freeze(network: ResidualNetwork, stem: Stem, *, new: Sequence[str] = ()) -> None:
     """Freeze a stem for good: its parameters ask for no gradient, its layers normalise by the statistics they have.
 

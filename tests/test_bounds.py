@@ -1,0 +1,114 @@
+"""What never ends, or would fill the memory, is an error at once."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from made import run as made_run
+
+from stimulative import Subnet
+from stimulative.cli import main
+from stimulative.config.yamlfile import MOST_TEXT, YamlError, parse_yaml
+from stimulative.errors import UsageError
+from stimulative.files import user_path
+
+BOMB = "- &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"- &{now} [{','.join([f'*{before}'] * 9)}]\n" for before, now in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a {b: *a}", "line 1: a value holds itself"),
+        ("a: &a [1, *a]", "line 1: a value holds itself"),
+        (BOMB, "more than 100,000 values, by aliases of aliases"),
+        ("model: " + "[" * 5000 + "]" * 5000, "more than 50 levels deep"),
+        ("a: " + "x" * MOST_TEXT, "characters, and may have 1,000,000"),
+        ("seed: !!int x", "not what its tag or its form says"),
+        ("seed: " + "9" * 5000, "not what its tag or its form says"),
+        ("seed: !!timestamp 2024-13-45", "not what its tag or its form says"),
+        ("x: !!bool y", "not what its tag or its form says"),
+        ("x: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    ],
+)
+def test_yaml_has_bounds(text, message):
+    began = time.perf_counter()
+    with pytest.raises(YamlError, match=message):
+        parse_yaml(text)
+    assert time.perf_counter() - began < 5  # seconds for what took minutes
+
+
+def test_yaml_within_the_bounds_is_read():
+    shared = "a: &a [1, 2]\nb: *a\nc: {d: *a}\n"
+    assert parse_yaml(shared)[0] == {"a": [1, 2], "b": [1, 2], "c": {"d": [1, 2]}}
+    assert list(parse_yaml("x: " + "[" * 40 + "]" * 40)[0]) == ["x"]
+
+
+@pytest.mark.parametrize(
+    "text", ["99999999999-1-1", "1-" * 6000 + "1", "-".join(["9999"] * 9), "[99999999]", "[0.10001]", "9" * 5000]
+)
+def test_subnets_have_bounds(text):
+    with pytest.raises(UsageError, match="more than 10,000"):
+        Subnet.parse(text)
+
+
+def test_subnets_within_the_bounds_are_read():
+    assert Subnet.parse("9999-1").depths == (9999, 1)
+    assert Subnet.parse("1-[0.2]").stages == ((0,), (0, 2))
+    with pytest.raises(UsageError, match="cannot read the subnet"):
+        Subnet.parse("٣-1")
+    with pytest.raises(UsageError, match="cannot read the subnet"):
+        Subnet.from_json("[" * 100_000)
+
+
+def test_paths_that_no_file_system_can_have_are_refused():
+    for text in ("a" * 300, "\0", "a/" * 3000, "~nobody-of-that-name/x"):
+        with pytest.raises(UsageError, match="is no path"):
+            user_path(text)
+    assert user_path("~/x") == Path.home() / "x"
+    assert user_path("ä" * 120).name == "ä" * 120
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train {long}",
+        "evaluate {long}",
+        "evaluate --model cifar/resnet20 --weights {long} --data digits",
+        "export {long} --subnet 1-1-1 --format torch",
+        "pack {long}",
+        "choose {long} --max-flops 1M",
+        "destroy {long} --out x",
+        "report {long}",
+        "train --from {long}",
+        "train digits --data folder:{long}",
+        "train digits --out {long}",
+        "init --model cifar/resnet20 --data folder:{long}",
+    ],
+)
+def test_commands_refuse_them(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.format(long="a" * 300).split()) == 2
+    assert "stimulative: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", '{"a":' * 100_000),
+        ("summary.json", "[" * 100_000),
+        ("subnets.csv", 'subnet,blocks\n"' + "x" * 200_000 + '"\n'),
+        ("subnets.csv", b"\xff\xfe"),
+        ("metrics.csv", b"\xff\xfe"),
+        ("metrics.csv", "epoch,step\n\xb2,1\n"),
+        ("environment.json", json.dumps({"versions": [[[]]]})),
+    ],
+)
+def test_a_report_of_files_that_are_no_such_files_is_an_error(name, content, tmp_path, capsys):
+    run = made_run(tmp_path / "run")
+    data = content if isinstance(content, bytes) else content.encode()
+    (run / name).write_bytes(data)
+    assert main(["report", str(run), "--out", str(tmp_path / "out")]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
