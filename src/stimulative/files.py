@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from stimulative.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class CannotWrite(UsageError):

@@ -12,6 +12,7 @@ from stimulative.cli.commands import (
     choose,
     compare,
     destroy,
+    doctor,
     evaluate,
     export,
     init,
@@ -65,8 +66,9 @@ COMMANDS: dict[str, Command] = {
     "choose": choose,
     "pack": pack,
     "export": export,
+    "doctor": doctor,
 }
-_READS_NO_RECIPE = "unravel", "report"
+_READS_NO_RECIPE = "unravel", "report", "doctor"
 _TRUST = (
     "run what the files name: package.module:name in the recipe of a run directory that somebody else made, which is "
     "refused otherwise"
@@ -93,6 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
         return interrupted_status(interrupt)
     except BrokenPipeError:
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "stimulative":
+            raise
+        print(
+            f"stimulative: the package {error.name!r} is missing; stimulative doctor says what else is", file=sys.stderr
+        )
         return 1
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stimulative.data import FAKE, FOLDER_SIZE, NATIVE_CLASSES, NATIVE_SIZE, DataSettings, foreign_to
 from stimulative.errors import UsageError
 
 # What a recipe says about its own data set, and what is said instead about any other one.
@@ -49,6 +48,8 @@ def data_settings(recipe: str | Path, name: str | None, rest: Sequence[str] = ()
     """
     if name is None:
         return []
+    from stimulative.data import FAKE, DataSettings, foreign_to
+
     if any(word.partition("=")[0] == "--data.name" for word in rest):
         raise UsageError("got both --data and --data.name, which say the same; give one of them")
     own = _said(recipe).get("data.name")
@@ -72,6 +73,8 @@ def directory_word(name: str) -> str:
 
 def _stand_in(recipe: str | Path) -> dict[str, str]:
     """Number of classes and size of the images that a recipe is for, as far as it leaves them to its data set."""
+    from stimulative.data import FAKE, FOLDER_SIZE, NATIVE_CLASSES, NATIVE_SIZE, DataSettings
+
     said = _said(recipe)
     own = said.get("data.name")
     found = {}
