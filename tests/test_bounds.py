@@ -26,8 +26,9 @@ BOMB = "- &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (BOMB, "more than 100,000 values, by aliases of aliases"),
         ("model: " + "[" * 5000 + "]" * 5000, "more than 50 levels deep"),
         ("a: " + "x" * MOST_TEXT, "characters, and may have 1,000,000"),
+        ("seed: 0x" + "f" * 5000, "a whole number of 5,002 digits"),
         ("seed: !!int x", "not what its tag or its form says"),
-        ("seed: " + "9" * 5000, "not what its tag or its form says"),
+        ("seed: " + "9" * 5000, "a whole number of 5,000 digits"),
         ("seed: !!timestamp 2024-13-45", "not what its tag or its form says"),
         ("x: !!bool y", "not what its tag or its form says"),
         ("x: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -64,7 +65,7 @@ def test_subnets_within_the_bounds_are_read():
 
 
 def test_paths_that_no_file_system_can_have_are_refused():
-    for text in ("a" * 300, "\0", "a/" * 3000, "~nobody-of-that-name/x"):
+    for text in ("a" * 300, "\0", "a/" * 3000, "~nobody-of-that-name/x", "\ud800"):
         with pytest.raises(UsageError, match="is no path"):
             user_path(text)
     assert user_path("~/x") == Path.home() / "x"

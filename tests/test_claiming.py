@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stimulative.claiming import claimed, in_use
+from stimulative.claiming import claimed, in_use, is_first_process
 from stimulative.cli import main
 from stimulative.errors import UsageError
 
@@ -51,7 +52,7 @@ def test_death_ends_it(holder, tmp_path, number):
     holder.wait()
     assert in_use(tmp_path / "run") is None
     with claimed(tmp_path / "run", "measuring"):
-        assert "measuring" in (in_use(tmp_path / "run") or "")
+        assert in_use(tmp_path / "run") is None  # by others
 
 
 def test_commands_are_refused_before_anything_is_read_or_written(holder, tmp_path, monkeypatch, capsys):
@@ -96,6 +97,40 @@ def test_what_is_empty_in_the_end_vanishes(tmp_path):
     with claimed(tmp_path / "new", "training"):
         (tmp_path / "new/kept").touch()
     assert sorted(os.listdir(tmp_path / "new")) == [".lock", "kept"]
+
+
+def test_a_directory_that_was_there_stays(tmp_path):
+    with claimed(tmp_path, "training"):
+        pass
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_a_directory_that_vanishes_meanwhile_hides_no_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), claimed(tmp_path / "run", "training"):
+        shutil.rmtree(tmp_path / "run")
+        1 / 0  # noqa: B018
+    with claimed(tmp_path / "run", "training"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, False),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, True),
+        ({"OMPI_COMM_WORLD_RANK": "3"}, False),
+    ],
+)
+def test_of_processes_that_train_together_the_first_one_holds_it(environment, first, tmp_path, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is first
+    with claimed(tmp_path / "run", "training"):
+        assert (tmp_path / "run").exists() is first
 
 
 def _takes_turns(directory: str, log: str) -> None:

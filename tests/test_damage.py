@@ -95,7 +95,7 @@ def test_no_flipped_bit_of_a_model_is_read(finished, tmp_path):
 def test_a_seal_is_found_whatever_else_the_header_says(tmp_path):
     from safetensors.torch import save_file
 
-    inside = json.dumps({"sha256": "0" * 64, "more": {"sha256": "1" * 64}})
+    inside = json.dumps({"stimulative.sha256": "0" * 64, "more": {"sha256": "1" * 64}})
     for number in range(8):  # the order of the header's keys is drawn
         file = tmp_path / f"{number}.safetensors"
         save_file({"sha256": torch.zeros(3)}, file, metadata={"a": inside, "z": inside} | blank_seal())

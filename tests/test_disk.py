@@ -149,17 +149,21 @@ def test_a_link_in_the_place_of_a_file_is_replaced(name, tmp_path):
 
 def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    dead = tmp_path / f".summary.json.{int(process.stdout)}.0123456789abcdef.tmp"
-    alive = tmp_path / f".summary.json.{os.getpid()}.0123456789abcdef.tmp"
-    other = tmp_path / ".mine.tmp"
-    for path in (dead, alive, other):
-        path.touch()
-    files.remove_left_behind(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, other.name])
+    with files.replacing(tmp_path / "summary.json") as own:
+        host = own.name.rsplit(".", 4)[1]
+        number = int(process.stdout)
+        dead = tmp_path / f".summary.json.{host}.{number}.0123456789abcdef.tmp"
+        of_another_machine = tmp_path / f".summary.json.00000000.{number}.0123456789abcdef.tmp"
+        other = tmp_path / ".mine.tmp"
+        for path in (dead, of_another_machine, other):
+            path.touch()
+        files.remove_left_behind(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted([own.name, of_another_machine.name, other.name])
 
 
 def test_names_as_long_as_a_file_system_allows_are_written(tmp_path):
-    files.write_text(tmp_path / ("a" * 250), "text")
-    assert (tmp_path / ("a" * 250)).read_text() == "text"
+    for name in ("a" * 250, "字" * 80):
+        files.write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
     with pytest.raises(UsageError, match="File name too long"):
         files.write_text(tmp_path / ("a" * 300), "text")

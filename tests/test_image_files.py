@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stimulative.data import DataSettings, load
-from stimulative.data.image_files import AGAIN, HIDDEN, NO_IMAGE, images_below, read_rgb, size_of
+from stimulative.data.image_files import AGAIN, HIDDEN, NO_IMAGE, NOWHERE, images_below, read_rgb, size_of
 from stimulative.errors import UsageError
 from stimulative.runs import RunDirectory
 from stimulative.training import load_recipe, train
@@ -106,12 +106,14 @@ def test_hidden_files_others_and_loops_of_links_are_left_out_and_counted(tmp_pat
     (a / "notes.txt").write_text("text")
     (a / "loop").symlink_to(a)
     (a / "again.png").symlink_to(a / "0.png")
+    (a / "gone.png").symlink_to(a / "nothing.png")
     (a / "more").mkdir()
     Image.new("RGB", (8, 8)).save(a / "more/7.PNG")
     left_out: Counter[str] = Counter()
     found = images_below(a, left_out)
     assert [os.path.relpath(path, a) for path in found] == [*(f"{n}.png" for n in range(6)), "more/7.PNG"]
-    assert left_out[HIDDEN] == 2 and left_out[NO_IMAGE] == 1 and left_out[AGAIN] > 1
+    assert left_out == {HIDDEN: 2, NO_IMAGE: 1, AGAIN: 1 + len(os.listdir(a)), NOWHERE: 1}
+    assert all(real == os.path.realpath(path) for path, real in found.items())
     data = opened(tmp_path)
     assert data.left_out[NO_IMAGE] == 1
     settings = {"data.name": f"folder:{tmp_path}", "data.image_size": 8, "data.workers": 0, "data.batch_size": 4}

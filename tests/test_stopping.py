@@ -1,6 +1,7 @@
 """A training that a signal ends goes on from there as if it had never stopped; processes end with their parents."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
+from stimulative.analysis import ResultsLost
 from stimulative.cli import main
 from stimulative.data import from_loaders
+from stimulative.files import CannotWrite
 from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.training import Callback, Step, Stopping, Trainer, TrainingStopped, load_recipe, train
 
@@ -232,3 +235,12 @@ def test_a_job_of_a_cluster_that_is_to_make_room_is_sent_again_and_goes_on(tmp_p
     assert job.result().main == RunDirectory(tmp_path / "whole").summary.main
     assert sent.stat().st_mtime_ns > before  # written again by submitit's handler
     assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+def test_what_ends_a_training_can_be_sent_between_processes():
+    stopped = pickle.loads(pickle.dumps(TrainingStopped(signal.SIGTERM)))
+    assert (stopped.number, str(stopped)) == (signal.SIGTERM, "stopped by SIGTERM")
+    full = pickle.loads(pickle.dumps(CannotWrite(Path("x"), "full")))
+    assert str(full) == str(CannotWrite(Path("x"), "full"))
+    lost = pickle.loads(pickle.dumps(ResultsLost("lost", {"a": 1}, "b")))
+    assert (str(lost), lost.summary, lost.subnets) == ("lost", {"a": 1}, "b")

@@ -88,6 +88,36 @@ def test_a_received_run_imports_nothing(door, evil, tmp_path, capsys):
     assert not evil.exists()
 
 
+@pytest.mark.parametrize("door", ["model", "method"])
+@pytest.mark.parametrize("others", [(), ("checkpoint-best.ckpt", "checkpoint-previous.ckpt", "subnets.csv")])
+def test_nor_does_one_that_lacks_most_of_its_files(door, others, evil, tmp_path, capsys):
+    run = tmp_path / "received"
+    run.mkdir()
+    (run / RECIPE).write_text(recipe_of(door))
+    for name in others:
+        (run / name).write_text("")
+    commands = [
+        ["train", str(run / RECIPE), "--out", str(run), "--resume"],
+        ["train", "--from", str(run), "--out", "tuned"],
+        *([["train", str(run / RECIPE), "--dry-run"]] if others else []),
+        *([["init", "--from", str(run), "--data", "digits", "--out", "new.yaml"]] if door == "model" else []),
+    ]
+    for command in commands:
+        assert main(command) == 2, command
+        assert "--trust" in capsys.readouterr().err, command
+    with pytest.raises(UsageError, match="would run its code"):
+        stimulative.training.train(str(run / RECIPE), run, resume=True)
+    assert not evil.exists()
+
+
+def test_a_received_run_that_is_a_saved_model_too_imports_nothing(evil, tmp_path, capsys):
+    run = received(tmp_path, recipe_of("model"))
+    (run / "config.json").write_text('{"model_type": "bert"}')
+    assert main(["train", "--from", str(run), "--data", "digits", "--out", "tuned"]) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert not evil.exists()
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_it_is_imported_once_the_user_says_so(door, evil, tmp_path, capsys):
     run = received(tmp_path, recipe_of(door))
@@ -143,6 +173,26 @@ def test_a_key_of_others_makes_nothing_ours(tmp_path, monkeypatch):
     assert not authorship.is_ours("a text", said)
 
 
+def test_without_a_home_nothing_is_marked(monkeypatch):
+    def nowhere(*name, **options):
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(authorship.platformdirs, "user_state_path", nowhere)
+    assert authorship.mark("a text") is None and not authorship.is_ours("a text", "\ud800")
+    monkeypatch.setattr(authorship.platformdirs, "user_state_path", lambda *name, **options: Path("relative"))
+    assert authorship.mark("a text") is None
+
+
+def test_a_key_is_kept_where_there_are_no_links(tmp_path, monkeypatch):
+    def refuse(*names):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(authorship.os, "link", refuse)
+    said = authorship.mark("a text")
+    assert said is not None and authorship.is_ours("a text", said)
+
+
 def test_without_a_place_for_the_key_nothing_is_marked(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
@@ -166,7 +216,7 @@ def family_of(model: dict, tmp_path: Path) -> Path:
     }
     save_family(network, file, ["1-1-1"], [torch.randn(8, 1, 8, 8)], about=about)
     with safe_open(file, framework="pt") as opened:
-        header = opened.metadata()
+        header = {key: value for key, value in opened.metadata().items() if key != "stimulative.sha256"}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     said = json.loads(header["stimulative"])
     said["model"] |= model

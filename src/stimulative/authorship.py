@@ -13,6 +13,7 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -29,21 +30,33 @@ def mark(text: str) -> str | None:
 def is_ours(text: str, said: object) -> bool:
     """Whether a mark is that of a text which this user wrote."""
     key = _read_key()
-    return key is not None and isinstance(said, str) and hmac.compare_digest(_digest(key, text).encode(), said.encode())
+    return (
+        key is not None
+        and isinstance(said, str)
+        and hmac.compare_digest(_digest(key, text).encode(), said.encode("utf-8", "surrogatepass"))
+    )
 
 
 def _digest(key: bytes, text: str) -> str:
     return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def _path() -> Path:
-    return platformdirs.user_state_path("stimulative", appauthor=False) / "key"
+def _path() -> Path | None:
+    """Where the key is; None where there is no home."""
+    try:
+        path = platformdirs.user_state_path("stimulative", appauthor=False) / "key"
+    except RuntimeError:
+        return None
+    return path if path.is_absolute() else None
 
 
 def _read_key() -> bytes | None:
     """The user's key; None where there is none, or one that others could have read or made."""
+    path = _path()
+    if path is None:
+        return None
     try:
-        file = os.open(_path(), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return None
     with os.fdopen(file, "rb") as opened:
@@ -57,17 +70,27 @@ def _read_key() -> bytes | None:
 def _made_key() -> bytes | None:
     """A new key, or that of a process which was faster; None where none can be kept."""
     path = _path()
-    temporary = path.with_name(f".key.{secrets.token_hex(8)}")
+    if path is None:
+        return None
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-            opened.write(secrets.token_bytes(_BYTES))
-            opened.flush()
-            os.fsync(opened.fileno())
+        temporary = path.with_name(f".key.{secrets.token_hex(8)}")
+        _write(temporary)
         try:
             os.link(temporary, path)  # unlike a rename, it leaves a key alone that is there
         finally:
             temporary.unlink()
-    except OSError:
+    except FileExistsError:
         pass
+    except OSError:  # a file system without links
+        with suppress(OSError):
+            _write(path)
     return _read_key()
+
+
+def _write(path: Path) -> None:
+    """Write a key into a file that is new."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(secrets.token_bytes(_BYTES))
+        opened.flush()
+        os.fsync(opened.fileno())

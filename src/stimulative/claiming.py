@@ -56,7 +56,7 @@ class Holder(Record):
 
 @contextmanager
 def claimed(directory: Path, doing: str) -> Iterator[None]:
-    """Hold a directory; it is made if there is none, and vanishes if it is still empty in the end.
+    """Hold a directory; it is made if there is none, and vanishes then if it is still empty in the end.
 
     Within a thread that holds it already this does nothing. Of several processes that train together, the first holds
     it.
@@ -71,10 +71,11 @@ def claimed(directory: Path, doing: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     place = files.check_path(directory).resolve()
-    if _held.get(place) == threading.get_ident() or os.environ.get("LOCAL_RANK", "0") != "0":
+    if _held.get(place) == threading.get_ident() or not is_first_process():
         yield
         return
     files.inside(place, _LOCK)
+    made = not place.exists()
     files.make_directory(directory)
     lock = FileLock(place / _LOCK, thread_local=False)
     try:
@@ -95,21 +96,35 @@ def claimed(directory: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         _held.pop(place, None)
-        with suppress(OSError):
-            (place / _HOLDER).unlink(missing_ok=True)
-        if {path.name for path in place.iterdir()} <= {_LOCK}:
-            with suppress(OSError):
-                (place / _LOCK).unlink(missing_ok=True)
-                place.rmdir()
-        lock.release()
+        try:
+            _tidy(place, made)
+        finally:
+            lock.release()
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that train together, or the only one: it writes and speaks for all."""
+    names = ["RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
+    if os.environ.get("SLURM_NTASKS", "1") != "1":
+        names.append("SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def _tidy(place: Path, made: bool) -> None:
+    """Take away who holds a directory, and the directory if it was made for this and is empty."""
+    with suppress(OSError):
+        (place / _HOLDER).unlink(missing_ok=True)
+        if made and {path.name for path in place.iterdir()} <= {_LOCK}:
+            (place / _LOCK).unlink(missing_ok=True)
+            place.rmdir()
 
 
 def in_use(directory: Path) -> str | None:
-    """Who holds a directory, in words; None if nobody does, or that cannot be found out."""
+    """Which other process holds a directory, in words; None if none does, or that cannot be found out."""
     from filelock import FileLock, Timeout
 
     place = directory.resolve()
-    if not (place / _LOCK).exists():
+    if place in _held or not (place / _LOCK).exists() or (place / _LOCK).is_symlink():
         return None
     lock = FileLock(place / _LOCK, timeout=0, thread_local=False)
     try:

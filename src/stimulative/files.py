@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,10 @@ class CannotWrite(UsageError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot write {path}: {reason}. Nothing was left behind; choose another place with out=")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason)
 
 
 @contextmanager
@@ -35,12 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CannotWrite: If the disk refuses.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    name = os.fsdecode(os.fsencode(path.name)[:100].decode(errors="ignore").encode())
+    temporary = path.with_name(f".{name}.{_this_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        synchronise(temporary)
         temporary.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
         temporary.replace(path)
     except OSError as error:
@@ -55,6 +61,23 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def synchronise(path: Path) -> None:
+    """Have what was written into a file reach the disk."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def keep_as(path: Path, name: Path) -> None:
+    """Give a file a second name, in place of whatever has it; where the file system has no links, the only one."""
+    temporary = name.with_name(f".{name.name}.{_this_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    try:
+        os.link(path, temporary)
+    except OSError:
+        path.replace(name)
+        return
+    temporary.replace(name)
+
+
 def _disk_reason(error: Exception) -> str | None:
     """What the disk refused, where an error is what safetensors or torch.save make of an OSError; else None."""
     if type(error).__name__ == "SafetensorError":
@@ -67,13 +90,21 @@ def _disk_reason(error: Exception) -> str | None:
 def remove_left_behind(directory: Path) -> None:
     """Remove the temporary files of processes of this machine that were killed."""
     for path in directory.glob(".*.tmp"):
-        match = re.fullmatch(r"\..+\.(\d+)\.[0-9a-f]{16}\.tmp", path.name)
-        if match is not None and not _is_alive(int(match[1])):
+        match = re.fullmatch(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{16}\.tmp", path.name)
+        if match is not None and match[1] == _this_machine() and not _is_alive(int(match[2])):
             with suppress(OSError):
                 path.unlink()
 
 
+def _this_machine() -> str:
+    """A short name of this machine, or container: its processes are numbered by it."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
 def _is_alive(process: int) -> bool:
+    """Whether a process lives; on Windows, where asking would end it, nobody knows."""
+    if sys.platform == "win32":
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -110,10 +141,13 @@ def check_path(path: Path) -> Path:
     Raises:
         UsageError: If it is none.
     """
-    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    try:
+        longest, length = max((len(os.fsencode(part)) for part in path.parts), default=0), len(os.fsencode(path))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{str(path)!r:.80} is no path: {error.reason}") from error
     if "\0" in str(path):
         raise UsageError(f"{str(path)!r:.80} is no path: it has a character of code 0")
-    if longest > 255 or len(os.fsencode(path)) > 4000:
+    if longest > 255 or length > 4000:
         raise UsageError(f"{str(path)[:80]}… is no path: a name has 255 bytes at most, and a path 4,000")
     return path
 
@@ -160,8 +194,10 @@ class Damaged(UsageError):
     """A file is not what this library wrote."""
 
 
-_SEAL = "sha256"
+_SEAL = "stimulative.sha256"
 _BLANK = "0" * 64
+_LONGEST_HEADER = 100_000_000
+"""Bytes of the header of a safetensors file, as the format has it."""
 
 
 def seal(path: Path) -> None:
@@ -203,12 +239,37 @@ def check_seal(path: Path) -> bool:
     return True
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors; nothing where it is none.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < _LONGEST_HEADER else {}
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        return {}
+    said = header.get("__metadata__") if isinstance(header, dict) else None
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+
+
+def hash_of(text: str) -> str:
+    """The SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _seal_at(path: Path) -> int | None:
     """Where a safetensors file has its seal."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, 100_000_000))
-    match = re.search(rb'(?<!\\)"' + _SEAL.encode() + rb'":"([0-9a-f]{64})"', header)  # not in another JSON inside
+        header = file.read(min(length, _LONGEST_HEADER))
+    match = re.search(
+        rb'(?<!\\)"' + re.escape(_SEAL).encode() + rb'":"([0-9a-f]{64})"', header
+    )  # not in another JSON inside
     return None if match is None else 8 + match.start(1)
 
 

@@ -43,6 +43,9 @@ class ResultsLost(UsageError):
         super().__init__(message)
         self.summary, self.subnets = summary, subnets
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.summary, self.subnets)
+
 
 def evaluate(
     run: str | Path,

@@ -23,6 +23,7 @@ from stimulative.cli.commands import (
     sweep,
     train,
     unravel,
+    verify,
 )
 from stimulative.cli.messages import CommandFailed, in_options, interrupted_status
 from stimulative.cli.parser import Parser, without_settings
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Command] = {
     "choose": choose,
     "pack": pack,
     "export": export,
+    "verify": verify,
     "doctor": doctor,
 }
 _READS_NO_RECIPE = "unravel", "report", "doctor"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -14,7 +14,12 @@ from stimulative.extension import distrusting
 
 RECIPE = "recipe.yaml"
 AUTHORSHIP = "authorship.json"
-_OF_RUNS = AUTHORSHIP, "environment.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint-last.ckpt"
+_OF_RUNS = (
+    *(AUTHORSHIP, "environment.json", "summary.json", "metrics.csv", "subnets.csv", "checksums.json", "failure.txt"),
+    *("model.safetensors", "reference.safetensors", ".lock", "tensorboard"),
+    *("checkpoint-last.ckpt", "checkpoint-previous.ckpt", "checkpoint-best.ckpt"),
+)
+"""What a run directory has beside its recipe."""
 
 
 def write_run_recipe(directory: Path, text: str) -> None:
@@ -38,10 +43,20 @@ def guard(recipe: object, overrides: Sequence[tuple[str, Given]], *, of_a_run: b
     path = files.user_path(recipe)
     if not of_a_run and not (path.name == RECIPE and any((path.parent / name).exists() for name in _OF_RUNS)):
         return nullcontext()
-    if _written_here(path):
+    return guarding(path, (text for _, given in overrides for text in _texts(given.value)))
+
+
+def guarding(recipe: Path, said: Iterable[str] = ()) -> AbstractContextManager[None]:
+    """Refuses names and arguments that come from the recipe of a run directory, unless this user has written it.
+
+    Args:
+        recipe: The recipe.
+        said: Names that the user gave besides, which are fine.
+    """
+    if _written_here(recipe):
         return nullcontext()
-    names = frozenset(text for _, given in overrides for text in _texts(given.value))
-    return distrusting(f"{path}, of a run that was not made by you on this machine or was changed since,", but=names)
+    source = f"{recipe}, of a run that was not made by you on this machine, or was changed since,"
+    return distrusting(source, but=frozenset(said))
 
 
 def _written_here(path: Path) -> bool:

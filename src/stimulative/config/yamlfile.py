@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 _EXPONENT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
-_FLOAT, _DATE = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+_FLOAT, _DATE, _INT = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int"
+_LONGEST_INT = 1000
 
 
 class YamlError(ValueError):
@@ -136,6 +137,8 @@ def _count(node: yaml.Node, within: set[int], known: dict[int, int]) -> int:
         raise YamlError(f"line {node.start_mark.line + 1}: a value holds itself, by an alias")
     if id(node) not in known:
         parts: list[yaml.Node] = []
+        if isinstance(node, yaml.ScalarNode) and node.tag == _INT and len(node.value) > _LONGEST_INT:
+            raise YamlError(f"line {node.start_mark.line + 1}: a whole number of {len(node.value):,} digits")
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):

@@ -3,11 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from stimulative.errors import UsageError
 
 _LOOKED_AT = 10_000
 """Files whose sizes are looked at; of more, as many that lie evenly. The names of all of them count."""
@@ -52,11 +55,14 @@ def of_files(root: str, files: _Named, targets: Iterable[object] = ()) -> str:
     """
     digest = hashlib.sha256()
     paths = [files.origin(number) for number in range(len(files))]
-    every = max(1, len(paths) // _LOOKED_AT)
+    every = max(1, -(-len(paths) // _LOOKED_AT))
     for number, path in enumerate(paths):
-        digest.update(f"{os.path.relpath(path, root)}\0".encode("utf-8", "surrogatepass"))
+        digest.update(f"{PurePath(os.path.relpath(path, root)).as_posix()}\0".encode("utf-8", "surrogatepass"))
         if number % every == 0:
-            digest.update(f"{os.stat(path).st_size} ".encode())
+            try:
+                digest.update(f"{os.stat(path).st_size} ".encode())
+            except OSError as error:
+                raise UsageError(f"{path} cannot be read: {error.strerror}; replace or remove it") from error
     digest.update(repr([*map(str, targets)]).encode())
     return f"{len(paths):,} files, sha256 {digest.hexdigest()[:16]}"
 

@@ -1,6 +1,5 @@
 """Images of one's own in folders: `PATH/train/CLASS/…` and `PATH/val/CLASS/…`, as ImageNet is laid out."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,8 +128,9 @@ class ImageFolders:
                 "it images of what is none of it as another class"
             )
         left_out: Counter[str] = Counter()
-        train, test = (_image_list(root / split, class_names, left_out) for split in (_TRAIN, _TEST))
-        _check_apart(root, train, test)
+        train, train_files = _image_list(root / _TRAIN, class_names, left_out)
+        test, test_files = _image_list(root / _TEST, class_names, left_out)
+        _check_apart(root, train_files, test_files)
         return cls(class_names, train, test, {reason: count for reason, count in left_out.items() if count})
 
 
@@ -141,7 +141,8 @@ def _class_names(split: Path) -> tuple[str, ...]:
     return names
 
 
-def _image_list(split: Path, class_names: tuple[str, ...], left_out: Counter[str]) -> ImageList:
+def _image_list(split: Path, class_names: tuple[str, ...], left_out: Counter[str]) -> tuple[ImageList, dict[str, str]]:
+    """The images of a split, and where each of their files really is."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     of_classes = [images_below(split / name, left_out) for name in class_names]
@@ -152,13 +153,14 @@ def _image_list(split: Path, class_names: tuple[str, ...], left_out: Counter[str
             "add images or remove the class from both splits"
         )
     labels = np.repeat(np.arange(len(class_names), dtype=np.int64), [len(paths) for paths in of_classes])
-    return ImageList(tuple(path for paths in of_classes for path in paths), labels)
+    paths = {path: real for of_class in of_classes for path, real in of_class.items()}
+    return ImageList(tuple(paths), labels), paths
 
 
-def _check_apart(root: Path, train: ImageList, test: ImageList) -> None:
+def _check_apart(root: Path, train: dict[str, str], test: dict[str, str]) -> None:
     """Make sure that no file is trained on and tested on, by a link."""
-    real = {os.path.realpath(path): path for path in train.paths}
-    both = [path for path in test.paths if os.path.realpath(path) in real]
+    trained = set(train.values())
+    both = [path for path, real in test.items() if real in trained]
     if both:
         raise UsageError(
             f"{root}: {len(both)} of the {len(test)} images of {_TEST}/ are files of {_TRAIN}/, too, such as "

@@ -12,46 +12,65 @@ from typing import Any
 
 import numpy as np
 
+from stimulative.errors import UsageError
+
 _ORIENTATION = 0x0112
 _SLIMMEST = 200
 """How many times one side may be the other: images are resized by the shorter one, and would not fit in memory."""
 _BACKGROUND = (255, 255, 255)
-HIDDEN, NO_IMAGE, AGAIN = "hidden", "not named as images are", "the same file again, by a link"
+HIDDEN, NO_IMAGE = "hidden", "not named as images are"
+AGAIN, NOWHERE = "the same file again, by a link", "a link to nothing"
 """Why files are left out."""
 
 
-def images_below(folder: Path, left_out: Counter[str]) -> list[str]:
-    """The images in a folder and in the folders below it, in the order of their names.
+def images_below(folder: Path, left_out: Counter[str]) -> dict[str, str]:
+    """The images in a folder and in the folders below it.
 
     Links are followed, to each folder and each file once.
 
     Args:
         folder: The folder.
         left_out: By reason, how many files were left out; added to.
+
+    Returns:
+        The files, folder by folder in the order of their names, and where each really is.
+
+    Raises:
+        UsageError: If a folder cannot be read.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    found: list[str] = []
+    found: dict[str, str] = {}
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    waiting = [(str(folder), os.path.realpath(folder))]
+    while waiting:
+        place, real = waiting.pop()
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UsageError(f"{place} cannot be read: {error.strerror}") from error
         if real in seen:
-            folders.clear()
-            left_out[AGAIN] += len(names)
+            left_out[AGAIN] += len(entries)
             continue
         seen.add(real)
-        left_out[HIDDEN] += sum(name.startswith(".") for name in (*folders, *names))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = os.path.join(place, name)
-            if not name.lower().endswith(IMG_EXTENSIONS):
+        below = []
+        for entry in entries:
+            inside = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+            if entry.name.startswith("."):
+                left_out[HIDDEN] += 1
+            elif entry.is_dir():
+                below.append((entry.path, inside))
+            elif not entry.name.lower().endswith(IMG_EXTENSIONS):
                 left_out[NO_IMAGE] += 1
-            elif (file := os.path.realpath(path)) in seen:
+            elif entry.is_symlink() and not os.path.exists(inside):
+                left_out[NOWHERE] += 1
+            elif inside in seen:
                 left_out[AGAIN] += 1
             else:
-                seen.add(file)
-                found.append(path)
-    return sorted(found)
+                seen.add(inside)
+                found[entry.path] = inside
+        waiting += reversed(below)
+    return found
 
 
 def read_rgb(path: str) -> Any:

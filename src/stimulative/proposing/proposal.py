@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stimulative.config import SECTIONS, Recipe, dump_line, load_recipe, plain, read_overrides
+from stimulative.config import RECIPE, SECTIONS, Recipe, dump_line, guarding, load_recipe, plain, read_overrides
 from stimulative.data import DataSettings, SentenceData, TextData
 from stimulative.errors import UsageError
 from stimulative.files import user_path
@@ -133,7 +134,9 @@ def propose(model: str | None, data: str, *, weights: str | None = None, setting
         "data": {"name": data, **of_data},
         "method": {"name": "stimulative"},
     }
-    recipe = load_recipe(base, list(settings))
+    said = [text for text in (model, data, *settings) if text is not None]
+    with guarding(user_path(weights or "") / RECIPE, said) if of_run else nullcontext():
+        recipe = load_recipe(base, list(settings))
     given = {".".join(key.split(".")[:2]) for key, _ in read_overrides(list(settings), [])}
 
     def chosen(found: Iterable[Proposed]) -> list[Proposed]:

@@ -5,6 +5,7 @@ from stimulative.runs.checksums import CHECKSUMS as CHECKSUMS
 from stimulative.runs.checksums import check_sum as check_sum
 from stimulative.runs.checksums import sums_in as sums_in
 from stimulative.runs.directory import BEST as BEST
+from stimulative.runs.directory import ENVIRONMENT as ENVIRONMENT
 from stimulative.runs.directory import LAST as LAST
 from stimulative.runs.directory import METRICS as METRICS
 from stimulative.runs.directory import MODEL as MODEL

@@ -1,7 +1,7 @@
 """``checksums.json``: what the files of a run hash to, so that damage is seen that their formats do not show.
 
-A file's new sum is written before the file takes its place, beside the old one; so whenever the machine stops, what is
-there has one of the two. Files without a sum, of runs of older versions, are taken as they are.
+A file's new sum is written before the file takes its place, beside the last ones; so whenever the machine stops, what
+is there has one of them. Files without a sum, of runs of older versions, are taken as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stimulative import files
 from stimulative.errors import UsageError
 
 CHECKSUMS = "checksums.json"
-_KEPT = 2
+_KEPT = 4
 
 
 def sum_of(path: Path) -> str:

@@ -202,9 +202,10 @@ class RunDirectory:
         try:
             checksums.check_sum(stored)
         except files.Damaged as error:
-            raise UsageError(
-                f"{error}. Copy it again, or remove it and {SUMMARY}, and resume the run, which finishes anew"
-            ) from error
+            again = (
+                f", or remove it and {SUMMARY}, and resume the run, which finishes anew" if self._can_resume() else ""
+            )
+            raise UsageError(f"{error}. Copy it again{again}") from error
         return stored
 
     @property
@@ -219,6 +220,9 @@ class RunDirectory:
         adopted = self.finished and self.summary.method is None
         return self.file(MODEL) if adopted and self.file(MODEL).exists() else None
 
+    def _can_resume(self) -> bool:
+        return any(self.file(name).exists() for name in (LAST, PREVIOUS, BEST))
+
     def copied(self, out: Path) -> RunDirectory:
         """A copy of it as far as measuring and deploying it takes: all but checkpoints and loggers' files.
 
@@ -230,9 +234,14 @@ class RunDirectory:
         names = RECIPE, AUTHORSHIP, ENVIRONMENT, METRICS, MODEL, REFERENCE, SUMMARY, SUBNETS, checksums.CHECKSUMS
         files.make_directory(out)
         for name in names:
-            if self.file(name).exists():
-                with files.replacing(out / name) as temporary:
-                    shutil.copyfile(self.file(name), temporary)
+            if not self.file(name).exists():
+                continue
+            try:
+                source = self.file(name).open("rb")
+            except OSError as error:
+                raise UsageError(f"cannot read {self.file(name)}: {error.strerror}") from error
+            with source, files.replacing(out / name) as temporary, temporary.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
         return RunDirectory(out)
 
     @contextmanager
@@ -247,9 +256,10 @@ class RunDirectory:
         kept = keep_as if keep_as is not None and path.exists() else None
         with files.replacing(path) as temporary:
             yield temporary
+            files.synchronise(temporary)  # what the disk refuses, it refuses before anything else is touched
             checksums.note(self.path, name, temporary, beside=None if kept is None else {kept: name})
             if kept is not None:
-                path.replace(self.file(kept))
+                files.keep_as(path, self.file(kept))
 
     def _write(self, name: str, text: str) -> None:
         with self.writing(name) as temporary:

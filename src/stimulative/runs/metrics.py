@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from stimulative.errors import UsageError
-from stimulative.files import CannotWrite, write_text
+from stimulative.files import write_text
 from stimulative.tasks import KEYS
 
 
@@ -95,7 +95,7 @@ class MetricsFile:
         """Append a row.
 
         Raises:
-            CannotWrite: If the disk refuses.
+            UsageError: If the disk refuses.
         """
         values = {column: getattr(epoch, name) for name, column in self.columns.items()}
         row = [f"{value:.6g}" if isinstance(value, float) else value for value in values.values()]
@@ -103,7 +103,7 @@ class MetricsFile:
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerow(row)
         except OSError as error:
-            raise CannotWrite(self.path, error.strerror or str(error)) from error
+            raise UsageError(f"cannot write {self.path}: {error.strerror}; the last checkpoint is whole") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

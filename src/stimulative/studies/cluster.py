@@ -84,11 +84,16 @@ def _check_folder(folder: Path) -> None:
     if not folder.exists():
         folder.mkdir()
         files.write_json(note, {"folder": mark(text)})
-    elif not is_trusting() and not (note.exists() and is_ours(text, files.read_json(note).get("folder"))):
+    elif not is_trusting() and not (note.exists() and is_ours(text, _said(note))):
         raise UsageError(
             f"{folder} was not made by you on this machine, or was moved since, and results of jobs in it would run "
             f"code when they are read: remove it, or where you trust it, {HOW_TO_TRUST}"
         )
+
+
+def _said(note: Path) -> object:
+    content = files.read_json(note)
+    return content.get("folder") if isinstance(content, dict) else None
 
 
 def _executor(folder: Path, workers: Workers) -> Any:

@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stimulative.claiming import claimed
 from stimulative.data import View
 from stimulative.extension import trusting
 from stimulative.runs import RunDirectory, Summary
@@ -66,8 +67,9 @@ class Work:
             if self.subnets != ():
                 evaluate(self.directory, subnets=self.subnets, latency=False)
             run = RunDirectory(Path(self.directory))
-            summary = replace(run.summary, runs_at_once=self.at_once)
-            run.write_summary(summary)
+            with claimed(run.path, "measuring"):
+                summary = replace(run.summary, runs_at_once=self.at_once)
+                run.write_summary(summary)
             return summary
         except Exception as error:
             return Failure(_described(error), traceback.format_exc())

@@ -48,7 +48,8 @@ def train(
         UsageError: If something cannot be used, before any training.
         Diverged: If the loss is no longer finite; the last checkpoint is from before.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, of_a_run=Path(recipe).parent.resolve() == Path(out).resolve())
     with claimed(Path(out), "training"):
         finished = check_start(recipe, RunDirectory(Path(out)), resume=resume)
         if finished is None:

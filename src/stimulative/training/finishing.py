@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from stimulative.files import hash_of
 from stimulative.residual import ResidualNetwork, Statistics
 from stimulative.runs import FamilySummary, Summary, device_name, versions
 from stimulative.training.calibration import choose_calibration, estimate_statistics, warn_of_loss
@@ -57,7 +57,7 @@ def finish(trainer: Trainer) -> Summary:
     )
     if trainer.chief:
         made_of = {
-            "recipe": hashlib.sha256(trainer.recipe.to_yaml().encode()).hexdigest(),
+            "recipe": hash_of(trainer.recipe.to_yaml()),
             "data": json.dumps(dict(trainer.data.fingerprint)),
         }
         trainer.run_directory.write_model(

@@ -20,6 +20,10 @@ _LIGHTNING = {
 }
 
 
+_FOLDERS = "tensorboard", "wandb", "mlruns", "lightning_logs", ".neptune", ".cometml-runs"
+"""Where they write in a run directory."""
+
+
 def loggers_of(names: Sequence[str], out: Path, first_step: int) -> list[Any]:
     """Lightning's loggers by name (``tensorboard``, ``wandb``, ...) or by class (``package.module:Class``).
 
@@ -30,11 +34,12 @@ def loggers_of(names: Sequence[str], out: Path, first_step: int) -> list[Any]:
     for name in names:
         if name == "csv":
             continue  # metrics.csv is always written
+        for folder in _FOLDERS:
+            inside(out, folder)
         try:
             if name == "tensorboard":
                 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-                inside(out, "tensorboard")
                 loggers.append(TensorBoardLogger(out, name="tensorboard", version="", purge_step=first_step))
                 continue
             if name in _LIGHTNING:

@@ -31,6 +31,9 @@ class TrainingStopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.number,)
+
 
 class Stopping:
     """Hears signals while a net trains.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stimulative.claiming import claimed
 from stimulative.config import CalibrationSetting, Recipe
 from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
@@ -147,7 +148,16 @@ class Trainer:
             print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
 
     def run(self) -> Summary:
-        """Train the epochs that are left, and finish."""
+        """Train the epochs that are left, and finish.
+
+        Raises:
+            UsageError: If another process trains in the directory.
+            TrainingStopped: If a signal has asked for the end.
+        """
+        with claimed(self.run_directory.path, "training"):
+            return self._run()
+
+    def _run(self) -> Summary:
         display = TrainingProgress(
             self.run_directory.path.name,  # of a comparison's runs, all that tells a method from its variants
             self.epochs,
@@ -171,7 +181,7 @@ class Trainer:
                 while self.epoch < self.epochs:
                     with self.stopping.waiting():
                         self._train_epoch()
-                    self._is_to_stop(self.recipe.training.log_every)
+                        self._is_to_stop(self.recipe.training.log_every)
                     self.stopping.end()
             return finish(self)
 
@@ -254,10 +264,11 @@ class Trainer:
                     began = under_way.note(number, total, began)
                     self._stop(under_way)
         except CannotRead as error:
-            if whole and self.stopping.asked_meanwhile():
+            if whole and self.fabric.world_size == 1 and self.stopping.asked_meanwhile():
                 under_way.note(number, total, began)
                 self._stop(under_way)
-            raise error.__cause__ or error from None
+            assert error.__cause__ is not None
+            raise error.__cause__  # noqa: B904, it has a cause of its own
         under_way.note(number, total, began)
         reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
@@ -278,6 +289,7 @@ class Trainer:
 
     def _stop(self, under_way: UnderWay) -> None:
         """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
+        check_parameters(self.method.parameters(), self.epoch + 1, self.run_directory.file(LAST))
         self.under_way = under_way
         if self.chief:
             self._save(LAST)

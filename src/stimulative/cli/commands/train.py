@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from stimulative.claiming import is_first_process
 from stimulative.cli.data_option import add_data, data_settings, directory_word
 from stimulative.cli.from_option import add_from, from_settings
 from stimulative.cli.messages import CommandFailed, interrupted_status
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             hint = "nothing has been trained yet"
         print(f"\n{str(stopped) or 'interrupted'}; {hint}", file=sys.stderr)
         return interrupted_status(stopped)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not is_first_process():
         return 0  # of several processes that train together, one speaks
     summary = RunDirectory(out).summary
     main, measure = summary.main, measure_of(summary.task)
@@ -112,7 +112,8 @@ def _recipe(options: argparse.Namespace, rest: list[str]) -> tuple[Any, str]:
         return _proposed(saved.path, options.data, [*more, *rest]), f"{saved.path.resolve().name}-tuned"
     named, stem = (options.recipe, None) if options.recipe is not None else _recipe_of_run(options.weights)
     settings = data_settings(named, options.data, rest) + from_settings(options.weights, rest)
-    return load_recipe(named, [*settings, *more, *rest]), stem or Path(named).stem
+    of_a_run = options.recipe is None or (options.out and Path(named).parent.resolve() == Path(options.out).resolve())
+    return load_recipe(named, [*settings, *more, *rest], of_a_run=bool(of_a_run)), stem or Path(named).stem
 
 
 def _proposed(saved: Path, data: str | None, settings: list[str]) -> Any:

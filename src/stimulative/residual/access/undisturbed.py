@@ -8,13 +8,15 @@ caller.
 
 The other thread computes as the caller does: modes of gradients, inference and autocast, the default device, CUDA's
 device and stream, and context variables are those of the caller. Where the caller has modes of other kinds, which count
-in its own thread only (a FLOP counter, fake tensors, ``torch.func``), and in threads other than the main one, the call
-is made as it is.
+in its own thread only (a FLOP counter, fake tensors, ``torch.func``), in threads other than the main one, and while a
+module is imported, the call is made as it is. What belongs to one thread in other ways (a lock that the caller holds
+and the model or its batches take again, a connection of sqlite) does not go along.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,7 +32,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 
+_caller: ContextVar[int | None] = ContextVar("the thread that made a call", default=None)
 _stopping: ContextVar[threading.Event | None] = ContextVar("whether the caller was interrupted", default=None)
+
+
+_MOMENT = 0.1  # seconds
 
 
 class _Stopped(BaseException):
@@ -58,9 +64,15 @@ def uncut(function: Callable[Given, Found]) -> Callable[Given, Found]:
 
 
 def _elsewhere(function: Callable[[], Found], *, ends_early: bool) -> Found:
-    if threading.current_thread() is not threading.main_thread() or _has_modes_of_its_own():
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or _has_modes_of_its_own() or _is_importing():
         return function()
     return _Call(function, ends_early).result()
+
+
+def calling_thread() -> int:
+    """The thread that does what is done here: that of the caller, where the work is done in another one."""
+    return _caller.get() or threading.get_ident()
 
 
 def step() -> None:
@@ -78,30 +90,34 @@ class _Call:
         self.go, self.stop, self.done = threading.Event(), threading.Event(), threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
-        self.context = copy_context()
+        self.context, self.caller = copy_context(), threading.get_ident()
         self.state = _State()
         self.thread = threading.Thread(target=self._run, name="stimulative", daemon=True)
 
     def result(self) -> Any:
         try:
-            self.thread.start()
+            try:
+                self.thread.start()
+            except RuntimeError:  # the interpreter is ending
+                return self.function()
             self.go.set()  # nothing is changed before this
-            self.done.wait()
+            while not self.done.wait(_MOMENT):  # on Windows a wait without an end cannot be interrupted
+                pass
         except BaseException:
-            self.stop.set()
-            self._wait()
+            self._end()
             raise
         if self.error is not None:
             error, self.error = self.error, None  # not in a circle with its traceback
             raise error
         return self.value
 
-    def _wait(self) -> None:
-        """Wait until the model is as it was; a further interrupt changes nothing about that."""
-        self.go.set()
-        while self.thread.ident is not None and not self.done.is_set():
+    def _end(self) -> None:
+        """Wait until the model is as it was; further interrupts wait, too."""
+        while not (self.stop.is_set() and self.go.is_set() and (self.thread.ident is None or self.done.is_set())):
             try:
-                self.done.wait()
+                self.stop.set()
+                self.go.set()
+                self.done.wait(_MOMENT)
             except BaseException:
                 continue
 
@@ -117,6 +133,7 @@ class _Call:
 
     def _call(self) -> Any:
         _stopping.set(self.stop if self.ends_early else None)
+        _caller.set(self.caller)
         with self.state.entered():
             return self.function()
 
@@ -146,6 +163,16 @@ class _State:
             if self.stream is not None:
                 stack.enter_context(torch.cuda.stream(self.stream))
             yield
+
+
+def _is_importing() -> bool:
+    """Whether the caller is a module that is being imported, whose lock another thread would wait for."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _has_modes_of_its_own() -> bool:

@@ -12,6 +12,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.undisturbed import calling_thread
 
 
 class _Use:
@@ -50,7 +51,7 @@ def exclusive(model: nn.Module, *, passes_within: bool = False) -> Iterator[None
     """
     with _registry:
         use = _running.setdefault(model, _Use())
-    if use.lock.locked() and use.owner == threading.get_ident():
+    if use.lock.locked() and use.owner == calling_thread():
         if use.passes_within:
             yield
             return
@@ -59,7 +60,7 @@ def exclusive(model: nn.Module, *, passes_within: bool = False) -> Iterator[None
             "from within its own forward or from within only(...). Run the subnets one after the other"
         )
     with use.lock:
-        use.owner, use.passes_within = threading.get_ident(), passes_within
+        use.owner, use.passes_within = calling_thread(), passes_within
         try:
             yield
         finally:

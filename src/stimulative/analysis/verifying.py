@@ -1,0 +1,165 @@
+"""Whether a run, or a file that was made of one, is whole and what it says it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from stimulative import files
+from stimulative.data import changes_of_data
+from stimulative.data import load as load_data
+from stimulative.errors import UsageError
+from stimulative.records import Record
+from stimulative.runs import (
+    BEST,
+    ENVIRONMENT,
+    LAST,
+    METRICS,
+    MODEL,
+    PREVIOUS,
+    RECIPE,
+    REFERENCE,
+    SUBNETS,
+    SUMMARY,
+    RunDirectory,
+    check_sum,
+)
+
+State = Literal["as written", "no checksum", "missing", "damaged", "agrees", "disagrees", "unknown"]
+_FINE = "as written", "no checksum", "agrees", "unknown"
+_OF_A_FINISHED_RUN = RECIPE, ENVIRONMENT, METRICS, MODEL, SUMMARY
+
+
+@dataclass(frozen=True)
+class Finding(Record):
+    """What was found of one thing.
+
+    Args:
+        what: The file, or what was compared.
+        state: How it is.
+        details: What is wrong, or not known; empty where nothing is.
+    """
+
+    what: str
+    state: State
+    details: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.state in _FINE
+
+
+def verify(place: str | Path, *, data: bool = True) -> list[Finding]:
+    """Look at a run directory, or at a file of weights or a family that this library wrote.
+
+    Args:
+        place: The run directory, or the file.
+        data: Whether to open a run's data, to see whether they are those that it was trained on.
+
+    Returns:
+        What was found, the files first; all is well if each is ``fine``.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    path = files.user_path(place)
+    if path.is_file():
+        return [_file(path)]
+    run = RunDirectory.open(path)
+    found = [_of_run(run, name) for name in _expected(run)]
+    found.append(_recipe(run))
+    if run.evaluated and run.finished:
+        found.append(_subnets(run))
+    if data:
+        found.append(_data(run))
+    return found
+
+
+def _expected(run: RunDirectory) -> list[str]:
+    """The files that a run has to have, and those that it has besides."""
+    trained = not run.finished or run.file(LAST).exists() or run.file(METRICS).exists()
+    needed = {*(_OF_A_FINISHED_RUN if run.finished else (RECIPE, ENVIRONMENT)), *((LAST,) if trained else ())}
+    if not trained:  # weights that somebody else has trained have no log
+        needed.discard(METRICS)
+    if run.finished:
+        needed.discard(LAST)  # which may have been removed to save room
+    every = RECIPE, ENVIRONMENT, METRICS, LAST, PREVIOUS, BEST, MODEL, REFERENCE, SUMMARY, SUBNETS
+    return [name for name in every if name in needed or run.file(name).exists()]
+
+
+def _of_run(run: RunDirectory, name: str) -> Finding:
+    path = run.file(name)
+    if not path.exists():
+        return Finding(name, "missing")
+    try:
+        return Finding(name, "as written" if check_sum(path) else "no checksum")
+    except files.Damaged:
+        return Finding(name, "damaged", "its checksum is another one than when it was written")
+
+
+def _file(path: Path) -> Finding:
+    try:
+        sealed = files.check_seal(path)
+    except files.Damaged:
+        return Finding(path.name, "damaged", "its checksum is another one than when it was written")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if not sealed:
+        return Finding(path.name, "no checksum", "safetensors files that this library wrote have one inside")
+    beside = path.with_name(f"{path.name}.json")
+    if beside.exists() and _about(path) not in (None, files.read_json(beside)):
+        return Finding(path.name, "disagrees", f"its header says something else than {beside.name}")
+    return Finding(path.name, "as written")
+
+
+def _about(path: Path) -> Any:
+    """What the header of a safetensors file says of it; None if nothing."""
+    said = files.metadata_of(path).get("stimulative")
+    return None if said is None else json.loads(said)
+
+
+def _recipe(run: RunDirectory) -> Finding:
+    """Whether the recipe is the one that the model was trained by."""
+    what = f"{RECIPE} and {MODEL}"
+    if not run.file(MODEL).exists():
+        return Finding(what, "unknown", "there is no model yet")
+    said = files.metadata_of(run.file(MODEL)).get("stimulative.recipe")
+    if said is None:
+        return Finding(what, "unknown", "the model does not say what it was trained by")
+    if said != files.hash_of(run.recipe_text):
+        return Finding(what, "disagrees", f"{RECIPE} was changed since the model was trained")
+    return Finding(what, "agrees")
+
+
+def _subnets(run: RunDirectory) -> Finding:
+    """Whether the table of subnets is the one that the summary is of."""
+    what = f"{SUBNETS} and {SUMMARY}"
+    try:
+        family, summary = run.family, run.summary
+    except UsageError as error:
+        return Finding(what, "unknown", f"one of them cannot be read: {error}")
+    said = summary.subnets
+    mean = sum(member.score.quality for member in family) / max(1, len(family))
+    if said.evaluated != len(family) or said.mean is None or abs(said.mean - mean) > 1e-3:
+        details = f"{len(family)} subnets with a mean of {mean:.2f}, and {said.evaluated} with {said.mean or 0:.2f}"
+        return Finding(what, "disagrees", f"{details}; measure again: stimulative evaluate {run.path}")
+    return Finding(what, "agrees")
+
+
+def _data(run: RunDirectory) -> Finding:
+    """Whether the data are those that the model was trained on."""
+    said = files.metadata_of(run.file(MODEL)).get("stimulative.data") if run.file(MODEL).exists() else None
+    before = json.loads(said) if said is not None else {}
+    if not isinstance(before, Mapping) or not before:
+        return Finding("data", "unknown", "the model does not say what it was trained on")
+    recipe = run.recipe
+    try:
+        now = load_data(recipe.data, seed=recipe.seed).fingerprint
+    except UsageError as error:
+        return Finding("data", "unknown", f"they cannot be opened here: {error}")
+    changed = changes_of_data(before, now)
+    return Finding("data", "disagrees" if changed else "agrees", "; ".join(changed))

@@ -1,0 +1,44 @@
+"""``stimulative verify``: whether a run or a file is whole, and what it says it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+TAKES_SETTINGS = False
+_EXAMPLES = """examples:
+  stimulative verify runs/c100
+  stimulative verify runs/c100 --no-data
+  stimulative verify family.safetensors --json"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "verify",
+        help="whether a run or a file is whole",
+        description="Compare the files of a run with their checksums, its recipe and its data with those that the\n"
+        "model was trained by, and its table of subnets with its summary; or a file of weights or a family\n"
+        "with its own checksum. Status 1 if something is missing, damaged or disagrees.",
+        usage="stimulative verify (RUN | FILE) [--no-data] [--json]",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("place", metavar="RUN|FILE", help="run directory, or a safetensors file of this library")
+    parser.add_argument("--no-data", dest="data", action="store_false", help="do not open the data of the run")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON, and nothing else")
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Verify."""
+    from stimulative.analysis import verify
+
+    found = verify(options.place, data=options.data)
+    if options.json:
+        print(json.dumps([finding.to_mapping() for finding in found], indent=2))
+    else:
+        width = max(len(finding.what) for finding in found)
+        for finding in found:
+            details = f": {finding.details}" if finding.details else ""
+            print(f"{finding.what:<{width}}  {finding.state}{details}")
+    return 0 if all(finding.fine for finding in found) else 1

@@ -1,0 +1,118 @@
+"""A run and a file are whole and what they say they are, or it is told what is not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import stimulative
+from stimulative.analysis import evaluate, verify
+from stimulative.cli import main
+from stimulative.errors import UsageError
+from stimulative.models import build
+from stimulative.runs import CHECKSUMS, LAST, METRICS, MODEL, RECIPE, SUBNETS, SUMMARY
+from stimulative.training import load_recipe, train
+
+TINY = {
+    "model.arguments": {"width": 2},
+    "data.batch_size": 128,
+    "schedule.epochs": 2,
+    "evaluation.calibration_images": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(load_recipe("digits", TINY), out, progress=False)
+    evaluate(out, latency=False)
+    return out
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def states(run: Path) -> dict[str, str]:
+    return {finding.what: finding.state for finding in verify(run)}
+
+
+def test_a_run_that_is_whole(run, capsys):
+    found = states(run)
+    assert set(found.values()) == {"as written", "agrees", "no checksum"}
+    assert found[MODEL] == found[SUMMARY] == found[SUBNETS] == found[LAST] == "as written"
+    assert found[f"{RECIPE} and {MODEL}"] == found[f"{SUBNETS} and {SUMMARY}"] == found["data"] == "agrees"
+    assert main(["verify", str(run)]) == 0
+    assert f"{MODEL} " in capsys.readouterr().out
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [MODEL, LAST, SUBNETS, SUMMARY])
+def test_damage_is_told(name, copy, capsys):
+    if name == SUMMARY:
+        (copy / name).write_text((copy / name).read_text().replace('"seed": 0', '"seed": 1'))
+    else:
+        flip(copy / name)
+    assert main(["verify", str(copy), "--json", "--no-data"]) == 1
+    found = {finding["what"]: finding["state"] for finding in json.loads(capsys.readouterr().out)}
+    assert found[name] == "damaged"
+    assert "data" not in found
+
+
+@pytest.mark.parametrize("name", [MODEL, METRICS])
+def test_what_is_missing_is_told(name, copy):
+    (copy / name).unlink()
+    assert states(copy)[name] == "missing"
+
+
+def test_a_recipe_that_was_edited_is_told(copy):
+    text = (copy / RECIPE).read_text()
+    (copy / RECIPE).write_text(text.replace("lr: 0.1", "lr: 0.3"))
+    assert states(copy)[f"{RECIPE} and {MODEL}"] == "disagrees"
+
+
+def test_other_data_are_told(copy):
+    text = (copy / MODEL).read_bytes()
+    assert text.count(b"1,797 samples") == 0
+    (copy / MODEL).write_bytes(text.replace(b"samples, sha256", b"samples, sha512"))
+    found = states(copy)
+    assert found["data"] == "disagrees" and found[MODEL] == "damaged"
+
+
+def test_a_table_of_other_subnets_is_told(copy):
+    lines = (copy / SUBNETS).read_text().splitlines(keepends=True)
+    (copy / SUBNETS).write_text("".join(lines[:-3]))
+    (copy / CHECKSUMS).unlink()
+    found = states(copy)
+    assert found[f"{SUBNETS} and {SUMMARY}"] == "disagrees" and found[SUBNETS] == "no checksum"
+
+
+def test_family_files_are_verified_with_their_json(tmp_path):
+    from stimulative.deploy import save_family
+
+    model, x = build("cifar/resnet20", classes=10, channels=1, arguments={"width": 2}).eval(), torch.randn(4, 1, 8, 8)
+    file = tmp_path / "family.safetensors"
+    save_family(stimulative.unravel(model, x), file, ["1-1-1"], [x])
+    assert states(file) == {"family.safetensors": "as written"}
+    beside = tmp_path / "family.safetensors.json"
+    said = beside.read_text()
+    beside.write_text(said.replace('"calibration_images": 4', '"calibration_images": 5'))
+    assert states(file) == {"family.safetensors": "disagrees"}
+    beside.write_text(said)
+    flip(file)
+    assert states(file) == {"family.safetensors": "damaged"}
+
+
+def test_what_is_neither_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="is not a run directory"):
+        verify(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    assert states(tmp_path / "text") == {"text": "no checksum"}
