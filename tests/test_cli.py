@@ -187,7 +187,7 @@ def test_compare_tells_of_variants_and_of_those_that_failed(tmp_path, capsys):
         (["evaluate", "nowhere", "--weights", "w.pth"], "got both RUN (nowhere) and --weights; give one or the other"),
         (["evaluate", "nowhere", "--data.path", "x"], "--data.path goes with --weights only"),
         (["evaluate", "nowhere", "--model.arguments", "{width: 4}"], "--model.arguments goes with --weights only"),
-        (["evaluate", "nowhere", "--out", "x"], "--out goes with --weights only"),
+        (["evaluate", "nowhere", "--out", "x"], "nowhere is not a run directory"),
         ([*ADOPT, "--weights", "missing.pth"], "there is no file missing.pth"),
         ([*ADOPT, "--weights", "w.pth", "--model.depth", "3"], "model.depth: unknown setting"),
         ([*ADOPT, "--weights", "w.pth", "--data", "digts"], "did you mean 'digits'?"),

@@ -989,7 +989,7 @@ def test_images_of_every_kind_become_rgb(tmp_path: Path):
     for file in apples.iterdir():
         file.unlink()
     Image.fromarray(grey).save(apples / "0.png")
-    Image.fromarray(np.stack([grey, grey, grey, grey], axis=-1), mode=None).save(apples / "1.png")
+    Image.fromarray(np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1), mode=None).save(apples / "1.png")
     Image.fromarray(grey).convert("P").save(apples / "2.png")
     Image.fromarray(grey.astype(np.uint16) * 256).save(apples / "3.png")
     with Image.open(apples / "1.png") as second, Image.open(apples / "3.png") as last:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stimulative.cli import main
 from stimulative.config import load_recipe
@@ -93,7 +93,7 @@ def test_the_page_prepares_images_as_the_loaders_do(size, crop_ratio, interpolat
     recipe = recipe.override({"data.name": f"folder:{tmp_path}", "data.classes": None, "data.validation": 0.4})
     data = load(recipe.data, seed=0)
     (text,) = re.findall(r"^def prepared.*?(?=^\S)", PAGE.read_text(), re.DOTALL | re.MULTILINE)[:1]
-    known = {"Image": Image, "numpy": np, "preparation": data.preparation.to_mapping()}
+    known = {"Image": Image, "ImageOps": ImageOps, "numpy": np, "preparation": data.preparation.to_mapping()}
     exec(text, known)
     expected = torch.cat([x for x, _ in data.test]) * torch.tensor(data.std)[:, None, None]
     expected += torch.tensor(data.mean)[:, None, None]
