@@ -324,3 +324,11 @@ def test_results_of_jobs_in_a_received_study_are_not_read(tmp_path, capsys):
     assert main(command) == 2
     assert "would run code when they are read" in capsys.readouterr().err
     assert not os.listdir(tmp_path / "study/cluster")
+
+
+def test_a_recipe_gives_the_terminal_no_orders(tmp_path, capsys):
+    file = tmp_path / "recipe-of-others.yaml"
+    file.write_text('model: {name: "\\e[2J\\e]0;pwned\\a"}\ndata: {name: digits}\nmethod: {name: common}\n')
+    assert main(["train", str(file), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "pwned" in said and "\x1b" not in said and "\x07" not in said

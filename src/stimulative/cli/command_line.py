@@ -25,7 +25,7 @@ from stimulative.cli.commands import (
     unravel,
     verify,
 )
-from stimulative.cli.messages import CommandFailed, in_options, interrupted_status
+from stimulative.cli.messages import CommandFailed, in_options, interrupted_status, printable
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
 from stimulative.extension import trusting
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except CommandFailed as error:
-        print(f"stimulative: {error}", file=sys.stderr)
+        print(printable(f"stimulative: {error}"), file=sys.stderr)
         return 1
     except UsageError as error:
-        print(f"stimulative: error: {error}", file=sys.stderr)
+        print(printable(f"stimulative: error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
