@@ -229,6 +229,10 @@ def family_of(model: dict, tmp_path: Path) -> Path:
     [
         ({"name": "evil_module:factory"}, "names model 'evil_module:factory'.*load.FILE, trust=True.*model="),
         ({"name": "os:system", "arguments": {"command": "touch imported"}}, "a module of Python itself"),
+        (
+            {"name": "cifar/resnet20", "arguments": {"width": 100_000}},
+            "would have .* parameters: that is not the model",
+        ),
         ({"name": "timm/resnet18", "arguments": {"checkpoint_path": "x"}}, "'checkpoint_path' is not taken"),
         ({"name": "timm/resnet18", "arguments": {"pretrained_cfg": {"url": "http://x"}}}, "'pretrained_cfg' is not"),
         ({"name": "transformers/vit", "arguments": {"attn_implementation": "a/kernel"}}, "'attn_implementation' is"),

@@ -60,6 +60,7 @@ class _OfImages(_Whole):
         return self._built(len(self.classes), self.channels)
 
     def example(self) -> Any:
+        _check_sizes(channels=self.channels, image_size=self.image_size)
         return noise_images(self.channels, self.image_size)
 
 
@@ -72,7 +73,22 @@ class _OfText(_Whole):
         return self._built(self.vocabulary, 1)
 
     def example(self) -> Any:
+        _check_sizes(vocabulary=self.vocabulary, length=self.length)
         return noise_sequences(self.length, self.vocabulary)
+
+
+_MOST = {"channels": 4096, "image_size": 4096, "vocabulary": 10_000_000, "length": 1_000_000}
+"""The greatest sizes of what a model in a file takes: beyond, an example of it would fill the memory."""
+
+
+_TIMES_THE_FILE = 50
+"""How many times its file a whole model may be; a file of small subnets has the smaller part of it."""
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not 1 <= size <= _MOST[name]:
+            raise ValueError(f"{name} is from 1 to {_MOST[name]:,}, and it says {size}")
 
 
 def load(
@@ -110,23 +126,51 @@ def load(
     if model is None:
         allow = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
         with trusting() if trust else distrusting(f"{path}", allow=allow):
-            model = _whole(about, path).built()
-    example = _whole(about, path).example() if example_input is None else example_input
+            whole = _whole(about, path)
+            _check_parameters(whole, tensors, path)
+            model = whole.built()
     with understanding(path):
+        example = _whole(about, path).example() if example_input is None else example_input
         family = StoredFamily.from_mapping(about)
     missing = _fill(model, tensors, path)
     network = unravel(model, as_in(model, example), stages=[stage.blocks for stage in family.stages])
     nets = {}
     for stored in family.subnets:
-        subnet = Subnet.parse(stored.subnet)
+        subnet = network.resolve(stored.subnet)
         carving = carve(network, subnet, shared=True, deleting=stored.deleting)
         _check_filled(path, subnet, carving, missing)
         for layer, number in stored.statistics.items():
             prefix = f"statistics.{number}.{layer}."
             keys = [name.removeprefix(prefix) for name in tensors if name.rpartition(".")[0] == prefix[:-1]]
+            if not keys or layer not in carving.modules:
+                raise UsageError(
+                    f"{path} says that layer {layer!r} of subnet {subnet} has statistics {number}, and it has none of "
+                    "these: write it again"
+                )
             put_statistics(carving.modules[layer], {key: tensors[prefix + key].clone() for key in keys})
         nets[subnet] = carving.model.eval()
     return Elastic(nets, about).to(device)
+
+
+def _check_parameters(whole: _Whole, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Make sure that a model is not far larger than its file, before it takes any memory.
+
+    Raises:
+        UsageError: If it is.
+    """
+    try:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in whole.built().parameters())
+    except UsageError:
+        raise
+    except Exception:  # some models look at their values while they are made
+        return
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if parameters > _TIMES_THE_FILE * stored + 10_000_000:
+        raise UsageError(
+            f"{path} has {stored:,} numbers, and its model {whole.model.name} would have {parameters:,} parameters: "
+            "that is not the model of this file"
+        )
 
 
 def _whole(about: Mapping[str, Any], path: Path) -> _Whole:
