@@ -191,7 +191,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
     except Damaged as error:
         raise UsageError(f"{error}. Copy it again, or write it again: stimulative pack") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read as a family file: {error}. Write it again: stimulative pack"
         ) from error
