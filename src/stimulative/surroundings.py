@@ -20,7 +20,7 @@ from pathlib import Path
 from stimulative.records import Record
 
 _ALLOWS = {
-    "cluster": "studies on a SLURM cluster (--cluster slurm)",
+    "cluster": "studies on a SLURM cluster",
     "hf": "models, tokenizers and the trainer of Transformers (transformers/MODEL_TYPE)",
     "onnx": "export to ONNX, and running what was exported",
 }
