@@ -149,7 +149,7 @@ def load(
                 )
             put_statistics(carving.modules[layer], {key: tensors[prefix + key].clone() for key in keys})
         nets[subnet] = carving.model.eval()
-    return Elastic(nets, about).to(device)
+    return Elastic(nets, about).to(device).eval()
 
 
 def _check_parameters(whole: _Whole, tensors: Mapping[str, Tensor], path: Path) -> None:
