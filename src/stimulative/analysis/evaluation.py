@@ -90,6 +90,8 @@ def evaluate(
             impossible.
         ResultsLost: If it cannot be written to any more once all is measured; it has the results.
     """
+    if latency_batch < 1:
+        raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
     directory = RunDirectory.open(run)
     with claimed(directory.path, "measuring"):
         recipe = directory.recipe
@@ -138,8 +140,6 @@ class _Asked:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"the seed is at least 0 and below 2**32, got {self.seed}")
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {self.batch}")
 
 
 def _evaluated(

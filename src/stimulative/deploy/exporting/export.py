@@ -31,7 +31,7 @@ from stimulative.deploy.extraction import carve_checked
 from stimulative.deploy.writing import check_new
 from stimulative.files import replacing
 from stimulative.residual import Statistics, Subnet, SubnetLike
-from stimulative.runs import RunDirectory
+from stimulative.runs import MODEL, RunDirectory
 from stimulative.training import as_in, fit_temperatures
 
 FOLDER = "export"
@@ -208,7 +208,7 @@ class _Export:
             **vars(description),
             file=str(self.path),
             bytes=self.path.stat().st_size,
-            main_net_bytes=RunDirectory(self.finished.directory).weights.stat().st_size,
+            main_net_bytes=RunDirectory(self.finished.directory).file(MODEL).stat().st_size,
             json=None if beside is None else str(beside),
             check=check,
         )

@@ -14,15 +14,12 @@ from stimulative.deploy.exporting.checking import ExportFailed
 from stimulative.deploy.exporting.deployed import Deployed, runner
 from stimulative.deploy.exporting.rebuilding import Rebuilding, fill
 from stimulative.deploy.writing import KEY
-from stimulative.files import blank_seal, seal
+from stimulative.files import save_model
 
 
 def write_weights(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
     """Write parameters and buffers, and the description as JSON into the header."""
-    from safetensors.torch import save_model
-
-    save_model(model, str(path), metadata={"format": "pt", KEY: json.dumps(about)} | blank_seal())
-    seal(path)
+    save_model(model, path, {"format": "pt", KEY: json.dumps(about)})
 
 
 def weights_runner(module: Deployed, rebuilding: Rebuilding, path: Path) -> Callable[..., Tensor]:
