@@ -1,4 +1,7 @@
-"""Directories of runs and studies as the commands write them, made by hand: small, and no network is trained."""
+"""Directories of runs and studies as the commands write them, made by hand: small, and no network is trained.
+
+They have no checksums, so that tests can change their files.
+"""
 
 import csv
 import itertools
@@ -14,6 +17,7 @@ from stimulative.config.settings import MethodSettings
 from stimulative.methods import METHODS
 from stimulative.residual import Subnet
 from stimulative.runs import (
+    CHECKSUMS,
     COSTS,
     METRICS,
     Conditions,
@@ -92,6 +96,7 @@ def run(
         log = MetricsFile(made.file(METRICS), 0)
         for epoch in (1, 2):
             log.add(_epoch(epoch, seed))
+    made.file(CHECKSUMS).unlink()
     return directory
 
 
@@ -201,6 +206,7 @@ def comparison(directory: Path, methods: tuple[str, ...] = ("common", "stimulati
         ),
     )
     study.write(directory)
+    (directory / CHECKSUMS).unlink()
     if old:
         _age(study.file(directory))
     return directory
@@ -400,4 +406,5 @@ def _destroyed(name: str) -> DestroyedRun:
 def _written(study: Study, directory: Path) -> Path:
     directory.mkdir(parents=True)
     study.write(directory)
+    (directory / CHECKSUMS).unlink()
     return directory

@@ -343,7 +343,7 @@ def test_four_forms_of_a_subnet():
         ("3-4-1", r"it has 3 stages, the network 2"),
         ("3-[0.4]", r"runs blocks \[0, 4\], but it has 4 blocks \(0\.\.3\)"),
         ("three", r"cannot read the subnet 'three'"),
-        ((3, -1), r"depth of stage 1 is a whole number from 0 on, got -1"),
+        ((3, -1), r"depth of stage 1 is a whole number from 0 to 10,000, got -1"),
     ],
 )  # fmt: skip
 def test_a_subnet_that_cannot_run_is_refused(subnet, message):

@@ -12,7 +12,7 @@ from stimulative.analysis import evaluate, verify
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.models import build
-from stimulative.runs import CHECKSUMS, LAST, METRICS, MODEL, RECIPE, SUBNETS, SUMMARY
+from stimulative.runs import BEST, CHECKSUMS, ENVIRONMENT, LAST, METRICS, MODEL, PREVIOUS, RECIPE, SUBNETS, SUMMARY
 from stimulative.training import load_recipe, train
 
 TINY = {
@@ -42,8 +42,9 @@ def states(run: Path) -> dict[str, str]:
 
 def test_a_run_that_is_whole(run, capsys):
     found = states(run)
-    assert set(found.values()) == {"as written", "agrees", "no checksum"}
-    assert found[MODEL] == found[SUMMARY] == found[SUBNETS] == found[LAST] == "as written"
+    files = {name for name, state in found.items() if state == "as written"}
+    assert files == {RECIPE, ENVIRONMENT, METRICS, LAST, PREVIOUS, BEST, MODEL, SUMMARY, SUBNETS}
+    assert set(found.values()) == {"as written", "agrees"}
     assert found[f"{RECIPE} and {MODEL}"] == found[f"{SUBNETS} and {SUMMARY}"] == found["data"] == "agrees"
     assert main(["verify", str(run)]) == 0
     assert f"{MODEL} " in capsys.readouterr().out

@@ -481,7 +481,7 @@ def saved(content, **arguments):
         (saved({}), "holds no state dict.*got a dict without anything in it"),
         (saved([torch.ones(2)]), "holds no state dict.*got a list"),
         (saved(torch.ones(2)), "holds no state dict.*got a Tensor"),
-        (saved({"a\x1b[2Jb": 1}), r"got a dict with a\?\[2Jb\. Save one"),
+        (saved({"a\x1b[2Jb": 1}), r"got a dict with a\\x1b\[2Jb\. Save one"),
     ],
     ids=[
         *("missing", "folder", "empty", "text", "page", "pointer", "bytes", "module", "nested module"),

@@ -41,6 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CannotWrite: If the disk refuses.
     """
+    if not path.name or path.is_dir():
+        raise CannotWrite(path, "it is a directory")
     name = os.fsdecode(os.fsencode(path.name)[:100].decode(errors="ignore").encode())
     temporary = path.with_name(f".{name}.{_this_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
@@ -120,7 +122,7 @@ def inside(directory: Path, name: str) -> Path:
     Raises:
         UsageError: If it is a link, which may lead out of the directory.
     """
-    path = directory / name
+    path = check_path(directory / name)
     if path.is_symlink():
         raise UsageError(
             f"{path} is a link, and what is written there would land in {os.path.realpath(path)}; remove the link"
@@ -195,6 +197,8 @@ class Damaged(UsageError):
 
 
 _SEAL = "stimulative.sha256"
+_SEALED = "stimulative.sealed"
+"""Says that there is a seal, so that damage to the seal's own name is no way to be without one."""
 _BLANK = "0" * 64
 _LONGEST_HEADER = 100_000_000
 """Bytes of the header of a safetensors file, as the format has it."""
@@ -216,7 +220,7 @@ def seal(path: Path) -> None:
 
 def blank_seal() -> dict[str, str]:
     """What the metadata of a file that is to be sealed have besides."""
-    return {_SEAL: _BLANK}
+    return {_SEAL: _BLANK, _SEALED: "yes"}
 
 
 def check_seal(path: Path) -> bool:
@@ -230,6 +234,8 @@ def check_seal(path: Path) -> bool:
     """
     at = _seal_at(path)
     if at is None:
+        if _SEALED.encode() in _header_of(path):
+            raise Damaged(f"{path} is damaged: its checksum is gone")
         return False
     with path.open("rb") as file:
         file.seek(at)
@@ -264,13 +270,15 @@ def hash_of(text: str) -> str:
 
 def _seal_at(path: Path) -> int | None:
     """Where a safetensors file has its seal."""
+    seal = re.escape(_SEAL).encode()
+    match = re.search(rb'(?<!\\)"' + seal + rb'":"([0-9a-f]{64})"', _header_of(path))  # not in another JSON inside
+    return None if match is None else 8 + match.start(1)
+
+
+def _header_of(path: Path) -> bytes:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, _LONGEST_HEADER))
-    match = re.search(
-        rb'(?<!\\)"' + re.escape(_SEAL).encode() + rb'":"([0-9a-f]{64})"', header
-    )  # not in another JSON inside
-    return None if match is None else 8 + match.start(1)
+        return file.read(min(length, _LONGEST_HEADER))
 
 
 def _hash_but(path: Path, at: int) -> str:

@@ -1,9 +1,18 @@
-"""Names in messages: the one that was probably meant, and lists that do not get out of hand."""
+"""Names and texts in messages: what was probably meant, lists that do not get out of hand, texts that are no orders."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _SHOWN = 8
+_ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys or an encoding refuses, all but tabs and ends of lines: control characters, orders that turn
+the direction of text, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    """A text in which what a terminal takes for orders is spelt out, such as the character of code 27."""
+    return _ORDERS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
@@ -26,6 +35,5 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:
     """The first names of a list, and how many more there are."""
-    # what a file says is shown, but not obeyed: its names may hold control sequences of terminals
-    shown = separator.join("".join(c if c.isprintable() else "?" for c in name[:80]) for name in names[:_SHOWN])
+    shown = separator.join(printable(name[:80]) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN:,} more"

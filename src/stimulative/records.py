@@ -1,7 +1,8 @@
 """Records: frozen dataclasses that stand in a JSON file under the names of their fields.
 
 What is in a file is decided here, at its edge, and nowhere else: a key that is missing or holds something else than its
-field is an error that names the key, and keys that no field has are passed over, as those of a later version.
+field is an error that names the key, and keys that no field has are passed over, as those of a later version. Texts are
+read as they can be printed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from stimulative.errors import UsageError
+from stimulative.naming import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +146,7 @@ def _value(annotation: Any, value: Any, path: str) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise RecordError(f"{path!r} is {_shown(value)}, where a mapping is expected")
-        return {key: _value(parts[1], item, f"{path}.{key}") for key, item in value.items()}
+        return {printable(key): _value(parts[1], item, f"{path}.{key}") for key, item in value.items()}
     return _simple(annotation, value, path)
 
 
@@ -177,7 +179,7 @@ def _simple(annotation: Any, value: Any, path: str) -> Any:
         return value
     if not isinstance(value, annotation) or (isinstance(value, bool) and annotation is not bool):
         raise RecordError(f"{path!r} is {_shown(value)}, where {words.get(annotation, 'another value')} is expected")
-    return value
+    return printable(value) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:

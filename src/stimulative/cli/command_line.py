@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,10 +26,11 @@ from stimulative.cli.commands import (
     unravel,
     verify,
 )
-from stimulative.cli.messages import CommandFailed, in_options, interrupted_status, printable
+from stimulative.cli.messages import CommandFailed, in_options, interrupted_status
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
 from stimulative.extension import trusting
+from stimulative.naming import printable
 
 
 class Command(Protocol):
@@ -85,6 +87,8 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted (143 by SIGTERM)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of what its encoding does not have
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except CommandFailed as error:
@@ -108,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
+    if any("\0" in word for word in given):
+        raise UsageError("a word has a character of code 0, which no path and no setting can have")
     parser = Parser(
         prog="stimulative",
         description="Train residual networks so that every sub-network pulls its weight, and measure how far.",

@@ -26,11 +26,6 @@ class CommandFailed(Exception):
     """A command could not do what it was asked for, though nothing was wrong with that; exit status 1."""
 
 
-def printable(text: str) -> str:
-    """A text without what a terminal takes for orders, as a file of somebody else may hold."""
-    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
-
-
 def interrupted_status(interrupt: KeyboardInterrupt) -> int:
     """The exit status of a command that a signal has ended: 128 and the signal's number, as shells have it."""
     return 128 + int(getattr(interrupt, "number", signal.SIGINT))

@@ -56,9 +56,7 @@ def refuse_method(rest: Sequence[str], option: str) -> None:
 
 def workers_of(options: argparse.Namespace) -> Workers:
     """Where runs are computed, as the options say."""
-    import yaml
-
-    from stimulative.errors import UsageError
+    from stimulative.config import parse_yaml
     from stimulative.studies import Workers
 
     given = {}
@@ -66,7 +64,10 @@ def workers_of(options: argparse.Namespace) -> Workers:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise UsageError(f"--cluster-option is KEY=VALUE, got {text!r}")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key], _ = parse_yaml(value)
+        except ValueError as error:
+            raise UsageError(f"--cluster-option {key}: {value!r:.80} is no value: {error}") from error
     return Workers(options.jobs, options.cluster, given)
 
 

@@ -4,7 +4,7 @@ from stimulative.config.annotations import plain as plain
 from stimulative.config.foreign import AUTHORSHIP as AUTHORSHIP
 from stimulative.config.foreign import RECIPE as RECIPE
 from stimulative.config.foreign import guarding as guarding
-from stimulative.config.foreign import write_run_recipe as write_run_recipe
+from stimulative.config.foreign import sign as sign
 from stimulative.config.recipe import Recipe as Recipe
 from stimulative.config.recipe import load_recipe as load_recipe
 from stimulative.config.schema import SECTIONS as SECTIONS

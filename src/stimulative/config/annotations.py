@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from stimulative.naming import printable
+
 REQUIRED: Any = inspect.Parameter.empty
 
 
@@ -70,6 +72,8 @@ def convert(annotation: Any, value: Any) -> Any:
     kinds = [_plain_class(kind) for kind in _alternatives(annotation)]
     if not all(math.isfinite(number) for number in _floats(value)):
         raise TypeError(f"{describe(annotation)}, and finite")
+    if any(printable(text) != text for text in _texts(value)):
+        raise TypeError(f"{describe(annotation)}, without control characters")
     if isinstance(value, Mapping) and any(_holds_anything(kind) for kind in _alternatives(annotation)):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"{describe(annotation)}, with texts as keys")
@@ -160,6 +164,18 @@ def _documented(owner: type) -> dict[str, str]:
     texts = [text for text in (owner.__doc__, owner.__init__.__doc__) if text]
     parameters = [parameter for text in texts for parameter in docstring_parser.parse(text).params]
     return {p.arg_name: " ".join((p.description or "").split()) for p in parameters}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            for part in pair:
+                yield from _texts(part)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _texts(item)
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -22,12 +22,11 @@ _OF_RUNS = (
 """What a run directory has beside its recipe."""
 
 
-def write_run_recipe(directory: Path, text: str) -> None:
-    """Write the recipe of a run, and beside it that this user wrote it."""
-    said = mark(text)
+def sign(directory: Path, recipe: str) -> None:
+    """Write down in the directory of a run that this user writes the text of its recipe."""
+    said = mark(recipe)
     if said is not None:
         files.write_json(directory / AUTHORSHIP, {RECIPE: said})
-    files.write_text(directory / RECIPE, text)
 
 
 def guard(recipe: object, overrides: Sequence[tuple[str, Given]], *, of_a_run: bool) -> AbstractContextManager[None]:

@@ -38,7 +38,10 @@ class Subnet:
     stages: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        stages = tuple(tuple(int(block) for block in stage) for stage in self.stages)
+        try:
+            stages = tuple(tuple(index(block) for block in stage) for stage in self.stages)
+        except TypeError as error:
+            raise UsageError(f"a subnet has the indices of blocks of each stage, got {self.stages!r:.80}") from error
         if not stages:
             raise UsageError("a subnet needs at least one stage, got none")
         for number, stage in enumerate(stages):
@@ -56,8 +59,10 @@ class Subnet:
             UsageError: If a depth is not a whole number from 0 on.
         """
         for number, depth in enumerate(depths):
-            if not isinstance(depth, SupportsIndex) or index(depth) < 0:
-                raise UsageError(f"the depth of stage {number} is a whole number from 0 on, got {depth!r}")
+            if not isinstance(depth, SupportsIndex) or not 0 <= index(depth) <= _MOST:
+                raise UsageError(
+                    f"the depth of stage {number} is a whole number from 0 to {_MOST:,}, got {depth!r:.80}"
+                )
         return cls(tuple(tuple(range(depth)) for depth in depths))
 
     @classmethod
@@ -128,6 +133,17 @@ class Subnet:
         )
 
 
+def _as_ranges(ranges: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Depth ranges as pairs of numbers."""
+    try:
+        return tuple((index(low), index(high)) for low, high in ranges)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "depth ranges are a pair of whole numbers for each stage, the least depth and the greatest; got "
+            f"{ranges!r:.80}"
+        ) from error
+
+
 def _check_size(text: str) -> None:
     """Make sure that a subnet's text does not ask for more blocks than any network has."""
     numbers = re.findall("[0-9]+", text)
@@ -177,8 +193,7 @@ class SubnetSpace:
     def __post_init__(self) -> None:
         if self.kept not in KEPT:
             raise UsageError(f"which blocks a stage keeps is one of {', '.join(KEPT)}; got {self.kept!r}")
-        ranges = self.ranges or tuple((1, length) for length in self.lengths)
-        ranges = tuple((int(low), int(high)) for low, high in ranges)
+        ranges = _as_ranges(self.ranges) or tuple((1, length) for length in self.lengths)
         if len(ranges) != len(self.lengths):
             raise UsageError(f"{len(self.lengths)} stages need as many depth ranges, got {len(ranges)}: {ranges}")
         for number, ((low, high), length, fixed) in enumerate(zip(ranges, self.lengths, self.fixed, strict=True)):
@@ -191,7 +206,7 @@ class SubnetSpace:
 
     def restrict(self, ranges: Sequence[Sequence[int]]) -> SubnetSpace:
         """The same space with other depth ranges, one ``(least, greatest)`` a stage."""
-        return replace(self, ranges=tuple((low, high) for low, high in ranges))
+        return replace(self, ranges=_as_ranges(ranges))
 
     def keeping(self, kept: Kept) -> SubnetSpace:
         """The space of the same depths in which stages keep other blocks.

@@ -2,8 +2,10 @@
 
 from stimulative.config import RECIPE as RECIPE
 from stimulative.runs.checksums import CHECKSUMS as CHECKSUMS
+from stimulative.runs.checksums import check_read as check_read
 from stimulative.runs.checksums import check_sum as check_sum
 from stimulative.runs.checksums import sums_in as sums_in
+from stimulative.runs.checksums import write_summed as write_summed
 from stimulative.runs.directory import BEST as BEST
 from stimulative.runs.directory import ENVIRONMENT as ENVIRONMENT
 from stimulative.runs.directory import LAST as LAST

@@ -1,4 +1,4 @@
-"""``checksums.json``: what the files of a run hash to, so that damage is seen that their formats do not show.
+"""``checksums.json``: what the files of a run or a study hash to, so that damage is seen where formats do not show it.
 
 A file's new sum is written before the file takes its place, beside the last ones; so whenever the machine stops, what
 is there has one of them. Files without a sum, of runs of older versions, are taken as they are.
@@ -7,7 +7,8 @@ is there has one of them. Files without a sum, of runs of older versions, are ta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from stimulative import files
@@ -21,6 +22,29 @@ def sum_of(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def written(path: Path, *, keep_as: str | None = None) -> Iterator[Path]:
+    """A temporary path that takes the place of a file when the block ends well, with its checksum.
+
+    Args:
+        path: The file.
+        keep_as: A name under which the file that is there now is kept beside it.
+    """
+    kept = keep_as if keep_as is not None and path.exists() else None
+    with files.replacing(path) as temporary:
+        yield temporary
+        files.synchronise(temporary)  # what the disk refuses, it refuses before anything else is touched
+        note(path.parent, path.name, temporary, beside=None if kept is None else {kept: path.name})
+        if kept is not None:
+            files.keep_as(path, path.with_name(kept))
+
+
+def write_summed(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all, with its checksum."""
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def note(directory: Path, name: str, path: Path, *, beside: Mapping[str, str] | None = None) -> None:
@@ -65,6 +89,24 @@ def check_sum(path: Path) -> bool:
     if sum_of(path) not in known:
         raise files.Damaged(f"{path} is damaged, or was changed since it was written: its checksum is another one")
     return True
+
+
+def check_read(path: Path, remedy: str) -> None:
+    """Make sure that a file that could be read is also the one that was written.
+
+    Args:
+        path: The file.
+        remedy: What to do about it, beside copying it again.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    try:
+        check_sum(path)
+    except files.Damaged as error:
+        raise UsageError(
+            f"{error}. Copy it again, or {remedy}; if you changed it on purpose, remove its name from {CHECKSUMS}"
+        ) from error
 
 
 def _are_sums(value: object) -> bool:

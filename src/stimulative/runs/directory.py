@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from torch import nn
 
 from stimulative import files
 from stimulative.claiming import in_use
-from stimulative.config import AUTHORSHIP, RECIPE, Recipe, load_recipe, parse_yaml, write_run_recipe
+from stimulative.config import AUTHORSHIP, RECIPE, Recipe, load_recipe, parse_yaml, sign
 from stimulative.errors import UsageError
-from stimulative.records import RecordError, understanding
+from stimulative.records import Record, RecordError, understanding
 from stimulative.runs import checksums
 from stimulative.runs.environment import Environment
 from stimulative.runs.family import Family
@@ -92,9 +93,20 @@ class RunDirectory:
         Raises:
             UsageError: If it has none, or one that cannot be used, or it names modules and this user has not written it
                 (see ``authorship``) and does not trust it (``stimulative.trusting``).
+
+        Warns:
+            UserWarning: If it was changed since the run was started.
         """
         RunDirectory.open(self.path)
-        return load_recipe(self.file(RECIPE), of_a_run=True)
+        recipe = load_recipe(self.file(RECIPE), of_a_run=True)
+        try:
+            checksums.check_sum(self.file(RECIPE))
+        except files.Damaged:
+            warnings.warn(
+                f"{self.file(RECIPE)} is damaged, or was changed since the run was started; it is read as it is now",
+                stacklevel=2,
+            )
+        return recipe
 
     @property
     def recipe_text(self) -> str:
@@ -144,11 +156,13 @@ class RunDirectory:
         content = files.read_json(path)
         with understanding(path):
             try:
-                return Summary.from_mapping(content)
+                summary = Summary.from_mapping(content)
             except RecordError as error:
                 raise UsageError(
                     f"{path} is not the summary of a run: {error}; remove it and resume the run"
                 ) from error
+        checksums.check_read(path, "remove it and resume the run")
+        return summary
 
     @property
     def family(self) -> Family:
@@ -157,7 +171,11 @@ class RunDirectory:
         Raises:
             UsageError: If the file is damaged.
         """
-        return Family.read(self.file(SUBNETS)) if self.evaluated else Family()
+        if not self.evaluated:
+            return Family()
+        family = Family.read(self.file(SUBNETS))
+        checksums.check_read(self.file(SUBNETS), f"measure again: stimulative evaluate {self.path}")
+        return family
 
     @property
     def environment(self) -> Environment:
@@ -171,7 +189,9 @@ class RunDirectory:
             return Environment()
         content = files.read_json(path)
         with understanding(path):
-            return Environment.from_mapping(content)
+            environment = Environment.from_mapping(content)
+        checksums.check_read(path, "remove it")
+        return environment
 
     @property
     def metrics(self) -> list[Epoch]:
@@ -184,7 +204,10 @@ class RunDirectory:
         if not path.exists():
             return []
         with understanding(path):
-            return [Epoch.from_row(row) for row in read_metrics(path)]
+            epochs = [Epoch.from_row(row) for row in read_metrics(path)]
+        if self.finished:  # before that, epochs are added
+            checksums.check_read(path, "remove it")
+        return epochs
 
     @property
     def weights(self) -> Path:
@@ -252,26 +275,18 @@ class RunDirectory:
             name: The name of the file.
             keep_as: A name under which the file that is there now is kept.
         """
-        path = self.file(name)
-        kept = keep_as if keep_as is not None and path.exists() else None
-        with files.replacing(path) as temporary:
+        with checksums.written(self.file(name), keep_as=keep_as) as temporary:
             yield temporary
-            files.synchronise(temporary)  # what the disk refuses, it refuses before anything else is touched
-            checksums.note(self.path, name, temporary, beside=None if kept is None else {kept: name})
-            if kept is not None:
-                files.keep_as(path, self.file(kept))
-
-    def _write(self, name: str, text: str) -> None:
-        with self.writing(name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write its recipe, every setting filled in."""
-        write_run_recipe(self.path, recipe.to_yaml())
+        text = recipe.to_yaml()
+        sign(self.path, text)
+        checksums.write_summed(self.file(RECIPE), text)
 
     def write_environment(self, environment: Environment) -> None:
         """Write what it runs on."""
-        files.write_json(self.file(ENVIRONMENT), environment.to_mapping())
+        checksums.write_summed(self.file(ENVIRONMENT), _json(environment))
 
     def write_model(self, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
         """Write the weights of the trained model, and what they were made of."""
@@ -285,8 +300,14 @@ class RunDirectory:
 
     def write_summary(self, summary: Summary) -> None:
         """Write what it has come to; with this the run has finished."""
-        self._write(SUMMARY, json.dumps(summary.to_mapping(), indent=2) + "\n")
+        if self.file(METRICS).exists():  # which is appended to before
+            checksums.note(self.path, METRICS, self.file(METRICS))
+        checksums.write_summed(self.file(SUMMARY), _json(summary))
 
     def write_family(self, family: Family) -> None:
         """Write its measured subnets."""
-        self._write(SUBNETS, family.to_csv())
+        checksums.write_summed(self.file(SUBNETS), family.to_csv())
+
+
+def _json(record: Record) -> str:
+    return json.dumps(record.to_mapping(), indent=2) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Self
 from stimulative import files
 from stimulative.data import View
 from stimulative.records import Record, absent, check_format, understanding
-from stimulative.runs import Summary
+from stimulative.runs import Summary, check_read, write_summed
 from stimulative.tasks import TaskName
 
 FORMAT = 1
@@ -66,7 +67,9 @@ class Study(Record):
         path = cls.file(directory)
         content = files.read_json(path)
         with understanding(path):
-            return cls.from_mapping(content)
+            study = cls.from_mapping(content)
+        check_read(path, "make it anew")
+        return study
 
     @classmethod
     def from_mapping(cls, mapping: Any) -> Self:
@@ -78,7 +81,7 @@ class Study(Record):
 
     def write(self, directory: Path) -> None:
         """Write the file, whole or not at all."""
-        files.write_json(self.file(directory), self.to_mapping())
+        write_summed(self.file(directory), json.dumps(self.to_mapping(), indent=2) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)

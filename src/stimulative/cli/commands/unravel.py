@@ -133,16 +133,15 @@ def _task_of(name: str) -> TaskName:
 
 def _arguments(text: str | None) -> Mapping[str, Any]:
     """Keyword arguments as they stand in a recipe."""
-    import yaml
-
+    from stimulative.config import parse_yaml
     from stimulative.errors import UsageError
 
     try:
-        arguments = yaml.safe_load(text or "{}")
-    except yaml.YAMLError:
+        arguments, _ = parse_yaml(text or "{}")
+    except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise UsageError(f"--arguments is a mapping in YAML, such as '{{depth: 6, embed_dim: 96}}'; got {text!r}")
+        raise UsageError(f"--arguments is a mapping in YAML, such as '{{depth: 6, embed_dim: 96}}'; got {text!r:.80}")
     return arguments
 
 
