@@ -8,8 +8,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from trials import Outcome
 
 from stimulative.errors import UsageError
 
@@ -17,8 +18,6 @@ SECONDS = 10.0
 """How long an input may take."""
 ROOM = 4 << 30
 """Bytes that all inputs of a process may take together, beyond what it has when it begins."""
-
-ENDS = "taken", "refused", "traceback", "hang", "wrong"
 
 
 class Begun(BaseException):
@@ -31,15 +30,6 @@ class Wrong(AssertionError):
 
 class TooLong(BaseException):
     """The time is over."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an input: one of ENDS, how long it took, and what is to be said of it."""
-
-    end: str
-    seconds: float
-    details: str = ""
 
 
 def judge(do: Callable[[], Any]) -> Outcome:

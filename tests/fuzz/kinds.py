@@ -5,6 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from trials import Outcome, Try
+
+from fuzz.judging import judge, limit_memory
+
 Input = tuple[str, Callable[[], Any]]
 """An input in words, and what is done with it."""
 
@@ -42,3 +46,15 @@ def kinds() -> dict[str, tuple[Callable[[Path], Kind], int]]:
         "weights": (WeightFiles, 2_000),
         "checkpoints": (Checkpoints, 500),
     }
+
+
+def prepare(kind: str, place: Path) -> Try:
+    """Prepare the inputs of a kind, in this process, which may take little memory from here on."""
+    made = kinds()[kind][0](place)
+    limit_memory()
+
+    def make(draw: random.Random) -> tuple[str, Outcome]:
+        text, do = made.input(draw)
+        return text, judge(do)
+
+    return make

@@ -158,8 +158,8 @@ def _data(run: RunDirectory) -> Finding:
     before = json.loads(said) if said is not None else {}
     if not isinstance(before, Mapping) or not before:
         return Finding("data", "unknown", "the model does not say what it was trained on")
-    recipe = run.recipe
     try:
+        recipe = run.recipe
         now = load_data(recipe.data, seed=recipe.seed).fingerprint
     except UsageError as error:
         return Finding("data", "unknown", f"they cannot be opened here: {error}")

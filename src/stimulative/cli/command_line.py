@@ -21,6 +21,7 @@ from stimulative.cli.commands import (
     matrix,
     pack,
     report,
+    rerun,
     sweep,
     train,
     unravel,
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Command] = {
     "pack": pack,
     "export": export,
     "verify": verify,
+    "rerun": rerun,
     "doctor": doctor,
 }
 _READS_NO_RECIPE = "unravel", "report", "doctor"

@@ -47,6 +47,9 @@ from stimulative.studies.matrix import MatrixPlan as MatrixPlan
 from stimulative.studies.matrix import fill_matrix as fill_matrix
 from stimulative.studies.planning import Plan as Plan
 from stimulative.studies.planning import carry_out as carry_out
+from stimulative.studies.repeating import Compared as Compared
+from stimulative.studies.repeating import Repetition as Repetition
+from stimulative.studies.repeating import rerun as rerun
 from stimulative.studies.study import Failed as Failed
 from stimulative.studies.study import OverSeeds as OverSeeds
 from stimulative.studies.study import Study as Study
