@@ -1,17 +1,25 @@
 """What never ends, or would fill the memory, is an error at once."""
 
 import json
+import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from made import run as made_run
+from PIL import Image
 
 from stimulative import Subnet
 from stimulative.cli import main
+from stimulative.config import load_recipe
 from stimulative.config.yamlfile import MOST_TEXT, YamlError, parse_yaml
+from stimulative.data.documents import in_folder
+from stimulative.data.image_files import images_below
 from stimulative.errors import UsageError
 from stimulative.files import user_path
+from stimulative.runs import RunDirectory
+from stimulative.weights import read_weights
 
 BOMB = "- &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"- &{now} [{','.join([f'*{before}'] * 9)}]\n" for before, now in zip("abcdefgh", "bcdefghi", strict=True)
@@ -113,3 +121,52 @@ def test_a_report_of_files_that_are_no_such_files_is_an_error(name, content, tmp
     (run / name).write_bytes(data)
     assert main(["report", str(run), "--out", str(tmp_path / "out")]) in (0, 2)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def pipe(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["summary.json", "recipe.yaml", "subnets.csv", "metrics.csv", "environment.json"])
+def test_a_pipe_in_a_run_directory_is_not_waited_for(name, tmp_path, capsys):
+    run = made_run(tmp_path / "run")
+    pipe(run / name)
+    assert main(["report", str(run)]) == 2
+    assert f"{name}" in (said := capsys.readouterr().err) and "it is a pipe or a device, and no file" in said
+
+
+def test_a_pipe_among_data_or_weights_is_not_waited_for(tmp_path):
+    with pytest.raises(UsageError, match=r"w.pth cannot be read: it is a pipe or a device"):
+        read_weights(pipe(tmp_path / "w.pth"))
+    pipe(tmp_path / "texts/train/a.txt")
+    with pytest.raises(UsageError, match=r"a.txt cannot be read as text .*it is a pipe or a device"):
+        in_folder(str(tmp_path / "texts"))
+    pipe(tmp_path / "images/a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/b.png")
+    left_out = Counter()
+    assert [Path(file).name for file in images_below(tmp_path / "images", left_out)] == ["b.png"]
+    assert left_out == {"a pipe or a device": 1}
+
+
+def test_a_large_file_is_not_read_as_a_recipe(tmp_path):
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(10**10)
+    began = time.perf_counter()
+    with pytest.raises(UsageError, match="it has 10,000,000,000 bytes, and may have 4,000,000"):
+        load_recipe(tmp_path / "large.yaml")
+    assert time.perf_counter() - began < 1
+
+
+def test_what_files_say_gives_a_terminal_no_orders(tmp_path, capsys):
+    with pytest.raises(UsageError, match=r"data\.path: .*allowed: text or null, without control characters"):
+        load_recipe("digits", {"data.path": "\x1b[2Jx"})
+    run = made_run(tmp_path / "run")
+    text = (run / "summary.json").read_text().replace('"layer1"', '"\\u001b[2Jlayer1"')
+    (run / "summary.json").write_text(text)
+    assert RunDirectory(run).summary.by_stage[0].name == r"\x1b[2Jlayer1"
+    assert main(["verify", str(run), "--no-data"]) == 1
+    assert main(["report", "\x1b[2J"]) == 2
+    assert "\x1b" not in "".join(capsys.readouterr())

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import made
 import pytest
 import torch
 from interrupting import Interrupt
@@ -14,10 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import stimulative
+from stimulative.analysis import evaluate
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.files import blank_seal, check_seal, save_model, seal
 from stimulative.runs import BEST, CHECKSUMS, LAST, MODEL, PREVIOUS, RECIPE, SUMMARY, RunDirectory, sums_in
+from stimulative.studies import Sweep
 from stimulative.training import load_recipe, train
 from stimulative.training.resuming import load_checkpoint
 from stimulative.weights import read_weights
@@ -220,3 +223,47 @@ def test_a_run_of_an_older_version_has_no_checksums(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     (run / CHECKSUMS).unlink()
     assert RunDirectory(run).weights == run / MODEL
+
+
+@pytest.mark.parametrize("name", ["summary.json", "subnets.csv", "metrics.csv", "environment.json"])
+def test_a_number_that_was_changed_in_a_table_is_not_read(name, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    evaluate(run, subnets=3, latency=False)
+    stored, read = RunDirectory(run), {"subnets.csv": "family", "metrics.csv": "metrics"}.get(name, name[:-5])
+    assert getattr(stored, read)
+    text = stored.file(name).read_text()
+    at = max(place for place, letter in enumerate(text) if letter in "123456789")
+    stored.file(name).write_text(text[:at] + chr(ord(text[at]) - 1) + text[at + 1 :])
+    with pytest.raises(UsageError, match=rf"{name} is damaged, or was changed .*Copy it again, or .*{CHECKSUMS}"):
+        getattr(stored, read)
+    sums = json.loads(stored.file(CHECKSUMS).read_text())
+    del sums[name]
+    stored.file(CHECKSUMS).write_text(json.dumps(sums))
+    assert getattr(stored, read)
+
+
+def test_a_recipe_that_was_changed_is_told_of_and_read(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / RECIPE).write_text((run / RECIPE).read_text().replace("log_every: 50", "log_every: 51"))
+    with pytest.warns(UserWarning, match=r"recipe.yaml is damaged, or was changed since the run was started"):
+        assert RunDirectory(run).recipe.training.log_every == 51
+
+
+def test_a_study_whose_numbers_were_changed_is_not_read(tmp_path):
+    study = Sweep.read(made.sweep(tmp_path / "made", [1, 2]))
+    study.write(tmp_path)
+    assert Sweep.read(tmp_path) == study
+    path = Sweep.file(tmp_path)
+    path.write_text(path.read_text().replace('"main_mean": 90.0', '"main_mean": 91.0'))
+    with pytest.raises(UsageError, match=r"sweep.json is damaged, or was changed .*or make it anew"):
+        Sweep.read(tmp_path)
+
+
+def test_a_seal_cannot_be_lost_by_damage_to_its_name(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    save_model(torch.nn.Linear(2, 2), file)
+    content = file.read_bytes().replace(b"stimulative.sha256", b"stimulatiwe.sha256")
+    file.write_bytes(content[:-1] + b"\1")
+    with pytest.raises(UsageError, match="its checksum is gone"):
+        check_seal(file)

@@ -83,6 +83,13 @@ def read_only(run: Path, command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True)
 
 
+def test_a_run_is_measured_in_a_copy_from_python_too(tmp_path):
+    train(load_recipe("digits", TINY), tmp_path / "run", progress=False)
+    found = evaluate(tmp_path / "run", out=tmp_path / "copy", subnets=3, latency=False)
+    assert found["subnets"]["evaluated"] == 3 and not RunDirectory(tmp_path / "run").evaluated
+    assert RunDirectory(tmp_path / "copy").evaluated
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting takes root")
 def test_a_run_that_cannot_be_written_to_is_measured_in_a_copy(tmp_path):
     run = tmp_path / "run"

@@ -47,7 +47,8 @@ def test_a_run_that_is_whole(run, capsys):
     assert set(found.values()) == {"as written", "agrees"}
     assert found[f"{RECIPE} and {MODEL}"] == found[f"{SUBNETS} and {SUMMARY}"] == found["data"] == "agrees"
     assert main(["verify", str(run)]) == 0
-    assert f"{MODEL} " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{MODEL} " in said and said.endswith(f"{run}: whole\n")
 
 
 def flip(path: Path) -> None:
@@ -117,3 +118,21 @@ def test_what_is_neither_is_refused(tmp_path):
         verify(tmp_path)
     (tmp_path / "text").write_text("hello")
     assert states(tmp_path / "text") == {"text": "no checksum"}
+
+
+def test_one_that_has_not_finished_is_not_wrong(copy, capsys):
+    (copy / SUMMARY).unlink()
+    (copy / MODEL).unlink()
+    assert main(["verify", str(copy)]) == 0
+    assert (
+        f"not finished, and nothing wrong; go on with: stimulative train {copy / RECIPE} --out"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_recipe_that_cannot_be_read_is_told_beside_the_rest(copy, capsys):
+    (copy / RECIPE).write_text((copy / RECIPE).read_text().replace("seed: 0", "sead: 0"))
+    assert main(["verify", str(copy)]) == 1
+    said = capsys.readouterr().out
+    assert "damaged: its checksum is another one" in said and "unknown: they cannot be opened here" in said
+    assert said.endswith(f" wrong: {RECIPE}, {RECIPE} and {MODEL}\n")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
 import secrets
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -41,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CannotWrite: If the disk refuses.
     """
-    if not path.name or path.is_dir():
+    if not path.name or os.path.isdir(path):
         raise CannotWrite(path, "it is a directory")
     name = os.fsdecode(os.fsencode(path.name)[:100].decode(errors="ignore").encode())
     temporary = path.with_name(f".{name}.{_this_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
@@ -154,6 +156,25 @@ def check_path(path: Path) -> Path:
     return path
 
 
+def regular(path: Path, *, most: int | None = None) -> Path:
+    """A path of a file that is to be read.
+
+    Args:
+        path: The path.
+        most: The most bytes that it may have.
+
+    Raises:
+        OSError: If it is that of a pipe or a device, which may have no end, and on which reading may wait for ever; or
+            has more bytes.
+    """
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and no file", str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and may have {most:,}", str(path))
+    return path
+
+
 def user_path(text: str | Path) -> Path:
     """A path that a user wrote, in which ``~`` is the home directory.
 
@@ -185,7 +206,7 @@ def read_json(path: Path) -> Any:
         UsageError: If it is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -252,7 +273,7 @@ def metadata_of(path: Path) -> dict[str, str]:
         UsageError: If it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length < _LONGEST_HEADER else {}
     except OSError as error:
@@ -276,7 +297,7 @@ def _seal_at(path: Path) -> int | None:
 
 
 def _header_of(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return file.read(min(length, _LONGEST_HEADER))
 

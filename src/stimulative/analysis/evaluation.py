@@ -50,6 +50,7 @@ class ResultsLost(UsageError):
 def evaluate(
     run: str | Path,
     *,
+    out: str | Path | None = None,
     subnets: Chosen | None = None,
     space: Kept | None = None,
     seed: int | None = None,
@@ -67,10 +68,11 @@ def evaluate(
     ``by_stage`` (the same by the number of blocks and by the depth of each stage), ``frontier`` (for each cost the
     subnets that no other one beats, the cheapest first), ``calibration`` and ``latency`` (what these were measured on).
     Where the run's method leaves the scale of logits open, a temperature is fitted to each subnet on the validation
-    part, and its loss is that of its logits divided by it. Latencies are measured in place: all of the model is there.
+    part, and its logits are divided by it. Latencies are measured in place: all of the model is there.
 
     Args:
         run: The run directory.
+        out: A directory to copy the run to first, where ``run`` cannot be written to.
         subnets: ``"auto"``, ``"all"``, how many to draw, or which ones, as ``choose_subnets`` takes them; by default
             what the recipe says.
         space: Which blocks the stages of subnets keep, as ``SubnetSpace`` names it; by default what the recipe says.
@@ -80,19 +82,19 @@ def evaluate(
         latency_seconds: About how long that may take, rounds beyond the fifth.
         calibration: How training images are prepared for the statistics; by default as before, else the recipe's.
         device: Where to compute; by default as the recipe says.
-        progress: Called with the steps done and about how many there are in all.
+        progress: Called with the steps done and about how many there are.
 
     Returns:
         The summary, as in ``summary.json``.
 
     Raises:
-        UsageError: If the directory is not that of a finished run or cannot be written to, or the number of subnets is
-            impossible.
+        UsageError: If the directory is not that of a finished run or cannot be written to, ``out`` is not empty, or the
+            number of subnets is impossible.
         ResultsLost: If it cannot be written to any more once all is measured; it has the results.
     """
     if latency_batch < 1:
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
-    directory = RunDirectory.open(run)
+    directory = RunDirectory.open(run) if out is None else RunDirectory.open(run).copied(Path(out))
     with claimed(directory.path, "measuring"):
         recipe = directory.recipe
         asked = _Asked(
@@ -103,7 +105,7 @@ def evaluate(
             seconds=latency_seconds,
             calibration=calibration,
         )
-        summary, family = _evaluated(_laid_out(open_run(run, device=device)), directory.summary, asked, progress)
+        summary, family = _evaluated(open_run(directory.path, device=device), directory.summary, asked, progress)
         _write(directory, summary, family)
     return summary.to_mapping()
 
@@ -146,6 +148,7 @@ def _evaluated(
     opened: Prepared, summary: Summary, asked: _Asked, progress: Callable[[int, int], Any] | None
 ) -> tuple[Summary, Family]:
     """The summary with what is said of subnets, and the subnets."""
+    opened = _laid_out(opened)
     network, data = opened.network, opened.data
     chosen = choose_subnets(network, asked.subnets, asked.seed, asked.kept)
     count = network.space.keeping(asked.kept).count

@@ -61,7 +61,7 @@ def guarding(recipe: Path, said: Iterable[str] = ()) -> AbstractContextManager[N
 def _written_here(path: Path) -> bool:
     try:
         said = files.read_json(path.parent / AUTHORSHIP)
-        text = path.read_text(encoding="utf-8")
+        text = files.regular(path).read_text(encoding="utf-8")
     except (UsageError, OSError, UnicodeDecodeError):
         return False
     return isinstance(said, Mapping) and is_ours(text, said.get(RECIPE))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from stimulative.config import yamlfile
 from stimulative.config.schema import SECTIONS
 from stimulative.errors import UsageError
-from stimulative.files import user_path
+from stimulative.files import regular, user_path
 from stimulative.naming import did_you_mean
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -36,6 +36,9 @@ class Given(NamedTuple):
             shown = yamlfile.dump_line(self.value)
         return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
+
+_OF_THE_SHELL = ("/", "dev", "fd"), ("/", "dev", "stdin")
+"""Pipes that a shell makes of what its user says, which may be read."""
 
 Pairs = Iterator[tuple[str, Given]]
 
@@ -95,6 +98,8 @@ def _find(recipe: str | Path) -> tuple[str, str]:
         inside = " or the recipe.yaml in it" if (path / "recipe.yaml").is_file() else ""
         raise UsageError(f"this is a folder; give a YAML file{inside}, or a shipped recipe: {', '.join(names)}")
     try:
+        if path.parts[:3] not in _OF_THE_SHELL:
+            regular(path, most=4 * yamlfile.MOST_TEXT)
         return path.name, path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = did_you_mean(path.stem if path.suffix in (".yaml", ".yml") else path.name, names)

@@ -8,7 +8,7 @@ import torch
 
 from stimulative.data.batches import generator_for
 from stimulative.errors import UsageError
-from stimulative.files import user_path
+from stimulative.files import regular, user_path
 
 _TRAIN, _TEST = "train", "val"
 _ENDING = ".txt"
@@ -119,7 +119,7 @@ def _read(root: Path, split: str) -> tuple[str, ...]:
     texts = []
     for file in sorted(folder.rglob(f"*{_ENDING}")):
         try:
-            text = file.read_text(encoding="utf-8")
+            text = regular(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{file} cannot be read as text ({error}); save it as UTF-8, or remove it") from error
         if text:

@@ -19,7 +19,7 @@ _SLIMMEST = 200
 """How many times one side may be the other: images are resized by the shorter one, and would not fit in memory."""
 _BACKGROUND = (255, 255, 255)
 HIDDEN, NO_IMAGE = "hidden", "not named as images are"
-AGAIN, NOWHERE = "the same file again, by a link", "a link to nothing"
+AGAIN, NOWHERE, NO_FILE = "the same file again, by a link", "a link to nothing", "a pipe or a device"
 """Why files are left out."""
 
 
@@ -64,6 +64,8 @@ def images_below(folder: Path, left_out: Counter[str]) -> dict[str, str]:
                 left_out[NO_IMAGE] += 1
             elif entry.is_symlink() and not os.path.exists(inside):
                 left_out[NOWHERE] += 1
+            elif not entry.is_file():
+                left_out[NO_FILE] += 1
             elif inside in seen:
                 left_out[AGAIN] += 1
             else:

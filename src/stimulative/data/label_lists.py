@@ -11,7 +11,7 @@ from stimulative.data.folder import FOLDER_SIZE, ImageList
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
-from stimulative.files import user_path
+from stimulative.files import regular, user_path
 from stimulative.objectives import IGNORED
 
 MULTILABEL = "multilabel:"
@@ -70,7 +70,7 @@ def read_list(path: Path, names: tuple[str, ...] | None = None) -> tuple[tuple[s
         UsageError: If it cannot be read as one; the first line that is wrong is named.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with regular(path).open(encoding="utf-8-sig", newline="") as file:
             header, *rows = [row for row in csv.reader(file) if row] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"data.name: {path} cannot be read: {error}; expected {_FORMS}") from error

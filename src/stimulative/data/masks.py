@@ -23,7 +23,7 @@ from stimulative.data.images import Transform
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out_any
 from stimulative.errors import UsageError
-from stimulative.files import user_path
+from stimulative.files import regular, user_path
 
 SEGMENTATION = "segmentation:"
 NO_CLASS = 255
@@ -181,7 +181,11 @@ def _class_names(root: Path, train: MaskedImages, classes: int | None) -> tuple[
     """The names of the classes: those of the file, or numbers up to the greatest one in a mask of training."""
     file = root / _NAMES
     if file.exists():
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        try:
+            lines = regular(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"data.name: {file} cannot be read as a list of classes: {error}") from error
+        names = tuple(line.strip() for line in lines if line.strip())
         if classes not in (None, len(names)):
             raise UsageError(f"data.classes: {file} has {len(names)} classes, got {classes}; leave it out")
     elif classes is not None:

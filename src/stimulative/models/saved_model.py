@@ -13,7 +13,7 @@ from typing import Any
 
 from stimulative.errors import UsageError
 from stimulative.extension import HOW_TO_TRUST, is_trusting
-from stimulative.files import user_path
+from stimulative.files import regular, user_path
 from stimulative.models.catalog import find
 from stimulative.models.foreign_arguments import foreign_problem
 from stimulative.tasks import TaskName
@@ -130,6 +130,6 @@ def _is_dropout(key: str, value: Any) -> bool:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(regular(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {error}; copy it again") from error

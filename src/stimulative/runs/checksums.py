@@ -20,7 +20,7 @@ _KEPT = 4
 
 def sum_of(path: Path) -> str:
     """The SHA-256 of a file."""
-    with path.open("rb") as file:
+    with files.regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -117,7 +117,7 @@ class RunDirectory:
         """
         path = self.file(RECIPE)
         try:
-            return path.read_text(encoding="utf-8")
+            return files.regular(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read as a recipe: {error}") from error
 
@@ -260,7 +260,7 @@ class RunDirectory:
             if not self.file(name).exists():
                 continue
             try:
-                source = self.file(name).open("rb")
+                source = files.regular(self.file(name)).open("rb")
             except OSError as error:
                 raise UsageError(f"cannot read {self.file(name)}: {error.strerror}") from error
             with source, files.replacing(out / name) as temporary, temporary.open("wb") as copy:

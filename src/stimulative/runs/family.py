@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stimulative.errors import UsageError
+from stimulative.files import regular
 from stimulative.residual import Subnet
 from stimulative.runs.member import Cost, CostName, Latency, Member
 from stimulative.runs.score import Score
@@ -133,7 +134,7 @@ class Family:
             UsageError: If it cannot be read as one.
         """
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with regular(path).open(encoding="utf-8", newline="") as file:
                 return cls(tuple(_member(row) for row in csv.DictReader(file)))
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}; evaluate the run first") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from stimulative.errors import UsageError
-from stimulative.files import write_text
+from stimulative.files import regular, write_text
 from stimulative.tasks import KEYS
 
 
@@ -113,7 +113,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         UsageError: If it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with regular(path).open(encoding="utf-8", newline="") as file:
             read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(

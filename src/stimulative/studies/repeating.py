@@ -87,7 +87,7 @@ def rerun(run: str | Path, out: str | Path | None = None, *, progress: bool = Tr
         again = RunDirectory(out)
         if family and again.family.by_subnet.keys() != family.by_subnet.keys():
             subnets = [member.subnet for member in family]
-            evaluate(out, subnets=subnets, space=before.subnets.space, latency=False)
+            evaluate(out, subnets=subnets, latency=False)
     compared = [_weights(first, again), _log(first, again), _main(first, again)]
     if family:
         compared.append(_subnets(first, again))

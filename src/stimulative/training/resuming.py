@@ -13,7 +13,7 @@ import torch
 from stimulative.config import Recipe
 from stimulative.data import Data, changes_of_data
 from stimulative.errors import UsageError
-from stimulative.files import Damaged, make_directory
+from stimulative.files import Damaged, make_directory, regular
 from stimulative.methods import method_named
 from stimulative.models import PRETRAINED
 from stimulative.runs import BEST, LAST, PREVIOUS, RECIPE, RunDirectory, Summary, check_sum
@@ -65,6 +65,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: If it is damaged, or something else.
     """
     try:
+        regular(path)
         check_sum(path)
         with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums of its records, and does not compare them
             if (broken := archive.testzip()) is not None:

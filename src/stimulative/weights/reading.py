@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.files import Damaged, check_seal
+from stimulative.files import Damaged, check_seal, regular
 from stimulative.naming import did_you_mean, listed
 from stimulative.runs import RECIPE
 from stimulative.weights.place import WeightsPlace
@@ -77,7 +77,7 @@ def _head(path: Path) -> bytes:
             raise UsageError(f"{path} is a run directory, not a file of weights; give it as RUN, without weights=")
         raise UsageError(f"{path} is a folder, not a file of weights; give the file")
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             head = file.read(512)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}; give the path of a file of weights") from error

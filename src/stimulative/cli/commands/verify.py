@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stimulative.naming import printable
+
+if TYPE_CHECKING:
+    from stimulative.analysis import Finding
 
 TAKES_SETTINGS = False
 _EXAMPLES = """examples:
@@ -29,6 +36,20 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print what was found as JSON, and nothing else")
 
 
+def _verdict(place: str, found: list[Finding]) -> str:
+    """What to make of it, in a line."""
+    from stimulative.runs import RECIPE, RunDirectory
+
+    wrong = [finding.what for finding in found if not finding.fine]
+    if wrong:
+        return f"{place}: {len(wrong)} of {len(found)} wrong: {', '.join(wrong)}"
+    run = RunDirectory(Path(place))
+    if run.started and not run.finished:
+        again = f"stimulative train {shlex.quote(str(run.file(RECIPE)))} --out {shlex.quote(place)} --resume"
+        return f"{place}: not finished, and nothing wrong; go on with: {again}"
+    return f"{place}: whole"
+
+
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Verify."""
     from stimulative.analysis import verify
@@ -40,5 +61,6 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         width = max(len(finding.what) for finding in found)
         for finding in found:
             details = f": {finding.details}" if finding.details else ""
-            print(f"{finding.what:<{width}}  {finding.state}{details}")
+            print(printable(f"{finding.what:<{width}}  {finding.state}{details}"))
+        print(_verdict(options.place, found))
     return 0 if all(finding.fine for finding in found) else 1
