@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test browser coverage lint format
+.PHONY: help install demo test browser faults fuzz coverage lint format
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,12 @@ test: install  ## Run the tests
 
 browser: install  ## Run the tests of the report in headless Chromium, which has to be on the machine
 	$(BIN)/python -m pytest -m browser -n 0
+
+faults: install  ## Let faults happen to runs at random moments, and print what came of it (about 12 minutes)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m faults --json ../docs/results/faults.json
+
+fuzz: install  ## Try strange inputs of all kinds, and print what came of it (about 6 minutes)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz --json ../docs/results/fuzz.json
 
 coverage: install  ## Write docs/coverage.md: which architectures can be taken apart (two hours, in parts if ended)
 	$(BIN)/python benchmarks/coverage.py --page docs/coverage.md --json docs/results/coverage.json \

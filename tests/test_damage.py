@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import made
@@ -19,7 +20,19 @@ from stimulative.analysis import evaluate
 from stimulative.cli import main
 from stimulative.errors import UsageError
 from stimulative.files import blank_seal, check_seal, save_model, seal
-from stimulative.runs import BEST, CHECKSUMS, LAST, MODEL, PREVIOUS, RECIPE, SUMMARY, RunDirectory, sums_in
+from stimulative.runs import (
+    BEST,
+    CHECKSUMS,
+    LAST,
+    METRICS,
+    MODEL,
+    PREVIOUS,
+    RECIPE,
+    SUMMARY,
+    Epoch,
+    RunDirectory,
+    sums_in,
+)
 from stimulative.studies import Sweep
 from stimulative.training import load_recipe, train
 from stimulative.training.resuming import load_checkpoint
@@ -267,3 +280,22 @@ def test_a_seal_cannot_be_lost_by_damage_to_its_name(tmp_path):
     file.write_bytes(content[:-1] + b"\1")
     with pytest.raises(UsageError, match="its checksum is gone"):
         check_seal(file)
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "cut"])
+def test_the_log_of_a_stopped_run_is_that_of_its_checkpoint(how, stopped, finished, tmp_path):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    log = run / METRICS
+    if how == "gone":
+        log.unlink()
+    elif how == "cut":
+        log.write_text(log.read_text()[:200])
+    else:
+        log.write_text(log.read_text().replace("2.3", "1.3"))
+    train(load_recipe("digits", TINY), run, resume=True, progress=False)
+    names = [field.name for field in fields(Epoch) if field.name not in ("images_per_second", "train_seconds")]
+    one, two = (RunDirectory(path).metrics for path in (run, finished))
+    assert [[getattr(epoch, name) for name in names] for epoch in one] == [
+        [getattr(epoch, name) for name in names] for epoch in two
+    ]
+    assert len(one) == 4

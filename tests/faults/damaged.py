@@ -96,7 +96,8 @@ class Damaged:
             self.right[words] = right, done(self._said(words, run, right)).out
         right, said = self.right[words]
         try:
-            same_training(place / "run", right / "run")
+            if words.startswith("train"):
+                same_training(place / "run", right / "run")
             if words.startswith("evaluate"):
                 same_measured(place / "run", right / "run")
             for file in right.glob("out*.safetensors"):

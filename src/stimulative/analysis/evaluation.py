@@ -88,8 +88,7 @@ def evaluate(
         The summary, as in ``summary.json``.
 
     Raises:
-        UsageError: If the directory is not that of a finished run or cannot be written to, ``out`` is not empty, or the
-            number of subnets is impossible.
+        UsageError: If ``run`` has not finished or cannot be written to, ``out`` is not empty, or ``subnets`` unfit.
         ResultsLost: If it cannot be written to any more once all is measured; it has the results.
     """
     if latency_batch < 1:

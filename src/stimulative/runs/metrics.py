@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping
+import io
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -81,15 +82,25 @@ class MetricsFile:
         path: The file.
         epochs: Epochs that are done.
         measure: What the quality of nets is called.
+        text: What the file held when these were done, whatever has become of it; None takes the file as it is.
+
+    Attributes:
+        text: What the file holds.
     """
 
-    def __init__(self, path: Path, epochs: int, measure: str = "top1") -> None:
+    def __init__(self, path: Path, epochs: int, measure: str = "top1", text: str | None = None) -> None:
         self.path = path
         self.columns = columns_of(measure)
-        rows = [row for row in read_metrics(path) if int(row["epoch"]) <= epochs] if path.exists() else []
+        found: list[dict[str, str]] = []
+        if text is not None:
+            found = _rows_of(text.splitlines())
+        elif path.exists():
+            found = read_metrics(path)
+        rows = [row for row in found if int(row["epoch"]) <= epochs]
         columns = self.columns.values()
         lines = [",".join(columns), *(",".join(row[column] for column in columns) for row in rows)]
-        write_text(path, "\n".join(lines) + "\n")
+        self.text = "\n".join(lines) + "\n"
+        write_text(path, self.text)
 
     def add(self, epoch: Epoch) -> None:
         """Append a row.
@@ -99,9 +110,12 @@ class MetricsFile:
         """
         values = {column: getattr(epoch, name) for name, column in self.columns.items()}
         row = [f"{value:.6g}" if isinstance(value, float) else value for value in values.values()]
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(row)
+        self.text += line.getvalue()
         try:
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(row)
+                file.write(line.getvalue())
         except OSError as error:
             raise UsageError(f"cannot write {self.path}: {error.strerror}; the last checkpoint is whole") from error
 
@@ -114,11 +128,15 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     """
     try:
         with regular(path).open(encoding="utf-8", newline="") as file:
-            read = [{"auxiliary": "0"} | row for row in csv.DictReader(file)]  # older files lack this column
+            return _rows_of(file)
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(
             f"{path} cannot be read as the log of a run: {error}; remove it, and it begins anew"
         ) from error
+
+
+def _rows_of(lines: Iterable[str]) -> list[dict[str, str]]:
+    read = [{"auxiliary": "0"} | row for row in csv.DictReader(lines)]  # older files lack this column
     columns = columns_of(measure_of(read[0] if read else ())).values()
     rows = [{column: row[column] for column in columns if row.get(column) is not None} for row in read]
     return [row for row in rows if len(row) == len(columns) and row["epoch"].isdecimal() and row["epoch"].isascii()]

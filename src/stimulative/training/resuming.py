@@ -156,7 +156,7 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
     make_directory(run.path)
     if not run.finished:
         return None
-    _ = run.weights  # a run without them is no success
+    _ = run.weights, run.metrics  # a run without them is no success
     return run.summary
 
 

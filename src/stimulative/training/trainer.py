@@ -126,6 +126,7 @@ class Trainer:
         self.callbacks = [*callbacks]
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
         self.under_way: UnderWay | None = None
+        self.log_before: str | None = None
         self.stopping = Stopping()
         self._set_up()
         if saved is not None:
@@ -168,13 +169,14 @@ class Trainer:
         )
         own: list[Callback] = [ChanceWarning()]
         if self.chief:
+            self.log = Log(self)
             if not self.goes_on:
                 if self.prepared.teacher is not None:
                     self.run_directory.write_reference(self.prepared.teacher.model)
                 self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
             self.run_directory.write_recipe(self.recipe)
             self.run_directory.write_environment(Environment.of(self.fabric.device, self.recipe.seed))
-            own.append(Log(self))
+            own.append(self.log)
         self.callbacks = [*own, Watch(display, self.recipe.training.log_every), *self.callbacks]
         with self.stopping.heard():
             with display:
@@ -371,6 +373,7 @@ class Trainer:
             "seconds": self.seconds,
             "recipe": self.recipe.to_mapping(),
             "data": dict(self.data.fingerprint),
+            "log": self.log.file.text,
         }
         if self.under_way is not None:
             state["under_way"] = self.under_way.to_mapping()
@@ -389,6 +392,7 @@ class Trainer:
             if "under_way" in state:
                 self.under_way = UnderWay.from_mapping(state["under_way"])
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
+            self.log_before = None if state.get("log") is None else "".join(state["log"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UsageError(
                 f"the checkpoint in {self.run_directory.path} does not fit the recipe of its run: {error}"

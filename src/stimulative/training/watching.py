@@ -18,7 +18,8 @@ class Log(Callback):
     """Writes ``metrics.csv``, and to the loggers of the recipe."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.file = MetricsFile(trainer.run_directory.file(METRICS), trainer.epoch, trainer.data.aim.measure)
+        path, measure = trainer.run_directory.file(METRICS), trainer.data.aim.measure
+        self.file = MetricsFile(path, trainer.epoch, measure, trainer.log_before)
 
     def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Write a row."""
