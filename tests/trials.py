@@ -103,7 +103,7 @@ def _received(receiver: Connection) -> Any:
 def _start(prepare: Prepare, kind: str, numbers: range, seed: int) -> tuple[Connection, tuple[range, Any, int | None]]:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_lane, args=(sender, prepare, kind, numbers, seed), daemon=True)
+    process = context.Process(target=_lane, args=(sender, prepare, kind, numbers, seed))
     process.start()
     sender.close()
     return receiver, (numbers, process, None)

@@ -72,8 +72,8 @@ class FullDisk:
 
     def _without_room(self, disk: Path, words: str, draw: random.Random):
         if self.mounts:
-            used = sum(path.stat().st_size for path in disk.rglob("*") if path.is_file())
-            room = (used + 4095) // 4096 * 4096 + draw.choice([1, 4, 16, 64, 128, 256]) * 4096
+            now = os.statvfs(disk)
+            room = (now.f_blocks - now.f_bfree) * now.f_frsize + draw.choice([1, 4, 16, 64, 128, 256]) * 4096
             _mount("tmpfs", disk, "tmpfs", _REMOUNT, f"size={room}")
             return Command(words).wait(), f"a disk of {room} bytes"
         size = draw.choice([100, 1_000, 10_000, 30_000, 100_000])

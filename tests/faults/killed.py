@@ -111,7 +111,7 @@ class KilledCommand:
 class KilledStudy:
     """A comparison that is killed leaves no processes, and comes to the same when it is begun again."""
 
-    words = f"compare digits --methods common stimulative --seeds 1 --jobs 2 --out OUT {TINY}"
+    words = f"compare digits --methods common,stimulative --seeds 1 --jobs 2 --out OUT {TINY}"
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept

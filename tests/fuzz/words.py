@@ -22,7 +22,7 @@ train --from run --schedule.epochs 1 --out tuned
 train run/recipe.yaml --out run --resume
 evaluate run --subnets 3 --space ordered --no-latency --seed 1 --calibration auto --latency-batch 2
 evaluate --model cifar/resnet20 --weights run/model.safetensors --data digits --model.arguments '{width: 1}' --out of
-compare digits --out study --methods common stimulative --seeds 2 --jobs 2 --model.arguments '{width: 1}'
+compare digits --out study --methods common,stimulative --seeds 2 --jobs 2 --model.arguments '{width: 1}'
 compare digits --out study --methods common --cluster local --cluster-option timeout_min=60
 loafing digits --out loafing --methods common --seeds 1
 sweep digits --out sweep --key method.balance --values 1 2 --method.name stimulative
