@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CannotWrite: If the disk refuses.
     """
-    if not path.name or os.path.isdir(path):
+    if not path.name or (os.path.isdir(path) and not path.is_symlink()):
         raise CannotWrite(path, "it is a directory")
     name = os.fsdecode(os.fsencode(path.name)[:100].decode(errors="ignore").encode())
     temporary = path.with_name(f".{name}.{_this_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")

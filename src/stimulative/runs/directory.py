@@ -298,10 +298,12 @@ class RunDirectory:
         with self.writing(REFERENCE) as temporary:
             files.save_model(model, temporary)
 
+    def close_log(self, text: str) -> None:
+        """Write its whole log, which is compared from here on."""
+        checksums.write_summed(self.file(METRICS), text)
+
     def write_summary(self, summary: Summary) -> None:
         """Write what it has come to; with this the run has finished."""
-        if self.file(METRICS).exists():  # which is appended to before
-            checksums.note(self.path, METRICS, self.file(METRICS))
         checksums.write_summed(self.file(SUMMARY), _json(summary))
 
     def write_family(self, family: Family) -> None:

@@ -63,6 +63,7 @@ def finish(trainer: Trainer) -> Summary:
         trainer.run_directory.write_model(
             network.model, {f"stimulative.{key}": value for key, value in made_of.items()}
         )
+        trainer.run_directory.close_log(trainer.log.file.text)
         trainer.run_directory.write_summary(summary)
     trainer.fabric.barrier()
     return summary
