@@ -375,3 +375,23 @@ def test_an_interrupt_leaves_a_run_that_goes_on_and_says_how(tmp_path):
     assert f"go on with: stimulative train {out / 'recipe.yaml'} --out {out} --resume" in err
     assert "Traceback" not in err
     assert (out / "checkpoint-last.ckpt").exists() and not (out / "summary.json").exists()
+
+
+def test_a_process_that_read_data_and_died_is_told(tmp_path, capsys, monkeypatch):
+    from stimulative import training
+
+    def die(*_, **__):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(training, "train", die)
+    assert main(["train", "digits", "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "a process that reads data has died: DataLoader worker (pid 7) is killed by signal: Killed. Where" in said
+    assert "goes on with --resume" in said and "Traceback" not in said
+
+    def fail(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(training, "train", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["train", "digits", "--out", str(tmp_path / "run")])

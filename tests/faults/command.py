@@ -1,5 +1,6 @@
 """Commands in processes that can be killed: forks of this one, which has imported libraries and computed nothing."""
 
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -87,6 +88,7 @@ class Command:
         finally:
             with suppress(BaseException):
                 sys.stdout.flush()
+                multiprocessing.util._exit_function()  # as at the end of a process that is no fork
             os._exit(status)
 
     def send(self, number: int) -> None:
@@ -121,10 +123,11 @@ class Command:
         end = time.monotonic() + 10
         while left := processes_of(self.process):
             if time.monotonic() > end:
+                said = [(process, _words_of(process)) for process in left]
                 for process in left:
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
-                raise Faulty("left behind", f"{' '.join(self.words)} has ended, its processes {left} have not")
+                raise Faulty("left behind", f"{' '.join(self.words)} has ended, its processes have not: {said}")
             time.sleep(0.05)
 
     @staticmethod
@@ -144,6 +147,13 @@ def processes_of(session: int) -> list[int]:
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append(int(path.parent.name))
     return found
+
+
+def _words_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def done(words: str, first: Callable[[], None] | None = None) -> Ended:

@@ -27,7 +27,7 @@ from stimulative.cli.commands import (
     unravel,
     verify,
 )
-from stimulative.cli.messages import CommandFailed, in_options, interrupted_status
+from stimulative.cli.messages import CommandFailed, in_options, interrupted_status, reading_died
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
 from stimulative.extension import trusting
@@ -143,7 +143,7 @@ def _run(given: list[str]) -> int:
     if rest and not command.TAKES_SETTINGS:
         raise UsageError(f"unknown option {rest[0]!r}; see stimulative {options.command} --help")
     try:
-        with trusting() if getattr(options, "trust", False) else nullcontext():
+        with reading_died(), trusting() if getattr(options, "trust", False) else nullcontext():
             return command.run(options, rest)
     except (UsageError, CommandFailed) as error:
         message = in_options(str(error), commands.choices[options.command].arguments, given)

@@ -12,7 +12,8 @@ import ast
 import re
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from stimulative.extension import HOW_TO_TRUST
@@ -24,6 +25,24 @@ _VALUE = rf"{_QUOTED}(?: or {_QUOTED})*|\[{_QUOTED}(?:, {_QUOTED})*\]|[\w+-]+(?:
 
 class CommandFailed(Exception):
     """A command could not do what it was asked for, though nothing was wrong with that; exit status 1."""
+
+
+@contextmanager
+def reading_died() -> Iterator[None]:
+    """Say what to do where a process that reads data has died, of which PyTorch tells with a traceback.
+
+    Raises:
+        CommandFailed: If one has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise CommandFailed(
+            f"a process that reads data has died: {str(error).strip()}. Where memory is short, take fewer of them "
+            "(data.workers). What is written is whole: a training goes on with --resume, other commands begin anew"
+        ) from error
 
 
 def interrupted_status(interrupt: KeyboardInterrupt) -> int:

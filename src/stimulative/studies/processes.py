@@ -99,14 +99,14 @@ def _start_fork_server() -> None:
 def _send(sender: Any, here: str, work: Work) -> None:
     # Ctrl-C reaches all processes of a terminal at once; this one ends when its parent says so, and without a word
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if sys.platform != "win32":
-        # Its loaders start their workers anew for each pass, from a fork server of its own; without this, each worker
-        # would import the libraries for seconds.
-        multiprocessing.set_forkserver_preload(_PRELOADED)
-    os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
     with suppress(KeyboardInterrupt, BrokenPipeError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        if sys.platform != "win32":
+            # Its loaders start their workers anew for each pass, from a fork server of its own; without this, each
+            # worker would import the libraries for seconds.
+            multiprocessing.set_forkserver_preload(_PRELOADED)
+        os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
         sender.send(work.do())
 
 
