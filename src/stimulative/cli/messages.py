@@ -40,7 +40,7 @@ def reading_died() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise CommandFailed(
-            f"a process that reads data has died: {str(error).strip(" .")}. Where memory is short, take fewer of them "
+            f"a process that reads data has died: {str(error).strip(' .')}. Where memory is short, take fewer of them "
             "(data.workers). What is written is whole: a training goes on with --resume, other commands begin anew"
         ) from error
 
