@@ -48,6 +48,8 @@ class Suite:
         parser.add_argument("--json", type=Path, help="where to write the figures, too")
         options = parser.parse_args()
         chosen = {kind: count for kind, count in self.counts.items() if kind in (options.only or self.counts)}
+        if not chosen or {*(options.only or ())} - {*self.counts}:
+            parser.error(f"kinds are {', '.join(self.counts)}")
         if options.number is not None:
             found = repeated(self.prepare, next(iter(chosen)), options.number, seed=options.seed)
             print(f"{found.text}\n{found.end}, {found.seconds:.2f} s\n{found.details}")

@@ -10,12 +10,13 @@ import pytest
 from made import run as made_run
 from PIL import Image
 
+import stimulative
 from stimulative import Subnet
 from stimulative.cli import main
 from stimulative.config import load_recipe
 from stimulative.config.yamlfile import MOST_TEXT, YamlError, parse_yaml
 from stimulative.data.documents import in_folder
-from stimulative.data.image_files import images_below
+from stimulative.data.image_files import images_below, read_rgb, size_of
 from stimulative.errors import UsageError
 from stimulative.files import user_path
 from stimulative.runs import RunDirectory
@@ -170,3 +171,24 @@ def test_what_files_say_gives_a_terminal_no_orders(tmp_path, capsys):
     assert main(["verify", str(run), "--no-data"]) == 1
     assert main(["report", "\x1b[2J"]) == 2
     assert "\x1b" not in "".join(capsys.readouterr())
+
+
+def test_a_pipe_in_place_of_an_image_or_a_mask_is_not_waited_for(tmp_path):
+    with pytest.raises(OSError, match="it is a pipe or a device"):
+        read_rgb(str(pipe(tmp_path / "a.png")))
+    with pytest.raises(OSError, match="it is a pipe or a device"):
+        size_of(str(tmp_path / "a.png"))
+
+
+def test_a_pipe_that_a_shell_makes_is_read(tmp_path):
+    recipe = shipped_text("digits")
+    for place in ("/dev/fd/{}", "/proc/self/fd/{}"):
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "w") as file:
+            file.write(recipe)
+        assert load_recipe(place.format(reading)) == load_recipe("digits")
+        os.close(reading)
+
+
+def shipped_text(name: str) -> str:
+    return (Path(stimulative.__file__).parent / f"recipes/{name}.yaml").read_text()

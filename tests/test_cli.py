@@ -390,8 +390,8 @@ def test_a_process_that_read_data_and_died_is_told(tmp_path, capsys, monkeypatch
     assert "goes on with --resume" in said and "Traceback" not in said
 
     def fail(*_, **__):
-        raise RuntimeError("something else")
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...")
 
     monkeypatch.setattr(training, "train", fail)
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker"):
         main(["train", "digits", "--out", str(tmp_path / "run")])

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import threading
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +34,7 @@ from stimulative.runs import (
     RunDirectory,
     sums_in,
 )
+from stimulative.runs.checksums import check_sum, note, write_summed
 from stimulative.studies import Sweep
 from stimulative.training import load_recipe, train
 from stimulative.training.resuming import load_checkpoint
@@ -299,3 +301,55 @@ def test_the_log_of_a_stopped_run_is_that_of_its_checkpoint(how, stopped, finish
         [getattr(epoch, name) for name in names] for epoch in two
     ]
     assert len(one) == 4
+
+
+def test_weights_are_not_taken_from_a_damaged_checkpoint(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert read_weights(run / BEST)
+    content = (run / BEST).read_bytes()
+    flipped(run / BEST, len(content) // 2, 3)
+    with pytest.raises(UsageError, match=rf"{BEST} is damaged"):
+        read_weights(run / BEST)
+    (run / CHECKSUMS).unlink()  # then the archive's own
+    with pytest.raises(UsageError, match=rf"{BEST}"):
+        read_weights(run / BEST)
+
+
+def test_a_file_that_is_replaced_while_it_is_looked_at_is_whole(tmp_path):
+    path, end = tmp_path / "a.json", threading.Event()
+    write_summed(path, "0")
+
+    def write():
+        number = 0
+        while not end.is_set():
+            number += 1
+            write_summed(path, str(number))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert all(check_sum(path) for _ in range(500))
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_writing_the_same_again_keeps_the_sum_of_what_is_there(tmp_path):
+    path, new = tmp_path / "a.json", tmp_path / "new"
+    write_summed(path, "old")
+    new.write_text("new")
+    for _ in range(6):  # each time the disk refuses to put it in its place
+        note(tmp_path, "a.json", new)
+    assert check_sum(path)
+
+
+@pytest.mark.parametrize("log", [1, ["a"], "epoch,step\n" + "9" * 200_000, 'epoch\n"' + "x" * 200_000])
+def test_a_checkpoint_with_another_log_is_refused_or_taken_without_it(log, stopped, tmp_path):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    (run / CHECKSUMS).unlink()
+    state = torch.load(run / LAST, weights_only=True)
+    torch.save(state | {"log": log}, run / LAST)
+    for name in (PREVIOUS, BEST):
+        (run / name).unlink()
+    with pytest.raises(UsageError, match="does not fit the recipe of its run"):
+        train(load_recipe("digits", TINY), run, resume=True, progress=False)

@@ -1,6 +1,7 @@
 """A run and a file are whole and what they say they are, or it is told what is not."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import stimulative
+from stimulative import files
 from stimulative.analysis import evaluate, verify
 from stimulative.cli import main
 from stimulative.errors import UsageError
@@ -136,3 +138,27 @@ def test_a_recipe_that_cannot_be_read_is_told_beside_the_rest(copy, capsys):
     said = capsys.readouterr().out
     assert "damaged: its checksum is another one" in said and "unknown: they cannot be opened here" in said
     assert said.endswith(f" wrong: {RECIPE}, {RECIPE} and {MODEL}\n")
+
+
+def test_the_seal_inside_counts_where_there_are_no_checksums_beside(copy):
+    (copy / CHECKSUMS).unlink()
+    assert states(copy)[MODEL] == "as written"
+    flip(copy / MODEL)
+    assert states(copy)[MODEL] == "damaged"
+
+
+@pytest.mark.parametrize("name", [MODEL, LAST, ENVIRONMENT, METRICS])
+def test_what_cannot_be_read_is_told_beside_the_rest(name, copy):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    found = {finding.what: finding for finding in verify(copy)}
+    assert found[name].state == "damaged" and "it is a pipe or a device" in found[name].details
+    assert found[RECIPE].fine
+
+
+def test_headers_of_other_hands_are_no_json(tmp_path):
+    file = tmp_path / "family.safetensors"
+    with files.replacing(file) as temporary:
+        files.save_model(torch.nn.Linear(2, 2), temporary, {"stimulative": "[" * 100_000})
+    file.with_name("family.safetensors.json").write_text("{}")
+    assert states(file) == {"family.safetensors": "as written"}

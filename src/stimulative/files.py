@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -215,6 +216,18 @@ def read_json(path: Path) -> Any:
 
 class Damaged(UsageError):
     """A file is not what this library wrote."""
+
+
+def check_archive(path: Path) -> None:
+    """Compare the records of a file of ``torch.save`` with the checksums in it, which PyTorch does not.
+
+    Raises:
+        Damaged: If one is another.
+        zipfile.BadZipFile: If it is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if (broken := archive.testzip()) is not None:
+            raise Damaged(f"{path} is damaged: the checksum of its record {broken!r} is another one")
 
 
 _SEAL = "stimulative.sha256"

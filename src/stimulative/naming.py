@@ -10,6 +10,11 @@ _ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 the direction of text, and halves of characters."""
 
 
+def has_controls(text: str) -> bool:
+    """Whether a text has control characters, such as begin an order to a terminal; no name needs them."""
+    return re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text) is not None
+
+
 def printable(text: str) -> str:
     """A text in which what a terminal takes for orders is spelt out, such as the character of code 27."""
     return _ORDERS.sub(lambda match: repr(match[0])[1:-1], text)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -45,19 +46,17 @@ class Damaged:
         text = f"{file.name} {what}: {words}"
         ended = Command(self._said(words, run, place)).wait()
         if words.startswith("verify"):
-            seen = ended.status == 1 and file.name in ended.out
+            seen = ended.status == 1 and re.search(rf"^{re.escape(file.name)} +(damaged|missing)", ended.out, re.M)
             spoiled = not self.gone or file.name in (MODEL, RECIPE, SUMMARY)
             if not seen and spoiled and file.name not in ("checksums.json", "authorship.json"):
                 raise Faulty("wrong", f"{text}: it was not seen\n{ended.out}{ended.err}")
             return text, "refused" if ended.status else "as without"
-        if ended.refused:
-            return text, "refused"
-        if ended.status:
+        if ended.status and not (ended.refused and file.name in ended.err):
             raise Faulty("lost", f"{text}: status {ended.status}: {ended.err}")
-        if file.name in ended.err:
-            return text, "refused"  # it says that the file is another one, and goes on
-        self._compare(words, place, ended.out, text)
-        return text, "as without"
+        told = file.name in ended.err
+        if not ended.status and not (told and file.name == RECIPE):  # which is told to be read as it is now
+            self._compare(words, place, ended.out, text)
+        return text, "refused" if told else "as without"
 
     def _spoil(self, file: Path, draw: random.Random) -> str:
         data = bytearray(file.read_bytes())

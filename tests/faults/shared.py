@@ -82,9 +82,11 @@ class DeadWorkers:
         command, pause = Command(f"train digits --out {run} {settings}"), draw.uniform(0, 2)
         killed = self._kill_one(command.process, pause, draw)
         ended = command.wait()
+        if killed is None:
+            raise Faulty("lost", f"there was no process to kill: {ended}")
         text = f"process {killed} was killed {pause:.2f} s after it began"
         if ended.status:
-            if not ended.refused:
+            if not (ended.refused and "a process that reads data has died" in ended.err):
                 raise Faulty("lost", f"{text}: status {ended.status}: {ended.err}")
             again = f"train {run / RECIPE} --out {run} --resume"
             done(again if RunDirectory(run).started else f"train digits --out {run} {settings}")

@@ -33,6 +33,7 @@ choose run --max-flops 0.5 --subnets 4
 pack run --subnets 3-3-3,1-1-1 --out f.safetensors --force --json
 export run --subnet 2-1-3 --format torch --out e.pt2 --normalise --force
 verify run --no-data --json
+rerun run --out again --json
 doctor --json
 """.strip().splitlines()
 OPTIONS = sorted({word for line in COMMANDS for word in line.split() if word.startswith("--")})

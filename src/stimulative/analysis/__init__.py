@@ -16,4 +16,5 @@ from stimulative.analysis.latency import measure_modules as measure_modules
 from stimulative.analysis.steps import Steps as Steps
 from stimulative.analysis.trained import open_run as open_run
 from stimulative.analysis.verifying import Finding as Finding
+from stimulative.analysis.verifying import trained_on as trained_on
 from stimulative.analysis.verifying import verify as verify

@@ -98,30 +98,45 @@ def _of_run(run: RunDirectory, name: str) -> Finding:
     if name == METRICS and not run.finished:
         return Finding(name, "no checksum", "epochs are added to it until the run has finished")
     try:
-        return Finding(name, "as written" if check_sum(path) else "no checksum")
-    except files.Damaged:
-        return Finding(name, "damaged", "its checksum is another one than when it was written")
+        known = check_sum(path)
+        sealed = name in (MODEL, REFERENCE) and files.check_seal(path)
+    except files.Damaged as error:
+        return Finding(name, "damaged", str(error).rpartition(": ")[2])
+    except (UsageError, OSError) as error:
+        return Finding(name, "damaged", f"it cannot be read: {error}")
+    return Finding(name, "as written" if known or sealed else "no checksum")
 
 
 def _file(path: Path) -> Finding:
     try:
         sealed = files.check_seal(path)
-    except files.Damaged:
-        return Finding(path.name, "damaged", "its checksum is another one than when it was written")
+    except files.Damaged as error:
+        return Finding(path.name, "damaged", str(error).rpartition(": ")[2])
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if not sealed:
         return Finding(path.name, "no checksum", "safetensors files that this library wrote have one inside")
     beside = path.with_name(f"{path.name}.json")
-    if beside.exists() and _about(path) not in (None, files.read_json(beside)):
+    said = _json_in(path, "stimulative")
+    if beside.exists() and said is not None and said != files.read_json(beside):
         return Finding(path.name, "disagrees", f"its header says something else than {beside.name}")
     return Finding(path.name, "as written")
 
 
-def _about(path: Path) -> Any:
-    """What the header of a safetensors file says of it; None if nothing."""
-    said = files.metadata_of(path).get("stimulative")
-    return None if said is None else json.loads(said)
+def _json_in(path: Path, key: str) -> Any:
+    """What the header of a safetensors file says under a key; None if nothing that is JSON."""
+    try:
+        return json.loads(_metadata(path).get(key, "null"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    """What the header of a safetensors file says beside its tensors; nothing where it cannot be read."""
+    try:
+        return files.metadata_of(path)
+    except UsageError:
+        return {}
 
 
 def _recipe(run: RunDirectory) -> Finding:
@@ -129,7 +144,7 @@ def _recipe(run: RunDirectory) -> Finding:
     what = f"{RECIPE} and {MODEL}"
     if not run.file(MODEL).exists():
         return Finding(what, "unknown", "there is no model yet")
-    said = files.metadata_of(run.file(MODEL)).get("stimulative.recipe")
+    said = _metadata(run.file(MODEL)).get("stimulative.recipe")
     if said is None:
         return Finding(what, "unknown", "the model does not say what it was trained by")
     if said != files.hash_of(run.recipe_text):
@@ -152,11 +167,16 @@ def _subnets(run: RunDirectory) -> Finding:
     return Finding(what, "agrees")
 
 
+def trained_on(run: RunDirectory) -> Mapping[str, str]:
+    """The fingerprint of the data that the model of a run was trained on; empty where nobody knows."""
+    said = _json_in(run.file(MODEL), "stimulative.data") if run.file(MODEL).exists() else None
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
+
+
 def _data(run: RunDirectory) -> Finding:
     """Whether the data are those that the model was trained on."""
-    said = files.metadata_of(run.file(MODEL)).get("stimulative.data") if run.file(MODEL).exists() else None
-    before = json.loads(said) if said is not None else {}
-    if not isinstance(before, Mapping) or not before:
+    before = trained_on(run)
+    if not before:
         return Finding("data", "unknown", "the model does not say what it was trained on")
     try:
         recipe = run.recipe

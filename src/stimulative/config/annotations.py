@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from stimulative.naming import printable
+from stimulative.naming import has_controls
 
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -72,7 +72,7 @@ def convert(annotation: Any, value: Any) -> Any:
     kinds = [_plain_class(kind) for kind in _alternatives(annotation)]
     if not all(math.isfinite(number) for number in _floats(value)):
         raise TypeError(f"{describe(annotation)}, and finite")
-    if any(printable(text) != text for text in _texts(value)):
+    if any(map(has_controls, _texts(value))):
         raise TypeError(f"{describe(annotation)}, without control characters")
     if isinstance(value, Mapping) and any(_holds_anything(kind) for kind in _alternatives(annotation)):
         if not all(isinstance(key, str) for key in value):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ class Given(NamedTuple):
         return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-_OF_THE_SHELL = ("/", "dev", "fd"), ("/", "dev", "stdin")
+_OF_THE_SHELL = re.compile(r"/dev/stdin|(/dev|/proc/(self|\d+))/fd/\d+")
 """Pipes that a shell makes of what its user says, which may be read."""
 
 Pairs = Iterator[tuple[str, Given]]
@@ -98,7 +99,7 @@ def _find(recipe: str | Path) -> tuple[str, str]:
         inside = " or the recipe.yaml in it" if (path / "recipe.yaml").is_file() else ""
         raise UsageError(f"this is a folder; give a YAML file{inside}, or a shipped recipe: {', '.join(names)}")
     try:
-        if path.parts[:3] not in _OF_THE_SHELL:
+        if not _OF_THE_SHELL.fullmatch(str(path)):
             regular(path, most=4 * yamlfile.MOST_TEXT)
         return path.name, path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from stimulative.errors import UsageError
+from stimulative.files import regular
 
 _ORIENTATION = 0x0112
 _SLIMMEST = 200
@@ -84,7 +85,7 @@ def read_rgb(path: str) -> Any:
     """
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(regular(Path(path))) as image:
         width, height = image.size
         if max(width, height) > _SLIMMEST * min(width, height):
             raise ValueError(f"it has {width}x{height} pixels; one side may be {_SLIMMEST} times the other at most")
@@ -109,7 +110,7 @@ def size_of(path: str) -> tuple[int, int]:
     """Width and height of an image, upright."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(regular(Path(path))) as image:
         return _upright(image).size if image.getexif().get(_ORIENTATION, 1) != 1 else image.size
 
 

@@ -151,7 +151,7 @@ class MaskedImages:
         """
         from PIL import Image
 
-        with Image.open(self.masks[number]) as mask:
+        with Image.open(regular(Path(self.masks[number]))) as mask:
             if mask.mode not in ("L", "P", "1", "I", "I;16"):
                 raise ValueError(
                     f"its mask is of mode {mask.mode}, and has to have one channel with numbers of classes"

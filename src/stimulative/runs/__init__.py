@@ -29,6 +29,7 @@ from stimulative.runs.member import Member as Member
 from stimulative.runs.metrics import Epoch as Epoch
 from stimulative.runs.metrics import MetricsFile as MetricsFile
 from stimulative.runs.metrics import read_metrics as read_metrics
+from stimulative.runs.metrics import rows_of_log as rows_of_log
 from stimulative.runs.score import MainScore as MainScore
 from stimulative.runs.score import Score as Score
 from stimulative.runs.score import Scored as Scored

@@ -7,7 +7,7 @@ is there has one of them. Files without a sum, of runs of older versions, are ta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from stimulative.errors import UsageError
 
 CHECKSUMS = "checksums.json"
 _KEPT = 4
+_LOOKS = 3
+"""How often a file is looked at before it is called damaged: another one may take its place between two looks."""
 
 
 def sum_of(path: Path) -> str:
@@ -58,8 +60,8 @@ def note(directory: Path, name: str, path: Path, *, beside: Mapping[str, str] | 
     """
     known = sums_in(directory)
     for new, old in (beside or {}).items():
-        known[new] = [*known.get(old, ()), *known.get(new, ())][:_KEPT]
-    known[name] = [sum_of(path), *known.get(name, ())][:_KEPT]
+        known[new] = _newest(known.get(old, ()), known.get(new, ()))
+    known[name] = _newest([sum_of(path)], known.get(name, ()))
     files.write_json(directory / CHECKSUMS, known)
 
 
@@ -68,7 +70,10 @@ def sums_in(directory: Path) -> dict[str, list[str]]:
     path = directory / CHECKSUMS
     if not path.exists():
         return {}
-    content = files.read_json(path)
+    try:
+        content = files.read_json(path)
+    except UsageError as error:
+        raise UsageError(f"{error}. Remove it, and nothing is compared with it") from error
     if not isinstance(content, dict) or not all(_are_sums(value) for value in content.values()):
         raise UsageError(f"{path} is not as stimulative writes it; remove it, and nothing is compared with it")
     return content
@@ -82,13 +87,18 @@ def check_sum(path: Path) -> bool:
 
     Raises:
         files.Damaged: If it is not.
+        UsageError: If it cannot be read.
     """
-    known = sums_in(path.parent).get(path.name)
-    if known is None:
-        return False
-    if sum_of(path) not in known:
-        raise files.Damaged(f"{path} is damaged, or was changed since it was written: its checksum is another one")
-    return True
+    for _ in range(_LOOKS):
+        known = sums_in(path.parent).get(path.name)
+        if known is None:
+            return False
+        try:
+            if sum_of(path) in known:
+                return True
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    raise files.Damaged(f"{path} is damaged, or was changed since it was written: its checksum is another one")
 
 
 def check_read(path: Path, remedy: str) -> None:
@@ -107,6 +117,11 @@ def check_read(path: Path, remedy: str) -> None:
         raise UsageError(
             f"{error}. Copy it again, or {remedy}; if you changed it on purpose, remove its name from {CHECKSUMS}"
         ) from error
+
+
+def _newest(new: Sequence[str], old: Sequence[str]) -> list[str]:
+    """The last sums, each once: writing the same again must not push out that of the file that is there."""
+    return [*dict.fromkeys([*new, *old])][:_KEPT]
 
 
 def _are_sums(value: object) -> bool:

@@ -99,13 +99,7 @@ class RunDirectory:
         """
         RunDirectory.open(self.path)
         recipe = load_recipe(self.file(RECIPE), of_a_run=True)
-        try:
-            checksums.check_sum(self.file(RECIPE))
-        except files.Damaged:
-            warnings.warn(
-                f"{self.file(RECIPE)} is damaged, or was changed since the run was started; it is read as it is now",
-                stacklevel=2,
-            )
+        self._warn_of_changes()
         return recipe
 
     @property
@@ -135,7 +129,18 @@ class RunDirectory:
             raise UsageError(f"{path}: not valid YAML: {error}") from error
         if not isinstance(content, Mapping):
             raise UsageError(f"{path} is not the recipe of a run: it holds no settings")
+        self._warn_of_changes()
         return content
+
+    def _warn_of_changes(self) -> None:
+        """Warn if the recipe was changed since the run was started; once, wherever it is read."""
+        try:
+            checksums.check_sum(self.file(RECIPE))
+        except files.Damaged:
+            warnings.warn(
+                f"{self.file(RECIPE)} is damaged, or was changed since the run was started; it is read as it is now",
+                stacklevel=1,
+            )
 
     @property
     def summary(self) -> Summary:

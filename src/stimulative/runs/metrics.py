@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from stimulative.errors import UsageError
 from stimulative.files import regular, write_text
 from stimulative.tasks import KEYS
+
+_EPOCH = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class MetricsFile:
         self.columns = columns_of(measure)
         found: list[dict[str, str]] = []
         if text is not None:
-            found = _rows_of(text.splitlines())
+            found = rows_of_log(text)
         elif path.exists():
             found = read_metrics(path)
         rows = [row for row in found if int(row["epoch"]) <= epochs]
@@ -135,8 +138,20 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         ) from error
 
 
+def rows_of_log(text: str) -> list[dict[str, str]]:
+    """The rows of a log that is given as a text.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return _rows_of(text.splitlines())
+    except csv.Error as error:
+        raise ValueError(f"its log cannot be read: {error}") from error
+
+
 def _rows_of(lines: Iterable[str]) -> list[dict[str, str]]:
     read = [{"auxiliary": "0"} | row for row in csv.DictReader(lines)]  # older files lack this column
     columns = columns_of(measure_of(read[0] if read else ())).values()
     rows = [{column: row[column] for column in columns if row.get(column) is not None} for row in read]
-    return [row for row in rows if len(row) == len(columns) and row["epoch"].isdecimal() and row["epoch"].isascii()]
+    return [row for row in rows if len(row) == len(columns) and _EPOCH.fullmatch(row["epoch"])]

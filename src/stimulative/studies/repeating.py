@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from stimulative.analysis import evaluate, verify
+from stimulative import files
+from stimulative.analysis import evaluate, trained_on, verify
+from stimulative.claiming import is_first_process
+from stimulative.config import Overrides, Recipe
+from stimulative.data import changes_of_data
+from stimulative.data import load as load_data
 from stimulative.errors import UsageError
 from stimulative.records import Record
-from stimulative.runs import Environment, Epoch, RunDirectory, device_name, versions
+from stimulative.runs import BEST, ENVIRONMENT, LAST, PREVIOUS, Epoch, RunDirectory
 from stimulative.tasks import MEASURES
 from stimulative.training import train
-from stimulative.weights import read_weights, sha256
+from stimulative.weights import WeightsPlace, read_weights, sha256
 
 _OF_THE_CLOCK = "images_per_second", "train_seconds"
 
@@ -42,19 +48,27 @@ class Repetition(Record):
     Args:
         run: The directory of the first.
         again: The directory of the second.
+        trained: Whether the second was trained now; else it was there already.
         equal: Whether all that was compared is equal.
-        compared: What was compared.
+        compared: What was compared; nothing in other processes than the first of several.
         surroundings: In what the second run's surroundings differ, which may be why; a phrase each.
     """
 
     run: str
     again: str
+    trained: bool
     equal: bool
     compared: tuple[Compared, ...]
     surroundings: tuple[str, ...]
 
 
-def rerun(run: str | Path, out: str | Path | None = None, *, progress: bool = True) -> Repetition:
+def rerun(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    settings: Overrides | None = None,
+    progress: bool = True,
+) -> Repetition:
     """Train a finished run again by its recipe, measure the subnets that were measured, and compare.
 
     On the same kind of processor with the same versions and as many threads, results are equal to the last bit. Where
@@ -64,6 +78,7 @@ def rerun(run: str | Path, out: str | Path | None = None, *, progress: bool = Tr
         run: The run directory.
         out: The directory of the second run; by default that of the first with ``-rerun`` behind. One that was stopped
             there goes on.
+        settings: Where the data are here, if elsewhere: settings of the section ``data``, as in ``load_recipe``.
         progress: Whether to show progress.
 
     Returns:
@@ -74,38 +89,57 @@ def rerun(run: str | Path, out: str | Path | None = None, *, progress: bool = Tr
             damaged, its data or the weights that it started from have changed, or ``out`` holds something else.
     """
     first = RunDirectory.open(run)
-    out = first.path.with_name(f"{first.path.resolve().name}-rerun") if out is None else Path(out)
-    recipe, before = first.recipe, first.summary
+    place = first.path.resolve()
+    again = RunDirectory(place.parent / f"{place.name}-rerun" if out is None else Path(out))
+    recipe, before = first.recipe.override(settings or {}), first.summary
     if before.method is None:
         raise UsageError(f"the weights in {first.path} were trained elsewhere: there is nothing to train again")
-    _check_record(first)
-    family, surroundings = first.family, first.environment
-    with _threads(surroundings.threads if recipe.training.threads is None else None):
-        changed = _changes(surroundings, recipe.training.threads)
-        view = None if before.calibration is None else before.calibration.view
-        train(recipe, out, resume=True, progress=progress, calibration=view)
-        again = RunDirectory(out)
-        if family and again.family.by_subnet.keys() != family.by_subnet.keys():
-            subnets = [member.subnet for member in family]
-            evaluate(out, subnets=subnets, latency=False)
-    compared = [_weights(first, again), _log(first, again), _main(first, again)]
-    if family:
+    _check_record(first, recipe)
+    _check_place(first, again)
+    trained, said = not again.finished, files.metadata_of(first.weights)
+    with _threads(first.environment.threads if recipe.training.threads is None else None):
+        view: Any = said.get("stimulative.calibration", before.calibration and before.calibration.view)
+        train(recipe, again.path, resume=True, progress=progress, calibration=view)
+        if not is_first_process():
+            return Repetition(str(first.path), str(again.path), trained, True, (), ())
+        if first.family and _not_measured(first, again):
+            subnets, view = [member.subnet for member in first.family], before.calibration and before.calibration.view
+            evaluate(again.path, subnets=subnets, calibration=view, latency=False)
+    compared = [_weights(first, again), *_log(first, again), _main(first, again)]
+    if first.family:
         compared.append(_subnets(first, again))
-    return Repetition(str(first.path), str(out), all(one.equal for one in compared), tuple(compared), tuple(changed))
+    equal = all(one.equal for one in compared)
+    return Repetition(str(first.path), str(again.path), trained, equal, tuple(compared), _changes(first, again))
 
 
-def _check_record(run: RunDirectory) -> None:
-    """Make sure that the record is whole, and of what is there."""
-    problems = [f"{found.what}: {found.details or found.state}" for found in verify(run.path) if not found.fine]
+def _check_record(run: RunDirectory, recipe: Recipe) -> None:
+    """Make sure that the record is whole, and of the data and the weights that are there."""
+    needless = ENVIRONMENT, LAST, PREVIOUS, BEST
+    found = verify(run.path, data=False)
+    problems = [f"{one.what}: {one.details or one.state}" for one in found if not (one.fine or one.what in needless)]
+    problems += changes_of_data(trained_on(run), load_data(recipe.data, seed=recipe.seed).fingerprint)
     start = run.summary.weights
     if start is not None and start.sha256 is not None:
-        found = sha256(start.file) if Path(start.file).is_file() else None
-        if found != start.sha256:
-            problems.append(
-                f"{start.file}, from which it started, is {'another file by now' if found else 'not there'}"
-            )
+        file = WeightsPlace.of(start.file).path
+        now = sha256(start.file) if file.is_file() else None
+        if now != start.sha256:
+            problems.append(f"{file}, from which it started, is {'another file by now' if now else 'not there'}")
     if problems:
         raise UsageError(f"the run in {run.path} cannot be made again: {'; '.join(problems)}")
+
+
+def _check_place(first: RunDirectory, again: RunDirectory) -> None:
+    """Make sure that the second run has a place of its own."""
+    if again.path.resolve() == first.path.resolve():
+        raise UsageError(f"{again.path} is the run itself; choose another directory with out=")
+    if not again.started and again.path.exists() and any(again.path.iterdir()):
+        raise UsageError(f"{again.path} holds something else than a run; choose another directory with out=")
+
+
+def _not_measured(first: RunDirectory, again: RunDirectory) -> bool:
+    """Whether the subnets of the second run were not measured as those of the first were."""
+    views = [None if run.summary.calibration is None else run.summary.calibration.view for run in (first, again)]
+    return again.family.by_subnet.keys() != first.family.by_subnet.keys() or views[0] != views[1]
 
 
 @contextmanager
@@ -120,15 +154,12 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _changes(before: Environment, threads: int | None) -> list[str]:
-    """In what the surroundings differ from those of the first run."""
-    now = versions()
-    pairs = [(name, before.versions.get(name), now.get(name)) for name in sorted({*before.versions, *now})]
-    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    pairs.append(("device", before.device, device))
-    if threads is not None:
-        pairs.append(("threads", str(before.threads), str(threads)))
-    return [f"{name}: {old} then, {new} now" for name, old, new in pairs if old is not None and old != new]
+def _changes(first: RunDirectory, again: RunDirectory) -> tuple[str, ...]:
+    """In what the surroundings of the second run differ from those of the first."""
+    one, two = first.environment, again.environment
+    pairs = [(name, one.versions[name], two.versions.get(name, "none")) for name in sorted(one.versions)]
+    pairs += [("device", one.device, two.device), ("platform", one.platform, two.platform)]
+    return tuple(f"{name}: {old} then, {new} now" for name, old, new in pairs if old is not None and old != new)
 
 
 def _weights(first: RunDirectory, again: RunDirectory) -> Compared:
@@ -142,15 +173,17 @@ def _weights(first: RunDirectory, again: RunDirectory) -> Compared:
     return Compared("weights", False, f"{len(other)} of {len(one)} tensors differ, by {most:.1e} at most")
 
 
-def _log(first: RunDirectory, again: RunDirectory) -> Compared:
+def _log(first: RunDirectory, again: RunDirectory) -> list[Compared]:
+    if not first.metrics:
+        return []
     names = [field.name for field in fields(Epoch) if field.name not in _OF_THE_CLOCK]
     one, two = ([[getattr(epoch, name) for name in names] for epoch in run.metrics] for run in (first, again))
     if one == two:
-        return Compared("log", True, f"{len(one)} epochs")
+        return [Compared("log", True, f"{len(one)} epochs")]
     from_epoch = next(
         (at + 1 for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
     )
-    return Compared("log", False, f"differs from epoch {from_epoch} on")
+    return [Compared("log", False, f"differs from epoch {from_epoch} on")]
 
 
 def _main(first: RunDirectory, again: RunDirectory) -> Compared:

@@ -59,6 +59,7 @@ def finish(trainer: Trainer) -> Summary:
         made_of = {
             "recipe": hash_of(trainer.recipe.to_yaml()),
             "data": json.dumps(dict(trainer.data.fingerprint)),
+            **({} if calibration is None else {"calibration": calibration.view}),
         }
         trainer.run_directory.write_model(
             network.model, {f"stimulative.{key}": value for key, value in made_of.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from stimulative.config import Recipe
 from stimulative.data import Data, changes_of_data
 from stimulative.errors import UsageError
-from stimulative.files import Damaged, make_directory, regular
+from stimulative.files import Damaged, check_archive, make_directory, regular
 from stimulative.methods import method_named
 from stimulative.models import PRETRAINED
 from stimulative.runs import BEST, LAST, PREVIOUS, RECIPE, RunDirectory, Summary, check_sum
@@ -67,9 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         regular(path)
         check_sum(path)
-        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums of its records, and does not compare them
-            if (broken := archive.testzip()) is not None:
-                raise Damaged(f"{path} is damaged: the checksum of its record {broken!r} is another one")
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Damaged:
         raise

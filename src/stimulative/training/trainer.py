@@ -24,7 +24,7 @@ from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.residual import batch_size, keep_frozen
-from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary
+from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
@@ -392,7 +392,9 @@ class Trainer:
             if "under_way" in state:
                 self.under_way = UnderWay.from_mapping(state["under_way"])
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
-            self.log_before = None if state.get("log") is None else "".join(state["log"])
+            if (log := state.get("log")) is not None:
+                rows_of_log(log)
+                self.log_before = log
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UsageError(
                 f"the checkpoint in {self.run_directory.path} does not fit the recipe of its run: {error}"

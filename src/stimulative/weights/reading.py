@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.files import Damaged, check_seal, regular
+from stimulative.files import Damaged, check_archive, check_seal, regular
 from stimulative.naming import did_you_mean, listed
-from stimulative.runs import RECIPE
+from stimulative.runs import RECIPE, check_sum
 from stimulative.weights.place import WeightsPlace
 
 Weights = dict[str, Tensor]
@@ -103,6 +103,9 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
+    check_sum(path)  # of a run's checkpoint
+    if zipfile.is_zipfile(path):
+        check_archive(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about formats that are refused, with a message, in any case
         with path.open("rb") as file, _plain_values_allowed():

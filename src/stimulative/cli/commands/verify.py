@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stimulative.files import user_path
 from stimulative.naming import printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _verdict(place: str, found: list[Finding]) -> str:
     wrong = [finding.what for finding in found if not finding.fine]
     if wrong:
         return f"{place}: {len(wrong)} of {len(found)} wrong: {', '.join(wrong)}"
-    run = RunDirectory(Path(place))
+    run = RunDirectory(user_path(place))
     if run.started and not run.finished:
         again = f"stimulative train {shlex.quote(str(run.file(RECIPE)))} --out {shlex.quote(place)} --resume"
         return f"{place}: not finished, and nothing wrong; go on with: {again}"
