@@ -337,7 +337,7 @@ def test_directories_of_other_variants_are_safe_distinct_and_hang_on_the_variant
         ("all,common", 1, "each method may be named once"),
         ([], 1, "no method given"),
         (" , ", 1, "no method given"),
-        (["common"], 0, "the number of seeds is 1 or more, got 0"),
+        (["common"], 0, "the number of seeds is from 1 to 1,000, got 0"),
         (["comon:every=2"], 1, "unknown method 'comon'"),
         (
             ["stimulative:evry=2"],

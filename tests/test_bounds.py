@@ -5,13 +5,15 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made import run as made_run
 from PIL import Image
 
 import stimulative
-from stimulative import Subnet
+from stimulative import Subnet, SubnetSpace
+from stimulative.analysis.drawing import choose_subnets
 from stimulative.cli import main
 from stimulative.config import load_recipe
 from stimulative.config.yamlfile import MOST_TEXT, YamlError, parse_yaml
@@ -192,3 +194,26 @@ def test_a_pipe_that_a_shell_makes_is_read(tmp_path):
 
 def shipped_text(name: str) -> str:
     return (Path(stimulative.__file__).parent / f"recipes/{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("compare digits --seeds 99999999999999999999", "the number of seeds is from 1 to 1,000, got"),
+        ("loafing digits --subnets 999999999", "the number of subnets of each main net is from 1 to 10,000"),
+        ("destroy RUN --draws 999999999", "the number of draws is from 1 to 100,000"),
+    ],
+)
+def test_counts_have_bounds(words, message, tmp_path, capsys):
+    run = made_run(tmp_path / "run")
+    began = time.perf_counter()
+    assert main([*words.replace("RUN", str(run)).split(), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err and time.perf_counter() - began < 5
+
+
+def test_no_more_subnets_are_drawn_than_can_be_listed():
+    lengths = (40, 40, 40, 40)
+    network = SimpleNamespace(space=SubnetSpace(lengths, (True,) * 4), full=Subnet.from_depths(lengths))
+    with pytest.raises(UsageError, match="the number of subnets is 100,000 at most, got 1000000000"):
+        choose_subnets(network, 10**9, seed=0)
+    assert len(choose_subnets(network, 20, seed=0)) == 20

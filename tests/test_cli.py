@@ -193,7 +193,7 @@ def test_compare_tells_of_variants_and_of_those_that_failed(tmp_path, capsys):
         ([*ADOPT, "--weights", "w.pth", "--data", "digts"], "did you mean 'digits'?"),
         (["compare", "digits"], "--out"),
         (["compare", "digits", "--out", "x", "--methods", "magic"], "unknown method 'magic'"),
-        (["compare", "digits", "--out", "x", "--seeds", "0"], "the number of seeds is 1 or more"),
+        (["compare", "digits", "--out", "x", "--seeds", "0"], "the number of seeds is from 1 to 1,000"),
         (["compare", "digits", "--out", "x", "--methods", "stimulative:evry=2"], "did you mean 'method.every'?"),
         (["compare", "digits", "--out", "x", "--methods", "all,common"], "each method may be named once"),
         (["compare", "digits", "--out", "x", "--data", "fake", "--data.name", "digits"], "both --data and --data.name"),

@@ -524,7 +524,7 @@ def test_runs_of_different_data_are_not_put_side_by_side(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN", "--draws", "0"], "the number of draws is 1 or more, got 0"),
+        (["RUN", "--draws", "0"], "the number of draws is from 1 to 100,000, got 0"),
         (["RUN", "--images", "0"], "the number of test images is 1 or more, got 0"),
         (["RUN", "RUN"], "each run may be given once"),
         (["RUN", "--bogus"], "unknown option '--bogus'"),

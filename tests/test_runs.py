@@ -386,7 +386,10 @@ def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
         (["matrix", "digits", "--nets", "[0.2]-1-1", "--out", "x"], "subnet [0.2]-1-1 is not one of this network's"),
         (["matrix", "digits", "--nets", "2-2-2", "--method.name=x", "--out", "x"], "is said with --method here"),
         (["matrix", "digits", "--nets", "2-2-2", "--method", "magic", "--out", "x"], "unknown method"),
-        (["matrix", "digits", "--nets", "2-2-2", "--seeds", "0", "--out", "x"], "number of seeds is 1 or more, got 0"),
+        (
+            ["matrix", "digits", "--nets", "2-2-2", "--seeds", "0", "--out", "x"],
+            "number of seeds is from 1 to 1,000, got 0",
+        ),
         (["matrix", "digits", "--nets", "2-2-2", "--cluster-option", "x", "--out", "x"], "KEY=VALUE, got 'x'"),
         (
             ["sweep", "digits", "--key", "method.blance", "--values", "1", "--out", "x"],

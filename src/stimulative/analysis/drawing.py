@@ -50,6 +50,8 @@ def choose_subnets(network: ResidualNetwork, subnets: Chosen, seed: int, kept: K
         return sorted({network.resolve(subnet) for subnet in subnets})
     if subnets < 1:
         raise UsageError(f"the number of subnets is 1 or more, or 'all'; got {subnets}")
+    if min(subnets, space.count) > _ALL_MOST:
+        raise UsageError(f"the number of subnets is {_ALL_MOST:,} at most, got {subnets}")
     return list(space) if subnets >= space.count else draw(space, subnets, seed, certain if subnets > 1 else ())
 
 

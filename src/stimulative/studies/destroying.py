@@ -43,6 +43,8 @@ from stimulative.tasks import TaskName
 from stimulative.training import Prepared, calibration_of, estimate_statistics, measure
 from stimulative.weights import sha256
 
+_MOST_DRAWS = 100_000
+
 _PARTS = "parts"
 _FORMAT = 2  # of what is kept of a run; another number has it measured anew
 STATISTICS_BYTES = 2**30
@@ -114,11 +116,12 @@ def check_numbers(draws: int, images: int | None) -> None:
     """Check how much is asked for.
 
     Raises:
-        UsageError: If it is less than one.
+        UsageError: If it is less than one, or more draws than anybody measures.
     """
-    for name, number in (("draws", draws), ("test images", images)):
-        if number is not None and number < 1:
-            raise UsageError(f"the number of {name} is 1 or more, got {number}")
+    if not 1 <= draws <= _MOST_DRAWS:
+        raise UsageError(f"the number of draws is from 1 to {_MOST_DRAWS:,}, got {draws}")
+    if images is not None and images < 1:
+        raise UsageError(f"the number of test images is 1 or more, got {images}")
 
 
 def _fingerprint(run: FinishedRun, draws: int, seed: int, images: int | None, view: View | None) -> str:

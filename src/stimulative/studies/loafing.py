@@ -28,6 +28,8 @@ from stimulative.studies.smaller import network_of, ordered_subnet, run_name, sm
 from stimulative.studies.study import Failed, StudyOfRuns
 from stimulative.tasks import MEASURES
 
+_MOST_SUBNETS = 10_000
+
 ALONE = "common"
 """The method that nets alone are trained by."""
 
@@ -152,8 +154,8 @@ class LoafingPlan:
         methods: Sequence[str] = ("common",),
         seeds: int = 1,
     ) -> None:
-        if subnets < 1:
-            raise UsageError(f"the number of subnets of each main net is 1 or more, got {subnets}")
+        if not 1 <= subnets <= _MOST_SUBNETS:
+            raise UsageError(f"the number of subnets of each main net is from 1 to {_MOST_SUBNETS:,}, got {subnets}")
         check_methods(methods)
         network = network_of(recipe)
         self.recipe = recipe

@@ -17,6 +17,8 @@ from stimulative.studies.study import StudyOfRuns
 from stimulative.tasks import TaskName
 from stimulative.training import Stopping
 
+_MOST_SEEDS = 1_000
+
 Result = TypeVar("Result", bound=StudyOfRuns)
 Results = TypeVar("Results", bound=StudyOfRuns, covariant=True)
 
@@ -105,8 +107,8 @@ def seeds_from(recipe: Recipe, count: int) -> range:
     """So many seeds, counted from the recipe's.
 
     Raises:
-        UsageError: If there are none.
+        UsageError: If there are none, or more than anybody trains.
     """
-    if count < 1:
-        raise UsageError(f"the number of seeds is 1 or more, got {count}")
+    if not 1 <= count <= _MOST_SEEDS:
+        raise UsageError(f"the number of seeds is from 1 to {_MOST_SEEDS:,}, got {count}")
     return range(recipe.seed, recipe.seed + count)
