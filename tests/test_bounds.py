@@ -200,7 +200,10 @@ def shipped_text(name: str) -> str:
     ("words", "message"),
     [
         ("compare digits --seeds 99999999999999999999", "the number of seeds is from 1 to 1,000, got"),
-        ("loafing digits --subnets 999999999", "the number of subnets of each main net is from 1 to 10,000"),
+        (
+            "loafing digits --main 3-3-3 --subnets 999999999",
+            "the number of subnets of each main net is from 1 to 10,000",
+        ),
         ("destroy RUN --draws 999999999", "the number of draws is from 1 to 100,000"),
     ],
 )
@@ -217,3 +220,30 @@ def test_no_more_subnets_are_drawn_than_can_be_listed():
     with pytest.raises(UsageError, match="the number of subnets is 100,000 at most, got 1000000000"):
         choose_subnets(network, 10**9, seed=0)
     assert len(choose_subnets(network, 20, seed=0)) == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["unravel", "cifar/resnet20", "--image-size", "9" * 30], "--image-size is from 1 to 8,192, got 999"),
+        (["unravel", "cifar/resnet20", "--arguments", "{1: 2}"], "--arguments is a mapping in YAML"),
+        (
+            ["train", "digits", "--data", "fake", "--data.image_size", "100000", "--dry-run"],
+            "at most 8,192, got 100000",
+        ),
+        (["train", "digits", "--out", "\x1b[2J"], "a word has control characters, which no name needs"),
+        (["pack", "RUN", "--subnets", "1-1-1", "--out", "f" * 300], "is no path: a name has 255 bytes at most"),
+        (["init", "--model", "cifar/resnet20", "--data", "digits", "--out", "f" * 300], "a name has 255 bytes at most"),
+        (["choose", "RUN", "--max-params", "1k", "--out", "a/" * 3_000], "and a path 4,000"),
+        (
+            ["compare", "digits", "--out", "study", "--cluster", "local", "--cluster-option", "a=["],
+            "a: '[' is no value",
+        ),
+    ],
+)
+def test_what_is_beyond_all_bounds_is_refused_at_once(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "RUN")
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said and "\x1b" not in said

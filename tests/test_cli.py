@@ -160,7 +160,7 @@ def test_compare_tells_of_variants_and_of_those_that_failed(tmp_path, capsys):
         (["unravel", "transformers/gpt2", "--image-size", "32"], "--image-size is not for text"),
         (["unravel", "cifar/resnet20", "--length", "32"], "--length is not for images"),
         (["unravel", "cifar/resnet20", "--arguments", "[1]"], "--arguments is a mapping in YAML"),
-        (["unravel", "cifar/resnet20", "--image-size", "0"], "--image-size is 1 or more, got 0"),
+        (["unravel", "cifar/resnet20", "--image-size", "0"], "--image-size is from 1 to 8,192, got 0"),
         (["unravel", "cifar/resnet20", "--bogus"], "unknown option '--bogus'"),
         (
             ["unravel", "torchvision/vit_b_32", "--image-size", "50"],

@@ -1,10 +1,12 @@
 """Whatever is given is taken or refused, in a moment and with a message; ``make fuzz`` tries more."""
 
 import random
+import shlex
 
 import pytest
 from fuzz.judging import judge
 from fuzz.kinds import kinds
+from fuzz.words import COMMANDS, Words
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -17,6 +19,13 @@ def test_strange_inputs_are_taken_or_refused(kind, tmp_path, monkeypatch):
         assert outcome.end in ("taken", "refused"), f"{outcome.end}: {text}\n{outcome.details}"
         ends.append(outcome.end)
     assert "taken" in ends and "refused" in ends
+
+
+def test_commands_are_taken_before_they_are_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = Words(tmp_path)
+    ends = {line: judge(lambda line=line: words._command(shlex.split(line))) for line in COMMANDS}
+    assert {line: outcome.details for line, outcome in ends.items() if outcome.end != "taken"} == {}
 
 
 def test_what_goes_wrong_is_told_apart():

@@ -14,7 +14,7 @@ from stimulative.errors import UsageError
 from stimulative.naming import printable
 
 COMMANDS = """
-unravel cifar/resnet20 --classes 10 --size 8 --json
+unravel cifar/resnet20 --classes 10 --image-size 8 --json
 init --model cifar/resnet20 --data digits --out r.yaml --force --model.arguments '{width: 1}'
 train digits --out new --model.arguments '{width: 1}' --data.batch_size 256 --schedule.epochs 2 --dry-run
 train digits --out new --method.name stimulative --method.balance 2 --max-steps 3
@@ -24,12 +24,12 @@ evaluate run --subnets 3 --space ordered --no-latency --seed 1 --calibration aut
 evaluate --model cifar/resnet20 --weights run/model.safetensors --data digits --model.arguments '{width: 1}' --out of
 compare digits --out study --methods common,stimulative --seeds 2 --jobs 2 --model.arguments '{width: 1}'
 compare digits --out study --methods common --cluster local --cluster-option timeout_min=60
-loafing digits --out loafing --methods common --seeds 1
-sweep digits --out sweep --key method.balance --values 1 2 --method.name stimulative
-matrix digits --out matrix --method common --nets 121 169
+loafing digits --main 2-2-2 3-3-3 --subnets 2 --out loafing --methods common --seeds 1
+sweep digits --out sweep --key method.balance --values 1,2 --method.name stimulative
+matrix digits-densenet --out matrix --method common --nets 2-4-4 2-8-8
 destroy run --out destroyed --draws 2 --images 10
 report run --out page --title A
-choose run --max-flops 0.5 --subnets 4
+choose run --max-flops 90k --threads 1 --out chosen
 pack run --subnets 3-3-3,1-1-1 --out f.safetensors --force --json
 export run --subnet 2-1-3 --format torch --out e.pt2 --normalise --force
 verify run --no-data --json

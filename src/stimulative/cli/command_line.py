@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 from stimulative.cli.commands import (
@@ -31,7 +34,8 @@ from stimulative.cli.messages import CommandFailed, in_options, interrupted_stat
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
 from stimulative.extension import trusting
-from stimulative.naming import printable
+from stimulative.files import check_path
+from stimulative.naming import has_controls, printable
 
 
 class Command(Protocol):
@@ -113,9 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _check_paths(options: argparse.Namespace, parser: Parser) -> None:
+    """Make sure that what is given as a path is one that a file system can have, before anything looks for it."""
+    for action in parser.arguments:
+        given = getattr(options, action.dest, None)
+        if re.search("DIR|FILE|RUN", str(action.metavar)) and given:
+            for path in [given] if isinstance(given, str) else given:
+                check_path(Path(path.partition("#")[0]))
+
+
 def _run(given: list[str]) -> int:
-    if any("\0" in word for word in given):
-        raise UsageError("a word has a character of code 0, which no path and no setting can have")
+    if any(map(has_controls, given)):
+        raise UsageError(f"a word has control characters, which no name needs: {shlex.join(given)!r:.200}")
     parser = Parser(
         prog="stimulative",
         description="Train residual networks so that every sub-network pulls its weight, and measure how far.",
@@ -139,6 +152,7 @@ def _run(given: list[str]) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    _check_paths(options, commands.choices[options.command])
     command = COMMANDS[options.command]
     if rest and not command.TAKES_SETTINGS:
         raise UsageError(f"unknown option {rest[0]!r}; see stimulative {options.command} --help")

@@ -19,12 +19,18 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def whole_number(*, least: int) -> Check:
-    """A check for a whole number of at least so much."""
+_LARGEST = 8_192
+"""Pixels of a side."""
+
+
+def whole_number(*, least: int, most: int = 10**9) -> Check:
+    """A check for a whole number of at least so much, and at most so much, beyond which memory ends."""
 
     def check(key: str, value: object) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-            return None
+            return (
+                None if value <= most else f"data.{key}: expected a whole number of at most {most:,}, got {value!r:.30}"
+            )
         return f"data.{key}: expected a whole number of at least {least}, got {value!r}"
 
     return check
@@ -97,24 +103,24 @@ def _validation(key: str, value: Any) -> str | None:
 CHECKS: Mapping[str, Check] = {
     "classes": optional(whole_number(least=2)),
     "images": optional(whole_number(least=1)),
-    "image_size": optional(whole_number(least=1)),
+    "image_size": optional(whole_number(least=1, most=_LARGEST)),
     "length": optional(whole_number(least=1)),
     "batch_size": whole_number(least=1),
     "evaluation_batch_size": whole_number(least=1),
-    "crop_padding": whole_number(least=0),
+    "crop_padding": whole_number(least=0, most=_LARGEST),
     "crop_scale": _crop_scale,
     "crop_aspect": _crop_aspect,
     "mean": optional(_mean),
     "std": optional(_std),
     "crop_ratio": _crop_ratio,
     "interpolation": _interpolation,
-    "evaluation_image_size": optional(whole_number(least=1)),
+    "evaluation_image_size": optional(whole_number(least=1, most=_LARGEST)),
     "color_jitter": _amount,
     "lighting": _amount,
     "mixup": _amount,
     "cutmix": _amount,
     "auto_augment": optional(_auto_augment),
-    "workers": whole_number(least=0),
+    "workers": whole_number(least=0, most=1_024),
     "flip": _flag,
     "validation": _validation,
 }

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from stimulative.tasks import TaskName
 
 TAKES_SETTINGS = False
+_MOST = {"image_size": 8_192, "channels": 1_024, "classes": 1_000_000, "length": 100_000}
+"""What an example of noise may have: more would not fit in memory."""
 _EXAMPLES = """examples:
   stimulative unravel timm/resnet50
   stimulative unravel cifar/resnet20 --classes 100
@@ -64,10 +66,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative.errors import UsageError
     from stimulative.training import unravel_on_images, unravel_on_text
 
-    for name in ("image_size", "channels", "classes", "length"):
+    for name, most in _MOST.items():
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {value}")
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"--{name.replace('_', '-')} is from 1 to {most:,}, got {value}")
     task = options.task or _task_of(options.model)
     unfit = "image_size" if task == "text" else "length"
     if getattr(options, unfit) is not None:
@@ -140,7 +142,7 @@ def _arguments(text: str | None) -> Mapping[str, Any]:
         arguments, _ = parse_yaml(text or "{}")
     except ValueError:
         arguments = None
-    if not isinstance(arguments, dict):
+    if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
         raise UsageError(f"--arguments is a mapping in YAML, such as '{{depth: 6, embed_dim: 96}}'; got {text!r:.80}")
     return arguments
 
