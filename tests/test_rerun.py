@@ -130,6 +130,7 @@ def test_it_has_a_place_of_its_own(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "other/notes.txt").touch()
     assert main(["rerun", ".", "--out", str(tmp_path / "other")]) == 2
     assert "holds something else than a run" in capsys.readouterr().err
+    assert main(["rerun", ".", "--out", str(tmp_path / "other/notes.txt")]) == 2
     assert main(["rerun", ".", "--schedule.epochs", "3"]) == 2
     assert "unknown option '--schedule.epochs'; a run is made again as it was" in capsys.readouterr().err
     (run / BEST).write_bytes(b"")  # it needs none

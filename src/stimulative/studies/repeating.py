@@ -132,7 +132,7 @@ def _check_place(first: RunDirectory, again: RunDirectory) -> None:
     """Make sure that the second run has a place of its own."""
     if again.path.resolve() == first.path.resolve():
         raise UsageError(f"{again.path} is the run itself; choose another directory with out=")
-    if not again.started and again.path.exists() and any(again.path.iterdir()):
+    if not again.started and again.path.exists() and not (again.path.is_dir() and not any(again.path.iterdir())):
         raise UsageError(f"{again.path} holds something else than a run; choose another directory with out=")
 
 
