@@ -395,3 +395,13 @@ def test_a_process_that_read_data_and_died_is_told(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(training, "train", fail)
     with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker"):
         main(["train", "digits", "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("words", [["doctor"], ["doctor", "--json"]])
+def test_a_full_disk_behind_the_output_is_told(words):
+    command = [sys.executable, "-m", "stimulative", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "stimulative: what it has to say cannot be written: No space left on device\n"

@@ -353,3 +353,23 @@ def test_a_checkpoint_with_another_log_is_refused_or_taken_without_it(log, stopp
         (run / name).unlink()
     with pytest.raises(UsageError, match="does not fit the recipe of its run"):
         train(load_recipe("digits", TINY), run, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_its_recipe_is_not_written_over(resume, stopped, finished, tmp_path):
+    for kept in (stopped, finished):
+        run = shutil.copytree(kept, tmp_path / kept.name)
+        (run / RECIPE).unlink()
+        before = (run / LAST).read_bytes()
+        with pytest.raises(UsageError, match=f"holds a run that has lost its {RECIPE}, and would be written over"):
+            train(load_recipe("digits", TINY), run, resume=resume, progress=False)
+        assert (run / LAST).read_bytes() == before
+
+
+def test_a_finished_run_is_not_one_of_another_recipe(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert main(["train", str(run / RECIPE), "--out", str(run), "--resume"]) == 0
+    assert "the run had finished before; nothing was trained" in capsys.readouterr().out
+    (run / RECIPE).write_text((run / RECIPE).read_text().replace("lr: 0.1", "lr: 0.5"))
+    assert main(["train", str(run / RECIPE), "--out", str(run), "--resume"]) == 2
+    assert "was changed since the run in" in capsys.readouterr().err

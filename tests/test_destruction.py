@@ -490,7 +490,7 @@ def test_unusable_runs_are_all_named_before_any_work(runs, tmp_path, capsys):
         destroy(given, tmp_path / "out")
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert "nothing is not a run directory: it has no recipe.yaml" in lines[0]
+    assert "nothing is not a run directory: there is no such directory" in lines[0]
     assert "unfinished has not finished: continue it with stimulative train" in lines[1]
     assert f"there is no {tmp_path / 'empty' / 'model.safetensors'}" in lines[2]
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,7 @@ from stimulative.deploy.deployable import open_finished
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
 from stimulative.residual import evaluating
-from stimulative.runs import Family
+from stimulative.runs import CHECKSUMS, Family
 from stimulative.training import load_recipe, train
 
 SETTINGS = {"schedule.epochs": 2, "evaluation.calibration_images": 200, "training.loggers": []}
@@ -308,6 +308,7 @@ def doctored(run, tmp_path):
 
 
 def write_rows(run, rows, columns):
+    (run / CHECKSUMS).unlink(missing_ok=True)
     with (run / "subnets.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

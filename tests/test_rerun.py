@@ -166,3 +166,9 @@ def test_data_and_weights_may_be_elsewhere_by_now(tmp_path):
     start.unlink()
     with pytest.raises(UsageError, match=r"w.pth, from which it started, is not there"):
         rerun(tmp_path / "run", tmp_path / "third", settings=moved)
+
+
+def test_a_copy_is_no_repetition(run):
+    shutil.copytree(run, run.with_name("first-rerun"))
+    with pytest.raises(UsageError, match=r"first-rerun is a copy of .*, and was not made again"):
+        rerun(run)

@@ -115,11 +115,13 @@ def test_family_files_are_verified_with_their_json(tmp_path):
     assert states(file) == {"family.safetensors": "damaged"}
 
 
-def test_what_is_neither_is_refused(tmp_path):
+def test_what_is_neither_is_refused(tmp_path, capsys):
     with pytest.raises(UsageError, match="is not a run directory"):
         verify(tmp_path)
     (tmp_path / "text").write_text("hello")
     assert states(tmp_path / "text") == {"text": "no checksum"}
+    assert main(["verify", str(tmp_path / "text")]) == 1
+    assert "nobody knows; there is nothing to compare it with" in capsys.readouterr().out
 
 
 def test_one_that_has_not_finished_is_not_wrong(copy, capsys):
@@ -162,3 +164,22 @@ def test_headers_of_other_hands_are_no_json(tmp_path):
         files.save_model(torch.nn.Linear(2, 2), temporary, {"stimulative": "[" * 100_000})
     file.with_name("family.safetensors.json").write_text("{}")
     assert states(file) == {"family.safetensors": "as written"}
+
+
+@pytest.mark.parametrize("name", [LAST, SUBNETS, METRICS, MODEL])
+def test_a_file_of_a_run_alone_is_compared_with_what_is_beside_it(name, copy):
+    assert states(copy / name) == {name: "as written"}
+    flip(copy / name)
+    assert states(copy / name) == {name: "damaged"}
+
+
+def test_what_there_is_in_place_of_a_run_is_said(copy, tmp_path):
+    for place, message in (
+        (tmp_path / "nope", "there is no such directory"),
+        (tmp_path, f"it holds some; name one of them, such as {copy}"),
+    ):
+        with pytest.raises(UsageError, match=f"is not a run directory: {message}"):
+            verify(place)
+    (copy / RECIPE).unlink()
+    with pytest.raises(UsageError, match=f"is not a run directory: it has lost its {RECIPE}; put the file back"):
+        verify(copy)

@@ -268,7 +268,8 @@ def check_seal(path: Path) -> bool:
     """
     at = _seal_at(path)
     if at is None:
-        if _SEALED.encode() in _header_of(path):
+        header = _header_of(path)
+        if header.startswith(b'{"__metadata__":{') and _SEALED.encode() in header:  # as safetensors writes headers
             raise Damaged(f"{path} is damaged: its checksum is gone")
         return False
     with path.open("rb") as file:
@@ -341,6 +342,8 @@ def make_directory(path: Path) -> None:
         UsageError: If that is impossible.
     """
     try:
+        if path.exists() and not path.is_dir():
+            raise _no_directory(path, "it is a file")
         path.mkdir(parents=True, exist_ok=True)
         with replacing(path / ".writable") as temporary:
             temporary.touch()

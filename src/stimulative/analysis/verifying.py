@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +110,20 @@ def _of_run(run: RunDirectory, name: str) -> Finding:
 
 def _file(path: Path) -> Finding:
     try:
+        known = check_sum(path)
+        if zipfile.is_zipfile(path):
+            files.check_archive(path)
+            return Finding(path.name, "as written" if known else "agrees", "" if known else "with the checksums inside")
         sealed = files.check_seal(path)
     except files.Damaged as error:
         return Finding(path.name, "damaged", str(error).rpartition(": ")[2])
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if known and not sealed:
+        return Finding(path.name, "as written")
     if not sealed:
-        return Finding(path.name, "no checksum", "safetensors files that this library wrote have one inside")
+        details = "files of a run have one beside them, safetensors files of this library and archives inside"
+        return Finding(path.name, "no checksum", details)
     beside = path.with_name(f"{path.name}.json")
     said = _json_in(path, "stimulative")
     if beside.exists() and said is not None and said != files.read_json(beside):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
+import os
 import re
 import shlex
 import sys
@@ -96,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of what its encoding does not have
     try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+        return status
     except CommandFailed as error:
         print(printable(f"stimulative: {error}"), file=sys.stderr)
         return 1
@@ -107,6 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
         return interrupted_status(interrupt)
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+            raise
+        print(f"stimulative: what it has to say cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail once more at the end
         return 1
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "stimulative":

@@ -20,8 +20,8 @@ from stimulative.deploy.family_file import FORMAT
 from stimulative.deploy.packed import StoredFamily
 from stimulative.deploy.writing import KEY
 from stimulative.errors import UsageError
-from stimulative.extension import distrusting, trusting
-from stimulative.files import Damaged, check_seal
+from stimulative.extension import distrusting, is_own, trusting
+from stimulative.files import Damaged, check_seal, metadata_of
 from stimulative.records import Record, understanding
 from stimulative.residual import Subnet, put_statistics, unravel
 from stimulative.tasks import TaskName
@@ -117,6 +117,10 @@ def load(
         UsageError: If the file is no family file, does not fit the model, or names code and is not trusted.
     """
     path = Path(file)
+    allow = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
+    if model is None and not trust and path.is_file():
+        with distrusting(f"{path}", allow=allow):
+            _check_name(path)
     tensors, about = _read(path)
     if "model" not in about and (model is None or example_input is None):
         raise UsageError(
@@ -124,7 +128,6 @@ def load(
             "load(FILE, model=..., example_input=...)"
         )
     if model is None:
-        allow = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
         with trusting() if trust else distrusting(f"{path}", allow=allow):
             whole = _whole(about, path)
             _check_parameters(whole, tensors, path)
@@ -150,6 +153,20 @@ def load(
             put_statistics(carving.modules[layer], {key: tensors[prefix + key].clone() for key in keys})
         nets[subnet] = carving.model.eval()
     return Elastic(nets, about).to(device).eval()
+
+
+def _check_name(path: Path) -> None:
+    """Refuse code that a file names before anything else is said of it, such as that it was changed.
+
+    Raises:
+        UsageError: If it names some.
+    """
+    try:
+        name = json.loads(metadata_of(path)[KEY])["model"]["name"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return
+    if isinstance(name, str) and is_own(name):
+        models.find(name, "images")
 
 
 def _check_parameters(whole: _Whole, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -182,6 +199,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The tensors and the JSON of a family file."""
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory, and no family file; of a run, write one: stimulative pack {path}")
     if not path.is_file():
         raise UsageError(f"there is no file {path}; write one: stimulative pack RUN")
     try:

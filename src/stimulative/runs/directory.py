@@ -62,10 +62,19 @@ class RunDirectory:
         """
         run = cls(Path(path))
         if not run.started:
-            raise UsageError(
-                f"{run.path} is not a run directory: it has no {RECIPE}. Train one: stimulative train RECIPE --out DIR"
-            )
+            raise UsageError(f"{run.path} is not a run directory: {run._what_it_is()}")
         return run
+
+    def _what_it_is(self) -> str:
+        """What there is in place of a run, and what to do about it."""
+        if not self.path.is_dir():
+            return "it is a file" if self.path.exists() else "there is no such directory"
+        if self.bereft:
+            return f"it has lost its {RECIPE}; put the file back"
+        inside = [path.name for path in sorted(self.path.iterdir()) if (path / RECIPE).exists()]
+        if inside:
+            return f"it holds some; name one of them, such as {self.path / inside[0]}"
+        return f"it has no {RECIPE}. Train one: stimulative train RECIPE --out DIR"
 
     def file(self, name: str) -> Path:
         """The path of one of its files."""
@@ -75,6 +84,11 @@ class RunDirectory:
     def started(self) -> bool:
         """Whether there is a run."""
         return self.file(RECIPE).exists()
+
+    @property
+    def bereft(self) -> bool:
+        """Whether there is what was trained, but no recipe of it."""
+        return not self.started and any(self.file(name).exists() for name in (PREVIOUS, BEST, MODEL, SUMMARY))
 
     @property
     def finished(self) -> bool:

@@ -132,6 +132,8 @@ def _check_place(first: RunDirectory, again: RunDirectory) -> None:
     """Make sure that the second run has a place of its own."""
     if again.path.resolve() == first.path.resolve():
         raise UsageError(f"{again.path} is the run itself; choose another directory with out=")
+    if again.started and again.finished and again.environment.started == first.environment.started is not None:
+        raise UsageError(f"{again.path} is a copy of {first.path}, and was not made again; choose another with out=")
     if not again.started and again.path.exists() and not (again.path.is_dir() and not any(again.path.iterdir())):
         raise UsageError(f"{again.path} holds something else than a run; choose another directory with out=")
 

@@ -12,7 +12,7 @@ import torch
 from stimulative.config import Recipe
 from stimulative.data import Data, changes_of_data
 from stimulative.errors import UsageError
-from stimulative.files import Damaged, check_archive, make_directory, regular
+from stimulative.files import Damaged, check_archive, hash_of, make_directory, metadata_of, regular
 from stimulative.methods import method_named
 from stimulative.models import PRETRAINED
 from stimulative.runs import BEST, LAST, PREVIOUS, RECIPE, RunDirectory, Summary, check_sum
@@ -127,6 +127,11 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
     problem = method_named(recipe.method.name).problem_on_devices(settings) if recipe.training.devices > 1 else None
     if problem is not None:
         raise UsageError(f"method.{problem}; got training.devices {recipe.training.devices}")
+    if run.bereft:
+        raise UsageError(
+            f"{run.path} holds a run that has lost its {RECIPE}, and would be written over: put the file back, or "
+            "choose another directory with out="
+        )
     if recipe.model.weights not in (None, PRETRAINED) and not run.started:
         weights_file(recipe.model.weights)
     if not run.started:
@@ -153,7 +158,13 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
     make_directory(run.path)
     if not run.finished:
         return None
-    _ = run.weights, run.metrics  # a run without them is no success
+    stored, _ = run.weights, run.metrics  # a run without them is no success
+    said = metadata_of(stored).get("stimulative.recipe")
+    if said is not None and said != hash_of(run.recipe_text):
+        raise UsageError(
+            f"{run.file(RECIPE)} was changed since the run in {run.path} was trained, which has finished: put it back "
+            "as it was, or train by the new recipe in another directory, with out="
+        )
     return run.summary
 
 

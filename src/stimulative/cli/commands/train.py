@@ -76,6 +76,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative.runs import RECIPE, RunDirectory
     from stimulative.training import Diverged, train
 
+    before = RunDirectory(out).finished
     try:
         train(recipe, out, resume=options.resume)
     except Diverged as error:
@@ -91,6 +92,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return interrupted_status(stopped)
     if not is_first_process():
         return 0  # of several processes that train together, one speaks
+    if before:
+        print("the run had finished before; nothing was trained")
     summary = RunDirectory(out).summary
     main, measure = summary.main, measure_of(summary.task)
     print(

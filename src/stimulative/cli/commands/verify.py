@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
         help="whether a run or a file is whole",
         description="Compare the files of a run with their checksums, its recipe and its data with those that the\n"
         "model was trained by, and its table of subnets with its summary; or a file of weights or a family\n"
-        "with its own checksum. Status 1 if something is missing, damaged or disagrees.",
+        "with its own checksum. Status 1 if something is missing, damaged or disagrees,\n"
+        "or nothing is known of a file.",
         usage="stimulative verify (RUN | FILE) [--no-data] [--json]",
         examples=_EXAMPLES,
     )
@@ -43,6 +44,8 @@ def _verdict(place: str, found: list[Finding]) -> str:
     wrong = [finding.what for finding in found if not finding.fine]
     if wrong:
         return f"{place}: {len(wrong)} of {len(found)} wrong: {', '.join(wrong)}"
+    if [finding.state for finding in found] == ["no checksum"]:
+        return f"{place}: nobody knows; there is nothing to compare it with"
     run = RunDirectory(user_path(place))
     if run.started and not run.finished:
         again = f"stimulative train {shlex.quote(str(run.file(RECIPE)))} --out {shlex.quote(place)} --resume"
@@ -63,4 +66,5 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             details = f": {finding.details}" if finding.details else ""
             print(printable(f"{finding.what:<{width}}  {finding.state}{details}"))
         print(_verdict(options.place, found))
-    return 0 if all(finding.fine for finding in found) else 1
+    unknown = [finding.state for finding in found] == ["no checksum"]  # of a file alone
+    return 0 if all(finding.fine for finding in found) and not unknown else 1
