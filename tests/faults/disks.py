@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 from faults.command import Command, Faulty, done
@@ -124,10 +125,13 @@ def may_mount() -> bool:
     """Let this process have mounts of its own; whether it may."""
     if os.geteuid() != 0 or _libc().unshare(_NEW_MOUNTS) != 0:
         return False
-    try:
-        _mount("none", Path("/"), "", _RECURSIVE | _PRIVATE, "")
-    except OSError:
-        return False
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            _mount("none", Path("/"), "", _RECURSIVE | _PRIVATE, "")
+            _mount("tmpfs", Path(place), "tmpfs", 0, "size=64k")
+        except OSError:
+            return False
+        _libc().umount2(os.fsencode(place), 2)
     return True
 
 
