@@ -379,7 +379,7 @@ def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
         (["loafing", "digits", "--main", "4-3-3", "--out", "x"], "Allowed: depths (1..3, 1..3, 1..3)"),
         (["loafing", "digits", "--main", "2-2-2", "2-2-2", "--out", "x"], "main nets: 2-2-2 is given twice"),
         (["loafing", "digits", "--main", "1-1-1", "--out", "x"], "the main net 1-1-1 is the smallest there is"),
-        (["loafing", "digits", "--main", "2-2-2", "--subnets", "0", "--out", "x"], "1 or more, got 0"),
+        (["loafing", "digits", "--main", "2-2-2", "--subnets", "0", "--out", "x"], "from 1 to 10,000, got 0"),
         (["loafing", "digits", "--main", "2-2-2", "--methods", "magic", "--out", "x"], "unknown method 'magic'"),
         (["loafing", "digits", "--main", "2-2-2", "--jobs", "0", "--out", "x"], "jobs at once is 1 or more, got 0"),
         (["loafing", "digits", "--main", "2-2-2"], "--out"),

@@ -90,7 +90,7 @@ class Damaged:
 
     def _compare(self, words: str, place: Path, printed: str, text: str) -> None:
         if words not in self.right:
-            right = self.kept.place / f"right-{words.split()[0]}-{self.finished}"
+            right = self.kept.place / f"right-{words.split()[0]}-{self.finished}-{self.gone}"
             run = shutil.copytree(self.kept.measured if self.finished else self._stopped(), right / "run")
             self.right[words] = right, done(self._said(words, run, right)).out
         right, said = self.right[words]

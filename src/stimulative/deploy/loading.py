@@ -81,6 +81,8 @@ _MOST = {"channels": 4096, "image_size": 4096, "vocabulary": 10_000_000, "length
 """The greatest sizes of what a model in a file takes: beyond, an example of it would fill the memory."""
 
 
+_ALLOW = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
+
 _TIMES_THE_FILE = 50
 """How many times its file a whole model may be; a file of small subnets has the smaller part of it."""
 
@@ -117,10 +119,8 @@ def load(
         UsageError: If the file is no family file, does not fit the model, or names code and is not trusted.
     """
     path = Path(file)
-    allow = "say load(FILE, trust=True), or give the whole model: load(FILE, model=...)"
-    if model is None and not trust and path.is_file():
-        with distrusting(f"{path}", allow=allow):
-            _check_name(path)
+    if model is None and not trust:
+        _check_name(path)
     tensors, about = _read(path)
     if "model" not in about and (model is None or example_input is None):
         raise UsageError(
@@ -128,7 +128,7 @@ def load(
             "load(FILE, model=..., example_input=...)"
         )
     if model is None:
-        with trusting() if trust else distrusting(f"{path}", allow=allow):
+        with trusting() if trust else distrusting(f"{path}", allow=_ALLOW):
             whole = _whole(about, path)
             _check_parameters(whole, tensors, path)
             model = whole.built()
@@ -163,10 +163,11 @@ def _check_name(path: Path) -> None:
     """
     try:
         name = json.loads(metadata_of(path)[KEY])["model"]["name"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, RecursionError):  # which reading it tells
         return
     if isinstance(name, str) and is_own(name):
-        models.find(name, "images")
+        with distrusting(f"{path}", allow=_ALLOW):
+            models.find(name, "images")
 
 
 def _check_parameters(whole: _Whole, tensors: Mapping[str, Tensor], path: Path) -> None:
