@@ -36,10 +36,10 @@ test: install  ## Run the tests
 browser: install  ## Run the tests of the report in headless Chromium, which has to be on the machine
 	$(BIN)/python -m pytest -m browser -n 0
 
-faults: install  ## Let faults happen to runs at random moments, and print what came of it (about 12 minutes)
+faults: install  ## Let faults happen to runs at random moments, and print what came of it (about 14 minutes)
 	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m faults --json ../docs/results/faults.json
 
-fuzz: install  ## Try strange inputs of all kinds, and print what came of it (about 6 minutes)
+fuzz: install  ## Try strange inputs of all kinds, and print what came of it (about 7 minutes)
 	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz --json ../docs/results/fuzz.json
 
 coverage: install  ## Write docs/coverage.md: which architectures can be taken apart (two hours, in parts if ended)
