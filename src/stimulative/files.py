@@ -197,7 +197,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text of a JSON file, as all of them are laid out."""
+    return json.dumps(value, indent=2) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -156,6 +156,26 @@ def _words_of(process: int) -> str:
         return ""
 
 
+def interrupted(words: str, number: int, moment: float) -> Ended:
+    """A command that is sent a signal after a moment, once it has ended: done, or by the signal.
+
+    Raises:
+        Faulty: If it ends otherwise.
+    """
+    command = Command(words)
+    time.sleep(moment)
+    command.send(number)
+    ended = command.wait()
+    if ended.status not in (0, -number, 128 + number):
+        raise Faulty("lost", f"status {ended.status}: {ended.err}")
+    return ended
+
+
+def placed(words: str, run: Path, out: Path) -> str:
+    """Words in which RUN and OUT stand for a run, and for what is written in a directory."""
+    return words.replace("RUN", str(run)).replace("OUT", str(out / "out"))
+
+
 def done(words: str, first: Callable[[], None] | None = None) -> Ended:
     """A command that nothing happens to, done.
 

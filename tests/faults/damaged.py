@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from faults.command import Command, Faulty, done
+from faults.command import Command, Faulty, done, placed
 from faults.kept import METHODS, Kept
 from faults.results import same_measured, same_page, same_tensors, same_training
 from stimulative.runs import MODEL, RECIPE, SUMMARY
@@ -20,7 +20,6 @@ COMMANDS = (
     "verify RUN",
     "choose RUN --max-params 5k --out OUT --json",
 )
-GOES_ON = f"{RECIPE} --resume"
 
 
 class Damaged:
@@ -44,7 +43,7 @@ class Damaged:
         file = draw.choice(files)
         what = self._spoil(file, draw)
         text = f"{file.name} {what}: {words}"
-        ended = Command(self._said(words, run, place)).wait()
+        ended = Command(placed(words, run, place)).wait()
         if words.startswith("verify"):
             seen = ended.status == 1 and re.search(rf"^{re.escape(file.name)} +(damaged|missing)", ended.out, re.M)
             spoiled = not self.gone or file.name in (MODEL, RECIPE, SUMMARY)
@@ -85,15 +84,11 @@ class Damaged:
             (stopped / "checksums.json").write_text(json.dumps(sums))
         return stopped
 
-    @staticmethod
-    def _said(words: str, run: Path, out: Path) -> str:
-        return words.replace("RUN", str(run)).replace("OUT", str(out / "out"))
-
     def _compare(self, words: str, place: Path, printed: str, text: str) -> None:
         if words not in self.right:
             right = self.kept.place / f"right-{words.split()[0]}-{self.finished}-{self.gone}"
             run = shutil.copytree(self.kept.measured if self.finished else self._stopped(), right / "run")
-            self.right[words] = right, done(self._said(words, run, right)).out
+            self.right[words] = right, done(placed(words, run, right)).out
         right, said = self.right[words]
         try:
             if words.startswith("train"):

@@ -9,7 +9,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from faults.command import Command, Faulty, done
+from faults.command import Command, Faulty, done, placed
 from faults.kept import METHODS, TINY, Kept
 from faults.results import check_whole, same_measured, same_training
 from stimulative.runs import RECIPE, RunDirectory
@@ -101,14 +101,13 @@ class ReadOnly:
         more = "train RUN/recipe.yaml --out RUN --resume", "verify RUN", "report RUN --out OUT"
         words = draw.choice([*COMMANDS, *more])
         run = shutil.copytree(self.kept.measured, place / "run")
-        said = words.replace("RUN", str(run)).replace("OUT", str(place / "out"))
         if self.mounts:
             _mount(str(run), run, "", _BIND, "")
             _mount(str(run), run, "", _BIND | _REMOUNT | _READ_ONLY, "")
         else:
             run.chmod(0o500)
         try:
-            ended = Command(said).wait()
+            ended = Command(placed(words, run, place)).wait()
         finally:
             if self.mounts:
                 _libc().umount2(os.fsencode(run), 2)

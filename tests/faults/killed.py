@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from faults.command import Command, Faulty, done
+from faults.command import Faulty, done, interrupted, placed
 from faults.kept import METHODS, TINY, Kept
 from faults.results import check_whole, same_measured, same_page, same_tensors, same_training
 from stimulative.runs import RECIPE, RunDirectory
@@ -47,12 +47,7 @@ class KilledTraining:
 
     def _begun(self, run: Path, settings: str, number: int, moment: float) -> bool:
         """Train until the signal; whether it had finished before."""
-        command = Command(self._words(run, settings))
-        time.sleep(moment)
-        command.send(number)
-        ended = command.wait()
-        if ended.status not in (0, -number, 128 + number):
-            raise Faulty("lost", f"status {ended.status}: {ended.err}")
+        ended = interrupted(self._words(run, settings), number, moment)
         how = "go on with:", "nothing has been", "interrupted"
         if ended.status == 128 + number and not any(words in ended.err for words in how):
             raise Faulty("lost", f"it does not say how to go on: {ended.err}")
@@ -77,25 +72,17 @@ class KilledCommand:
             start = time.monotonic()
             right = self.kept.place / f"right-{self.words.split()[0]}"
             run = shutil.copytree(self.kept.measured, right / "run")
-            done(self._said(run, right))
+            done(placed(self.words, run, right))
             self.right = run, right, time.monotonic() - start
         run, number = shutil.copytree(self.kept.measured, place / "run"), draw.choice(self.signals)
         moment = draw.uniform(0, 1.05 * self.right[2])
-        command = Command(self._said(run, place))
-        time.sleep(moment)
-        command.send(number)
-        ended = command.wait()
-        if ended.status not in (0, -number, 128 + number):
-            raise Faulty("lost", f"status {ended.status}: {ended.err}")
+        interrupted(placed(self.words, run, place), number, moment)
         for file in place.glob("out*.safetensors"):
             same_tensors(file, self.right[1] / file.name)  # what is there under its name is whole
-        done(self._said(run, place))
+        done(placed(self.words, run, place))
         self._compare(place)
         check_whole(run)
         return f"{self.words}: {signal.Signals(number).name} after {moment:.2f} s", "as without"
-
-    def _said(self, run: Path, out: Path) -> str:
-        return self.words.replace("RUN", str(run)).replace("OUT", str(out / "out"))
 
     def _compare(self, place: Path) -> None:
         assert self.right is not None
@@ -124,12 +111,7 @@ class KilledStudy:
             self.right = out, time.monotonic() - start
         number, moment = draw.choice((signal.SIGKILL, *ASKING[:2])), draw.uniform(0, self.right[1])
         words = self.words.replace("OUT", str(place / "study"))
-        command = Command(words)
-        time.sleep(moment)
-        command.send(number)
-        ended = command.wait()
-        if ended.status not in (0, -number, 128 + number):
-            raise Faulty("lost", f"status {ended.status}: {ended.err}")
+        interrupted(words, number, moment)
         done(words)
         for run in sorted(path.parent for path in self.right[0].glob("*/recipe.yaml")):
             same_training(place / "study" / run.name, run)

@@ -7,7 +7,6 @@ measured, a table of them. A directory with a recipe is a run; one that has a su
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from stimulative import files
 from stimulative.claiming import in_use
 from stimulative.config import AUTHORSHIP, RECIPE, Recipe, load_recipe, parse_yaml, sign
 from stimulative.errors import UsageError
-from stimulative.records import Record, RecordError, understanding
+from stimulative.records import RecordError, understanding
 from stimulative.runs import checksums
 from stimulative.runs.environment import Environment
 from stimulative.runs.family import Family
@@ -305,7 +304,7 @@ class RunDirectory:
 
     def write_environment(self, environment: Environment) -> None:
         """Write what it runs on."""
-        checksums.write_summed(self.file(ENVIRONMENT), _json(environment))
+        checksums.write_summed(self.file(ENVIRONMENT), files.json_text(environment.to_mapping()))
 
     def write_model(self, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
         """Write the weights of the trained model, and what they were made of."""
@@ -323,12 +322,8 @@ class RunDirectory:
 
     def write_summary(self, summary: Summary) -> None:
         """Write what it has come to; with this the run has finished."""
-        checksums.write_summed(self.file(SUMMARY), _json(summary))
+        checksums.write_summed(self.file(SUMMARY), files.json_text(summary.to_mapping()))
 
     def write_family(self, family: Family) -> None:
         """Write its measured subnets."""
         checksums.write_summed(self.file(SUBNETS), family.to_csv())
-
-
-def _json(record: Record) -> str:
-    return json.dumps(record.to_mapping(), indent=2) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class Study(Record):
 
     def write(self, directory: Path) -> None:
         """Write the file, whole or not at all."""
-        write_summed(self.file(directory), json.dumps(self.to_mapping(), indent=2) + "\n")
+        write_summed(self.file(directory), files.json_text(self.to_mapping()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print what was found as JSON, and nothing else")
 
 
+def _unknown(found: list[Finding]) -> bool:
+    """Whether that is a file alone, of which nothing is known."""
+    return [finding.state for finding in found] == ["no checksum"]
+
+
 def _verdict(place: str, found: list[Finding]) -> str:
     """What to make of it, in a line."""
     from stimulative.runs import RECIPE, RunDirectory
@@ -44,7 +49,7 @@ def _verdict(place: str, found: list[Finding]) -> str:
     wrong = [finding.what for finding in found if not finding.fine]
     if wrong:
         return f"{place}: {len(wrong)} of {len(found)} wrong: {', '.join(wrong)}"
-    if [finding.state for finding in found] == ["no checksum"]:
+    if _unknown(found):
         return f"{place}: nobody knows; there is nothing to compare it with"
     run = RunDirectory(user_path(place))
     if run.started and not run.finished:
@@ -66,5 +71,4 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             details = f": {finding.details}" if finding.details else ""
             print(printable(f"{finding.what:<{width}}  {finding.state}{details}"))
         print(_verdict(options.place, found))
-    unknown = [finding.state for finding in found] == ["no checksum"]  # of a file alone
-    return 0 if all(finding.fine for finding in found) and not unknown else 1
+    return 0 if all(finding.fine for finding in found) and not _unknown(found) else 1
