@@ -124,7 +124,13 @@ class TrainingSettings:
         precision: Number format, in the words of Lightning Fabric; mixed keeps the weights in 32 bits.
         accumulate: Batches that make up one optimiser step.
         device: Kind of device; auto takes the fastest one present.
-        devices: Number of devices; above 1 trains with distributed data parallelism.
+        devices: Devices of each node, a process for each: auto takes as many as torchrun or srun has started there, and
+            1 without them. A number is compared with what was started; without a launcher so many processes are
+            started on this machine.
+        num_nodes: Nodes, on each of which torchrun or srun starts processes; auto takes as many as there are.
+        strategy: How the gradients of several processes come together: ddp (DistributedDataParallel) sends them while
+            the backward pass goes on, flat sends all of them at once when it is over, which every method allows. auto
+            is ddp, and flat for methods with several backward passes a step (method.schedule lean).
         threads: CPU threads PyTorch computes with; null leaves PyTorch's choice.
         channels_last: Store images and weights channels-last, faster for convolutions on most devices.
         compile: Compile the model with torch.compile; slow to start, faster after.
@@ -137,7 +143,9 @@ class TrainingSettings:
     precision: Literal["64-true", "32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
     accumulate: int = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
+    devices: int | Literal["auto"] = "auto"
+    num_nodes: int | Literal["auto"] = "auto"
+    strategy: Literal["auto", "ddp", "flat"] = "auto"
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
@@ -149,9 +157,10 @@ class TrainingSettings:
         found = []
         if not 0 <= self.label_smoothing < 1:
             found.append(f"label_smoothing: must be at least 0 and below 1, got {self.label_smoothing}")
-        for name in ("accumulate", "devices", "log_every"):
-            if getattr(self, name) < 1:
-                found.append(f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("accumulate", "devices", "num_nodes", "log_every"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                found.append(f"{name}: must be at least 1, got {value}")
         if self.threads is not None and self.threads < 1:
             found.append(f"threads: must be at least 1, or null for PyTorch's choice, got {self.threads}")
         found += [f"loggers: {problem}" for problem in map(_problem_with_logger, self.loggers) if problem]

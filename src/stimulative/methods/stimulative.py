@@ -214,16 +214,6 @@ class StimulativeTraining(Method):
                 )
         return found
 
-    @classmethod
-    def problem_on_devices(cls, settings: Mapping[str, Any]) -> str | None:
-        """Why these settings cannot be trained on several devices."""
-        if settings.get("schedule") != "lean":
-            return None
-        return (
-            "schedule: 'lean' calls backward several times a step, which training on several devices does not allow; "
-            "use schedule joint there"
-        )
-
     @property
     def calls_backward(self) -> bool:
         """Whether the schedule is ``lean``."""

@@ -24,8 +24,10 @@ from stimulative.training.preparing import unravel_on_images as unravel_on_image
 from stimulative.training.preparing import unravel_on_text as unravel_on_text
 from stimulative.training.randomness import random_states as random_states
 from stimulative.training.randomness import restore_random_states as restore_random_states
+from stimulative.training.resuming import changes_of_recipe as changes_of_recipe
 from stimulative.training.stopping import Stopping as Stopping
 from stimulative.training.stopping import TrainingStopped as TrainingStopped
 from stimulative.training.temperature import fit_temperatures as fit_temperatures
 from stimulative.training.temperature import measure_and_fit as measure_and_fit
+from stimulative.training.together import ProcessLost as ProcessLost
 from stimulative.training.trainer import Trainer as Trainer

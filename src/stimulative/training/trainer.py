@@ -11,7 +11,7 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirector
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
-from stimulative.training.devices import launched
+from stimulative.training.devices import assembled, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
@@ -37,7 +37,7 @@ from stimulative.training.measuring import in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, schedule_of
 from stimulative.training.preparing import prepare
-from stimulative.training.randomness import random_states, restore_random_states
+from stimulative.training.randomness import seed_rank
 from stimulative.training.resuming import (
     check_same_data,
     check_start,
@@ -46,7 +46,8 @@ from stimulative.training.resuming import (
     save_checkpoint,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
-from stimulative.training.under_way import UnderWay
+from stimulative.training.together import one_voice
+from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 _OF_CLASSES = "images", "text"
@@ -93,25 +94,45 @@ class Trainer:
             raise UsageError(f"callbacks= are instances of stimulative.training.Callback, got {strange[0]!r}")
         if check_start(recipe, RunDirectory(Path(out)), resume=True) is not None:
             raise UsageError(f"the run in {out} has finished; choose another directory with out= to train again")
-        if recipe.training.threads is not None:
-            torch.set_num_threads(recipe.training.threads)
         self.recipe = recipe
         self.run_directory = RunDirectory(Path(out))
         saved = newest_checkpoint(self.run_directory) if self.run_directory.started else None
         if saved is not None:
             check_unchanged(self.run_directory, recipe, saved)
         self.goes_on = saved is not None
-        self.fabric = launched(recipe, self.run_directory.path, saved["step"] if saved else 0)
+        place = planned(recipe)
+        own = {"data": data, "model": model, "callbacks": callbacks, "calibration": calibration}
+        self.group = assembled(place, {"recipe": recipe, "out": out, **own})
+        self.chief = self.group.first
+        self.visible = progress and self.chief
+        self.callbacks = [*callbacks]
+        self.epoch, self.best, self.seconds = 0, -1.0, 0.0
+        self.under_way: UnderWay | None = None
+        self.log_before: str | None = None
+        self.stopping = Stopping()
+        with self.group.whole(to_the_end=False), one_voice(self.group):
+            self.fabric = launched(recipe, place, self.run_directory.path, saved["step"] if saved else 0)
+            with self.group.agreed():
+                self._prepare(data, model, calibration, saved)
+            self._set_up()
+            self._restore(saved)
+
+    def _prepare(
+        self, data: Data | None, model: nn.Module | None, calibration: View | None, saved: Mapping[str, Any] | None
+    ) -> None:
+        """Open the data, and build the network and the method."""
+        recipe = self.recipe
+        if recipe.training.threads is not None:
+            torch.set_num_threads(recipe.training.threads)
         importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
-        self.chief = self.fabric.is_global_zero
         self.memory = PeakMemory(self.fabric.device)
         self.prepared = prepare(
             recipe,
             device=self.fabric.device,
             data=data,
             model=model,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+            rank=self.group.rank,
+            world_size=self.group.size,
             weights=saved is None,
             origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
             reference=self.run_directory.reference if saved else None,
@@ -122,15 +143,6 @@ class Trainer:
         asked = recipe.evaluation.calibration
         self.calibration: CalibrationSetting = calibration if asked == "auto" and calibration is not None else asked
         check_view(self.prepared, self.calibration)
-        self.visible = progress and self.chief
-        self.callbacks = [*callbacks]
-        self.epoch, self.best, self.seconds = 0, -1.0, 0.0
-        self.under_way: UnderWay | None = None
-        self.log_before: str | None = None
-        self.stopping = Stopping()
-        self._set_up()
-        if saved is not None:
-            self._restore(saved)
 
     def _set_up(self) -> None:
         """Lay out and compile the network, and make the optimiser."""
@@ -145,6 +157,7 @@ class Trainer:
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.wrapped_in_ddp = bool(getattr(self.fabric.strategy, "wraps", False))
         if self.visible and self.prepared.loaded:
             print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
 
@@ -155,7 +168,7 @@ class Trainer:
             UsageError: If another process trains in the directory.
             TrainingStopped: If a signal has asked for the end.
         """
-        with claimed(self.run_directory.path, "training"):
+        with claimed(self.run_directory.path, "training"), self.group.whole(), one_voice(self.group):
             return self._run()
 
     def _run(self) -> Summary:
@@ -170,10 +183,11 @@ class Trainer:
         own: list[Callback] = [ChanceWarning()]
         if self.chief:
             self.log = Log(self)
-            if not self.goes_on:
-                if self.prepared.teacher is not None:
-                    self.run_directory.write_reference(self.prepared.teacher.model)
-                self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
+            if self.prepared.teacher is not None and not self.goes_on:
+                self.run_directory.write_reference(self.prepared.teacher.model)
+        if not self.goes_on:
+            self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
+        if self.chief:
             self.run_directory.write_recipe(self.recipe)
             self.run_directory.write_environment(Environment.of(self.fabric.device, self.recipe.seed))
             own.append(self.log)
@@ -209,6 +223,7 @@ class Trainer:
         under_way, self.under_way = self.under_way or UnderWay(), None
         under_way.begin_again()
         means = self._train_batches(under_way)
+        self.group.average_buffers(self.method)
         score = self._validate_or_stop(under_way)
         self.seconds += under_way.seconds
         self.epoch += 1
@@ -221,17 +236,16 @@ class Trainer:
             validation_quality=score.quality,
             measure=score.measure,
             validation_loss=score.loss,
-            images_per_second=under_way.images * self.fabric.world_size / under_way.seconds,
+            images_per_second=under_way.images * self.group.size / under_way.seconds,
             train_seconds=self.seconds,
         )
         check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
         is_best, self.best = score.quality >= self.best, max(self.best, score.quality)
         for callback in self.callbacks:
             callback.on_epoch(self, epoch)
-        if self.chief:
-            for name in (BEST, LAST) if is_best else (LAST,):
-                self._save(name)
-        self.fabric.barrier()
+        for name in (BEST, LAST) if is_best else (LAST,):
+            self._save(name)
+        self.group.wait()
 
     def _train_batches(self, under_way: UnderWay) -> dict[str, float | None]:
         """One pass over the training images, or the rest of it: the means of what was trained on.
@@ -266,37 +280,34 @@ class Trainer:
                     began = under_way.note(number, total, began)
                     self._stop(under_way)
         except CannotRead as error:
-            if whole and self.fabric.world_size == 1 and self.stopping.asked_meanwhile():
+            if whole and self.group.size == 1 and self.stopping.asked_meanwhile():
                 under_way.note(number, total, began)
                 self._stop(under_way)
             assert error.__cause__ is not None
             raise error.__cause__  # noqa: B904, it has a cause of its own
         under_way.note(number, total, began)
-        reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
-        *means, accuracy = reduced.tolist()
+        *means, accuracy = self.group.mean(total / batches).tolist()
         told = 100 * accuracy if self.data.task in _OF_CLASSES else None
         return {**dict(zip(names, means, strict=True)), "train_quality": told}
 
     def _is_to_stop(self, number: int) -> bool:
         """Whether training is to end behind a batch; several processes agree on that now and then."""
-        if self.fabric.world_size == 1:
+        if self.group.size == 1:
             return self.stopping.asked is not None
         if number % self.recipe.training.log_every:
             return False
-        asked = torch.tensor(self.stopping.asked or 0, device=self.fabric.device)
-        agreed: Any = self.fabric.all_reduce(asked, reduce_op="max")
-        self.stopping.asked = int(agreed) or None
+        self.stopping.asked = self.group.greatest(self.stopping.asked or 0) or None
         return self.stopping.asked is not None
 
     def _stop(self, under_way: UnderWay) -> None:
         """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
         check_parameters(self.method.parameters(), self.epoch + 1, self.run_directory.file(LAST))
+        self.group.average_buffers(self.method)
         self.under_way = under_way
-        if self.chief:
-            self._save(LAST)
+        self._save(LAST)
         self.under_way = None
-        self.fabric.barrier()
+        self.group.wait()
         self.stopping.end()
 
     def _validate_or_stop(self, under_way: UnderWay) -> Score:
@@ -324,11 +335,13 @@ class Trainer:
                 terms = self._checked(self.method.backward(x, part.y, scale=part.share, backward=self.fabric.backward))
         else:
             # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
-            with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.fabric.world_size > 1):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.wrapped_in_ddp):
                 terms = self._checked(self.wrapped(x, part.y))
                 self.fabric.backward(terms.loss * part.share)
             terms.loss = terms.loss.detach()
         if part.last:
+            if not self.wrapped_in_ddp:
+                self.group.average_gradients(self.method.parameters())
             if self.recipe.optimizer.clip_norm is not None:
                 norm = self.recipe.optimizer.clip_norm
                 self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=norm)
@@ -358,15 +371,19 @@ class Trainer:
                 statistics=statistics,
                 temperatures=temperatures,
                 aim=self.data.aim,
-                after_batch=self.stopping.break_off if self.fabric.world_size == 1 else None,
+                after_batch=self.stopping.break_off if self.group.size == 1 else None,
             )[0]
 
     def _save(self, name: str) -> None:
+        """Write a checkpoint, which all processes have a part in."""
+        saved = states_of_all(self.group, self.under_way)
+        if not self.chief:
+            return
         state = {
+            **saved,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": random_states() if self.under_way is None else self.under_way.now,
             "epoch": self.epoch,
             "step": self.steps,
             "best": self.best,
@@ -375,22 +392,22 @@ class Trainer:
             "data": dict(self.data.fingerprint),
             "log": self.log.file.text,
         }
-        if self.under_way is not None:
-            state["under_way"] = self.under_way.to_mapping()
         if self.prepared.origin is not None:
             state["weights"] = self.prepared.origin.to_mapping()
         save_checkpoint(self.run_directory, name, state)
         for callback in self.callbacks:
             callback.on_checkpoint(self, self.run_directory.file(name))
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint; each process with random states of its own."""
+        if state is None:
+            seed_rank(self.recipe.seed, self.group.rank, 0)
+            return
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-            restore_random_states(state["random"])
-            if "under_way" in state:
-                self.under_way = UnderWay.from_mapping(state["under_way"])
+            self.under_way = restore_states(self.group, state, self.recipe.seed)
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
             if (log := state.get("log")) is not None:
                 rows_of_log(log)
