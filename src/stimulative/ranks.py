@@ -89,6 +89,15 @@ def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
     return Place()
 
 
+def is_first_of_node(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this is the first of the processes on its node, or the only one: it says what all of them have to say."""
+    found = os.environ if environment is None else environment
+    local = found.get("LOCAL_RANK", "0")
+    if int(found.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "LOCAL_RANK" not in found:
+        local = found.get("SLURM_LOCALID", "0")
+    return local == "0"
+
+
 def _by_torchrun(found: Mapping[str, str]) -> Place:
     missing = [name for name in _TORCHRUN if name not in found]
     if missing:

@@ -64,7 +64,8 @@ class Copies:
     """
 
     def __init__(self, place: Place, arguments: Mapping[str, Any]) -> None:
-        self.store = distributed.TCPStore("127.0.0.1", 0, place.size, is_master=True, wait_for_workers=False)
+        kind: Any = distributed.TCPStore  # pyright: ignore[reportPrivateImportUsage]
+        self.store = kind("127.0.0.1", 0, place.size, is_master=True, wait_for_workers=False)
         self.place = replace(place, port=self.store.port)
         self._check(arguments)
         context = multiprocessing.get_context("spawn")
@@ -90,9 +91,7 @@ class Copies:
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
         """Make sure that what a copy needs can be sent to it, before one is started."""
-        launch = (
-            f"start the script by torchrun --nproc-per-node {self.place.size}, whose processes each make their own"
-        )
+        launch = f"start the script by torchrun --nproc-per-node {self.place.size}, whose processes each make their own"
         if arguments.get("data") is not None:
             raise UsageError(
                 "data= is of this process alone, and cannot be divided among those that it would start: "
@@ -118,13 +117,13 @@ class Copies:
             well: Whether they come to their end by themselves, which is waited for.
         """
         self._closed.set()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
         processes = [process for _, process in self._running.values()]
         for process in processes:
             process.join(timeout=_PATIENCE if well else 0)
         _kill(processes)
         self._at_exit.cancel()
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
 
     def _watch(self) -> None:
         """Keep what ended copies have said; end this process if it waits for one of them for ever."""
@@ -186,6 +185,11 @@ def _train(sender: Any, copied: Copied) -> None:
         said = f"has failed: {line}"
     with suppress(OSError):
         sender.send(said)
+    for worker in multiprocessing.active_children():  # of loaders
+        worker.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # Python would take seconds to take all modules apart, and the first process waits
 
 
 def _end_with_first(place: Place) -> None:

@@ -12,7 +12,7 @@ from torch import distributed
 
 from stimulative.config import Recipe, TrainingSettings
 from stimulative.errors import UsageError
-from stimulative.methods import method_named
+from stimulative.methods import Method, method_named
 from stimulative.ranks import Place, gpu_of, place_of_process
 from stimulative.training.copies import Copies
 from stimulative.training.loggers import loggers_of
@@ -99,7 +99,9 @@ def joined(place: Place, store: Any = None) -> None:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if store is None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        store = distributed.TCPStore(place.address, place.port, place.size, is_master=place.rank == 0)
+        store = distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            place.address, place.port, place.size, is_master=place.rank == 0
+        )
     if store is None:  # torchrun has one
         distributed.init_process_group(backend, rank=place.rank, world_size=place.size)
     else:
@@ -159,6 +161,19 @@ def launched(recipe: Recipe, place: Place, out: Path, first_step: int) -> Any:
     if settings.threads is None and place.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
     return fabric
+
+
+def check_strategy(settings: TrainingSettings, method: Method) -> None:
+    """Make sure that gradients of a method can come together as a recipe says.
+
+    Raises:
+        UsageError: If they cannot.
+    """
+    if settings.strategy == "ddp" and method.calls_backward:
+        raise UsageError(
+            "training.strategy: 'ddp' brings gradients together in one backward pass a step, and the method has "
+            "several (method.schedule lean); choose flat, or auto"
+        )
 
 
 def _devices(settings: TrainingSettings, place: Place) -> int | list[int]:

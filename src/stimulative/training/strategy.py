@@ -12,11 +12,9 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stimulative.errors import UsageError
 from stimulative.methods import Method
 from stimulative.ranks import Place
 from stimulative.training.together import Group
-
 
 _SYNCHRONISES = next(
     name
@@ -93,7 +91,8 @@ class Together(DDPStrategy):
 
     def __init__(self, place: Place, road: Literal["auto", "ddp", "flat"]) -> None:
         # running statistics come together where they are read (Group.average_buffers), not before each forward
-        super().__init__(cluster_environment=Placed(place), **{_SYNCHRONISES: False})
+        settings: dict[str, Any] = {_SYNCHRONISES: False}
+        super().__init__(cluster_environment=Placed(place), **settings)
         self._place, self._road = place, road
         self._backward_sync_control = _Held()  # pyright: ignore[reportAttributeAccessIssue]
         self.wraps = False
@@ -105,19 +104,10 @@ class Together(DDPStrategy):
         return self.parallel_devices[0]
 
     def setup_module(self, module: nn.Module) -> Any:
-        """The method, with the same values in all processes, wrapped if it is to be.
-
-        Raises:
-            UsageError: If it is to be, and goes backward several times a step.
-        """
-        several = isinstance(module, Method) and module.calls_backward
-        if self._road == "ddp" and several:
-            raise UsageError(
-                "training.strategy: 'ddp' brings gradients together in one backward pass a step, and the method has "
-                "several (method.schedule lean); choose flat, or auto"
-            )
-        self.wraps = self._road == "ddp" or (self._road == "auto" and not several)
+        """The method, with the same values in all processes, wrapped if it is to be."""
         Group(self._place).share(module)
+        several = isinstance(module, Method) and module.calls_backward
+        self.wraps = self._road == "ddp" or (self._road == "auto" and not several)
         return super().setup_module(module) if self.wraps else module
 
     def _configure_launcher(self) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from stimulative.errors import UsageError
 from stimulative.ranks import Place
 from stimulative.training.copies import Copies
+from stimulative.training.divergence import Diverged
 
 _OF_OTHERS = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]tore|process group")
 """What PyTorch's errors speak of where another process has gone; they are of no kind of their own."""
@@ -160,6 +161,8 @@ class Group:
         except BaseException as error:
             well = isinstance(error, KeyboardInterrupt)  # all were asked to stop
             if self.size == 1 or not isinstance(error, RuntimeError) or not _of_others(error):
+                if to_the_end and self.size > 1 and not isinstance(error, KeyboardInterrupt | Diverged):
+                    error.of_one = True  # pyright: ignore[reportAttributeAccessIssue], for whoever tells of it
                 raise
             said = None if self.copies is None else self.copies.lost()
             what = said or f"another of the {self.size} processes that train together has ended"

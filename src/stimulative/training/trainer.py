@@ -28,7 +28,7 @@ from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirector
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
-from stimulative.training.devices import assembled, launched, planned
+from stimulative.training.devices import assembled, check_strategy, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
@@ -138,6 +138,7 @@ class Trainer:
             reference=self.run_directory.reference if saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        check_strategy(recipe.training, self.method)
         if saved is not None:
             check_same_data(self.run_directory, self.data, saved)
         asked = recipe.evaluation.calibration
@@ -272,7 +273,7 @@ class Trainer:
                     total += torch.stack([value.float() for value in sums])
                 under_way.images += batch_size(part.x)
                 if number % settings.log_every == 0 or number == batches:
-                    check_losses(total, self.epoch, number, self.run_directory.file(LAST))
+                    check_losses(self.group.mean(total), self.epoch, number, self.run_directory.file(LAST))
                 for callback in self.callbacks:
                     callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
                 whole = part.last

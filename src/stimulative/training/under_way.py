@@ -82,9 +82,7 @@ def states_of_all(group: Group, under_way: UnderWay | None) -> dict[str, Any]:
     if under_way is None:
         first, *others = group.gathered({"random": random_states()})
     else:
-        first, *others = group.gathered(
-            {"random": under_way.now, "under_way": under_way.together(group).to_mapping()}
-        )
+        first, *others = group.gathered({"random": under_way.now, "under_way": under_way.together(group).to_mapping()})
     return {**first, "ranks": others} if others else first
 
 
