@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stimulative.errors import UsageError
@@ -168,3 +168,19 @@ def gpu_of(place: Place, visible: int) -> int:
             "there are"
         )
     return place.local_rank
+
+
+def gpus_of_job(slot: int, devices: int, gpus: Sequence[str]) -> tuple[str, ...]:
+    """Which GPUs a job has for itself, of several that run at once; where there are too few, they take turns.
+
+    Args:
+        slot: The job's number among those that run.
+        devices: How many it needs.
+        gpus: All that there are, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Returns:
+        As many, or none if there are not so many.
+    """
+    groups = len(gpus) // devices
+    first = slot % groups * devices if groups else 0
+    return tuple(gpus[first : first + devices]) if groups else ()

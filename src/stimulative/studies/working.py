@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stimulative.claiming import claimed
+from stimulative.claiming import claimed, is_first_process
 from stimulative.data import View
 from stimulative.extension import trusting
 from stimulative.runs import RunDirectory, Summary
@@ -64,6 +64,8 @@ class Work:
                 torch.set_num_threads(self.threads)
             recipe = load_recipe(parse_yaml(self.recipe)[0])
             train(recipe, self.directory, resume=True, progress=not self.quiet, calibration=self.calibration)
+            if not is_first_process():  # Slurm starts a task for each process of a run
+                return RunDirectory(Path(self.directory)).summary
             if self.subnets != ():
                 evaluate(self.directory, subnets=self.subnets, latency=False)
             run = RunDirectory(Path(self.directory))

@@ -21,6 +21,7 @@ from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from typing import Any
 
+import torch
 from torch import distributed
 
 from stimulative.errors import UsageError
@@ -39,12 +40,14 @@ class Copied:
         place: Its place.
         here: The directory that it works in.
         trusts: Whether names of files are trusted.
+        threads: CPU threads to compute with.
         arguments: What its ``Trainer`` is made of, by name.
     """
 
     place: Place
     here: str
     trusts: bool
+    threads: int
     arguments: Mapping[str, Any]
 
 
@@ -72,11 +75,14 @@ class Copies:
         self._running: dict[Any, tuple[int, Any]] = {}
         self._said: dict[int, str] = {}
         self._closed = threading.Event()
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, self._threads // place.size))
         before = _deaf_to_ctrl_c()
         try:
             for rank in range(1, place.size):
                 receiver, sender = context.Pipe(duplex=False)
-                copied = Copied(replace(self.place, rank=rank, local_rank=rank), os.getcwd(), is_trusting(), arguments)
+                there = replace(self.place, rank=rank, local_rank=rank)
+                copied = Copied(there, os.getcwd(), is_trusting(), torch.get_num_threads(), arguments)
                 process = context.Process(target=_train, args=(sender, copied), name=f"rank {rank}")
                 process.start()
                 sender.close()
@@ -124,6 +130,7 @@ class Copies:
             process.join(timeout=_PATIENCE if well else 0)
         _kill(processes)
         self._at_exit.cancel()
+        torch.set_num_threads(self._threads)
 
     def _watch(self) -> None:
         """Keep what ended copies have said; end this process if it waits for one of them for ever."""
@@ -172,6 +179,7 @@ def _train(sender: Any, copied: Copied) -> None:
     threading.Thread(target=_end_with_first, args=(copied.place,), daemon=True).start()
     os.environ.update(copied.place.variables())
     os.chdir(copied.here)
+    torch.set_num_threads(copied.threads)
     said = None
     try:
         with trusting() if copied.trusts else nullcontext():

@@ -158,8 +158,6 @@ def launched(recipe: Recipe, place: Place, out: Path, first_step: int) -> Any:
             f"which this machine cannot do: {error}"
         ) from error
     fabric.launch()
-    if settings.threads is None and place.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
     return fabric
 
 
