@@ -28,6 +28,8 @@ from stimulative.residual.access.slots import computed_by_hooks as computed_by_h
 from stimulative.residual.access.slots import put_children as put_children
 from stimulative.residual.access.slots import put_statistics as put_statistics
 from stimulative.residual.access.slots import statistics_in as statistics_in
+from stimulative.residual.access.trees import map_tensors as map_tensors
+from stimulative.residual.access.trees import tensors_in as tensors_in
 from stimulative.residual.access.undisturbed import uncut as uncut
 from stimulative.residual.access.undisturbed import undisturbed as undisturbed
 from stimulative.residual.counted.layers import stacks_of as stacks_of
@@ -48,7 +50,6 @@ from stimulative.residual.finding.recording import Call as Call
 from stimulative.residual.finding.recording import arguments_of as arguments_of
 from stimulative.residual.finding.recording import quietly as quietly
 from stimulative.residual.finding.recording import record as record
-from stimulative.residual.finding.recording import tensors_in as tensors_in
 from stimulative.residual.finding.stacks import config_of as config_of
 from stimulative.residual.finding.wiring import Decision as Decision
 from stimulative.residual.finding.wiring import Place as Place

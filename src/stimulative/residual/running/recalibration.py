@@ -25,8 +25,9 @@ from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.samples import batch_size, first_samples
 from stimulative.residual.access.slots import statistics_in
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.norms import Norm
-from stimulative.residual.finding.recording import arguments_of, tensors_in
+from stimulative.residual.finding.recording import arguments_of
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.execution import replay
 from stimulative.residual.running.guarding import exclusive
