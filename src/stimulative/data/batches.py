@@ -1,7 +1,8 @@
 """What the training loop asks of a loader, and how an epoch gets its randomness."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +107,10 @@ class LazyLoader:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
 
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Every so many-th batch of a pass."""
+        return every(self.loader, first, step)
+
 
 class ChangedLoader:
     """A loader whose batches are made into others, each when it is read.
@@ -133,6 +138,19 @@ class ChangedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self._change, self._loader)
+
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Every so many-th batch of a pass."""
+        return map(self._change, every(self._loader, first, step))
+
+
+def every(loader: Iterable[Any], first: int, step: int) -> Iterator[Any]:
+    """The batches of a pass with the numbers ``first``, ``first + step`` and so on.
+
+    Of loaders that have a method ``every`` it is that, which need not read the others.
+    """
+    own: Callable[[int, int], Iterator[Any]] | None = getattr(loader, "every", None)
+    return islice(loader, first, None, step) if own is None else own(first, step)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

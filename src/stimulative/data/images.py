@@ -122,19 +122,23 @@ def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tens
 
 
 class _Order(Sampler[tuple[int, int]]):
-    """The `(number, random number)` of each image of a pass."""
+    """The `(number, random number)` of each image of a pass, or of those of every so many-th batch."""
 
-    def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int) -> None:
+    def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int, batch_size: int) -> None:
         self._order = order
         self._images = images
+        self._batch_size = batch_size
         self.epoch = 0
+        self.batches = slice(None)
 
     def __len__(self) -> int:
         return self._images
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         numbers, random_numbers = self._order(self.epoch)
-        return iter(list(zip(numbers.tolist(), random_numbers.tolist(), strict=True)))
+        pairs = list(zip(numbers.tolist(), random_numbers.tolist(), strict=True))
+        starts = range(0, len(pairs), self._batch_size)[self.batches]
+        return iter([pair for start in starts for pair in pairs[start : start + self._batch_size]])
 
 
 class ImageLoader:
@@ -174,7 +178,7 @@ class ImageLoader:
     ) -> None:
         batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
         self._images = min(count, batches * batch_size)
-        self._order = _Order(order, count)
+        self._order = _Order(order, count, batch_size)
         self._device = device
         self._normalisation = normalisation
         self._lighting = lighting
@@ -203,6 +207,14 @@ class ImageLoader:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Every so many-th batch of a pass; the images of the others are not read."""
+        self._order.batches = slice(first, None, step)
+        try:
+            yield from self
+        finally:
+            self._order.batches = slice(None)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:

@@ -15,7 +15,9 @@ and the minimum of the cubic spline through these is taken. Against a minimiser 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,9 @@ import torch
 from torch import Tensor
 
 from stimulative.data import Batch
+from stimulative.errors import UsageError
 from stimulative.objectives import counted
+from stimulative.ranks import divided, division
 from stimulative.residual import ResidualNetwork, Statistics, Subnet
 from stimulative.runs import Score
 from stimulative.training.measuring import measure
@@ -34,11 +38,15 @@ _LEAST = 0.01
 """The least standard deviation of a sample's scaled logits over the classes that is looked at; the greatest is 82."""
 
 
+_SUMMED = "samples", "normalisers", "behind", "ahead"
+"""What a curve adds up."""
+
+
 class LossCurve:
     """Mean cross-entropy of logits as a function of the temperature, from one look at each batch."""
 
     def __init__(self) -> None:
-        self.samples = 0
+        self.samples: Tensor | int = 0
         self.scale = torch.zeros(())
         self.inverse = torch.zeros(())
         self.normalisers = torch.zeros(())
@@ -58,7 +66,7 @@ class LossCurve:
         if not len(targets):
             return
         z = logits.detach().to(torch.float32 if logits.device.type == "mps" else torch.float64)
-        if not self.samples:
+        if not self.inverse.dim():
             self.scale = z.std(-1, correction=0).mean()
             steps = torch.arange(_POINTS, device=z.device, dtype=z.dtype) / _OCTAVE
             self.inverse = _LEAST * steps.exp2() / self.scale
@@ -75,6 +83,25 @@ class LossCurve:
         self.ahead += (right - z.mean(-1, keepdim=True)).sum()
         self.samples += len(z)
 
+    def of_batch(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+        """What a batch alone would be counted in as, at the temperatures of this curve, on the CPU."""
+        alone = LossCurve()
+        alone.scale, alone.inverse = self.scale, self.inverse
+        alone.normalisers = torch.zeros_like(self.normalisers)
+        alone.add(logits, targets)
+        return {name: torch.as_tensor(getattr(alone, name)).cpu() for name in _SUMMED}
+
+    def begin_again(self) -> None:
+        """Forget all but the temperatures."""
+        for name in _SUMMED:
+            setattr(self, name, torch.zeros_like(torch.as_tensor(getattr(self, name))))
+
+    def put_together(self, batch: Mapping[str, Any]) -> None:
+        """Count a batch in of which ``of_batch`` has told."""
+        for name in _SUMMED:
+            value = getattr(self, name)
+            setattr(self, name, value + batch[name].to(value.device))
+
     def temperature(self) -> float:
         """The temperature of the least mean cross-entropy.
 
@@ -85,14 +112,15 @@ class LossCurve:
         """
         from scipy.interpolate import CubicSpline
 
-        if not self.samples:
+        samples = int(self.samples)
+        if not samples:
             return 1.0
-        losses = ((self.normalisers + self.inverse * self.behind) / self.samples).double().cpu().numpy()
+        losses = ((self.normalisers + self.inverse * self.behind) / samples).double().cpu().numpy()
         if not (float(self.scale) > 0 and np.isfinite(losses).all()):
             return 1.0
         inverse = self.inverse.double().cpu().numpy()
         if losses[-1] <= losses.min():
-            losses = losses + inverse * float(self.ahead) / self.samples / (self.samples + 2)
+            losses = losses + inverse * float(self.ahead) / samples / (samples + 2)
         best = int(losses.argmin())
         if best in (0, _POINTS - 1):
             return float(1 / inverse[best])
@@ -154,12 +182,33 @@ def measure_and_fit(
     """
     chosen = [network.full] if subnets is None else list(subnets)
     curves = [LossCurve() for _ in chosen]
+    shares = division()
+    if shares is not None:
+        # all have to look at the same temperatures, which the first batch decides
+        with divided(None), suppress(UsageError):
+            measure(network, islice(iter(batches), 1), chosen, statistics=statistics, each=_adding(curves))
+        if not all(curve.inverse.dim() for curve in curves):  # nothing counts in it
+            with divided(None):
+                return measure_and_fit(network, batches, chosen, statistics=statistics, after_batch=after_batch)
+    own: list[list[dict[str, Any]]] = [[] for _ in chosen]
     scores = measure(
         network,
         batches,
         chosen,
         statistics=statistics,
-        each=lambda position, logits, y: curves[position].add(logits, y),
+        each=_adding(curves)
+        if shares is None
+        else lambda position, logits, y: own[position].append(curves[position].of_batch(logits, y)),
         after_batch=after_batch,
     )
+    if shares is not None:
+        for curve in curves:
+            curve.begin_again()
+        for of_batch in shares.in_order(list(zip(*own, strict=True))):
+            for curve, sums in zip(curves, of_batch, strict=True):
+                curve.put_together(sums)
     return scores, [curve.temperature() for curve in curves]
+
+
+def _adding(curves: Sequence[LossCurve]) -> Callable[[int, Any, Any], None]:
+    return lambda position, logits, y: curves[position].add(logits, y)

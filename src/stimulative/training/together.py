@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from stimulative.errors import UsageError
-from stimulative.ranks import Place
+from stimulative.ranks import Division, Place
 from stimulative.training.copies import Copies
 from stimulative.training.divergence import Diverged
 
@@ -125,6 +125,11 @@ class Group:
             else:
                 distributed.broadcast(flat, 0)
             _put_back(flat, tensors)
+
+    @property
+    def division(self) -> Division | None:
+        """How they divide work on batches; None for a process alone."""
+        return Division(self.rank, self.size, self.gathered) if self.size > 1 else None
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

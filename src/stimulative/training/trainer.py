@@ -23,6 +23,7 @@ from stimulative.config import CalibrationSetting, Recipe
 from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
+from stimulative.ranks import divided
 from stimulative.residual import batch_size, keep_frozen
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
 from stimulative.tasks import hits
@@ -200,7 +201,8 @@ class Trainer:
                         self._train_epoch()
                         self._is_to_stop(self.recipe.training.log_every)
                     self.stopping.end()
-            return finish(self)
+            with divided(self.group.division):
+                return finish(self)
 
     @property
     def epochs(self) -> int:
@@ -360,7 +362,7 @@ class Trainer:
         return terms
 
     def _validate(self) -> Score:
-        with self.method.as_deployed():
+        with self.method.as_deployed(), divided(self.group.division):
             statistics = None
             if self.method.pollutes_statistics:
                 view = "training" if self.calibration == "auto" else self.calibration
