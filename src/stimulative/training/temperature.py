@@ -15,6 +15,7 @@ and the minimum of the cubic spline through these is taken. Against a minimiser 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -85,9 +86,8 @@ class LossCurve:
 
     def of_batch(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
         """What a batch alone would be counted in as, at the temperatures of this curve, on the CPU."""
-        alone = LossCurve()
-        alone.scale, alone.inverse = self.scale, self.inverse
-        alone.normalisers = torch.zeros_like(self.normalisers)
+        alone = copy.copy(self)
+        alone.begin_again()
         alone.add(logits, targets)
         return {name: torch.as_tensor(getattr(alone, name)).cpu() for name in _SUMMED}
 
