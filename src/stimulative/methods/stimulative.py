@@ -61,6 +61,7 @@ from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import (
     check_part,
     check_smaller,
+    check_whole,
     detached,
     image_side,
     resized,
@@ -189,6 +190,7 @@ class StimulativeTraining(Method):
         self.subnet_share: float = settings["subnet_share"]
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
+        self._looked_at = False
         self._try_out()
 
     @classmethod
@@ -271,6 +273,9 @@ class StimulativeTraining(Method):
         """The terms of one step, with their gradients added to the parameters'; see ``Method.backward``."""
         if self.schedule == "joint":
             return super().backward(x, y, subnets, scale=scale, backward=backward)
+        if not self._looked_at:
+            check_whole(self.network)
+            self._looked_at = True
         chosen, weight = self.plan(subnets)
         batch = batch_size(x)
         main: Any = None
