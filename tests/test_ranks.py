@@ -1,6 +1,11 @@
 """Several processes train together as one does, and go on as any number of them."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +15,173 @@ from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stimulative.runs import MODEL, RunDirectory
-from stimulative.training import load_recipe, train
+from stimulative.data import load
+from stimulative.errors import UsageError
+from stimulative.ranks import Place, first_node, gpu_of, gpus_of_job, is_first_of_node, place_of_process
+from stimulative.runs import METRICS, MODEL, RunDirectory
+from stimulative.studies import compare
+from stimulative.training import changes_of_recipe, load_recipe, train
+from stimulative.training.devices import planned
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place()),
+        (
+            {
+                **{"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
+                **{"MASTER_ADDR": "gpu1", "MASTER_PORT": "29400", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
+            },
+            Place(9, 16, 1, 8, "torchrun", "gpu1", 29400),  # torchrun within srun, a task for each node
+        ),
+        (
+            {
+                **{"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "8(x2)"},
+                **{"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"},
+                **{"SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "3"},
+            },
+            Place(9, 16, 1, 8, "srun", "gpu07", 20_000 + 12345673 % 20_000),
+        ),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),  # a batch script without srun
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+    ],
+)
+def test_a_process_finds_its_place(environment, place):
+    found = place_of_process(environment)
+    assert found == place
+    assert (found.nodes, found.node) == (2, 1) if place.size > 1 else (found.nodes, found.node) == (1, 0)
+    assert is_first_of_node(environment) == (place.local_rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        (Place(0, 3, 0, 2).variables(), "as many on each node, got WORLD_SIZE 3 and LOCAL_WORLD_SIZE 2"),
+        (
+            {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
+            r"3 tasks on 2 nodes \(2,1\): they have to be as many on each",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun has started 2 processes, which do not find each other"),
+    ],
+)
+def test_places_that_cannot_be_are_refused(environment, message):
+    with pytest.raises(UsageError, match=message):
+        place_of_process(environment)
+
+
+def test_nodes_of_slurm():
+    lists = {"gpu[07-09,12],cpu1": "gpu07", "a,b": "a", "a[3]": "a3", "a[1-2]-ib": "a1-ib", "node": "node"}
+    assert {text: first_node(text) for text in lists} == lists
+
+
+def test_each_process_and_each_job_has_gpus_of_its_own():
+    eight = [Place(rank, 16, rank % 8, 8, "torchrun") for rank in range(16)]
+    assert [gpu_of(place, 8) for place in eight] == [*range(8)] * 2
+    assert gpu_of(Place(3, 4, 3, 4, "srun"), 1) == 0  # each task is shown one
+    with pytest.raises(UsageError, match="4 processes on a node that shows 2 GPUs"):
+        gpu_of(Place(2, 4, 2, 4, "torchrun"), 2)
+    gpus = [f"GPU-{letter}" for letter in "abcde"]
+    assert [gpus_of_job(slot, 2, gpus) for slot in range(3)] == [
+        (gpus[0], gpus[1]),
+        (gpus[2], gpus[3]),
+        (gpus[0], gpus[1]),
+    ]
+    assert [gpus_of_job(slot, 1, gpus[:2]) for slot in range(3)] == [(gpus[0],), (gpus[1],), (gpus[0],)]
+    assert gpus_of_job(0, 2, gpus[:1]) == gpus_of_job(0, 1, []) == ()
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "message"),
+    [
+        (
+            Place(1, 2, 1, 2),
+            {"devices": 4},
+            r"says 4, and torchrun has started 2 processes on each node\. Start 4",
+        ),
+        (Place(1, 2, 1, 2), {"devices": 1}, r"recipe says 1, and torchrun .* or set training\.devices to 2"),
+        (
+            Place(1, 2, 0, 1),
+            {"num_nodes": 1},
+            r"training\.num_nodes: the recipe says 1, .* started 2 nodes",
+        ),
+        (None, {"num_nodes": 2}, "training.num_nodes: got 2, but this process was started alone"),
+        (Place(0, 3, 0, 3), {}, "data.batch_size: 64 is the batch of all 3 processes together"),
+        (Place(0, 2, 0, 2), {"devices": "auto", "strategy": "ddp"}, None),
+        (Place(0, 2, 0, 1), {"devices": 1, "num_nodes": 2}, None),
+    ],
+)
+def test_what_was_started_is_compared_with_the_recipe_before_any_work(place, settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for name, value in (place.variables() if place else {}).items():
+        monkeypatch.setenv(name, value)
+    recipe = load_recipe("digits", SMALL | {f"training.{key}": value for key, value in settings.items()})
+    if message is None:
+        assert planned(recipe).size == 2
+        return
+    with pytest.raises(UsageError, match=message):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):
+    recipe = load_recipe("digits", RUNS["joint"])
+    elsewhere = recipe.override({"training.devices": 2, "training.num_nodes": 1, "training.strategy": "flat"})
+    assert changes_of_recipe(recipe.to_mapping(), elsewhere) == []
+    old = recipe.to_mapping()
+    old["training"]["devices"] = 1
+    for key in ("num_nodes", "strategy"):
+        del old["training"][key]
+    del old["optimizer"]["trunk_lr"]
+    assert changes_of_recipe(old, recipe) == []
+    assert changes_of_recipe(old, recipe.override({"optimizer.trunk_lr": 0.5})) == [
+        "optimizer.trunk_lr: 1.0 then, 0.5 now"
+    ]
+
+
+def test_data_of_ones_own_are_not_sent_to_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    recipe = load_recipe("digits", SMALL | {"training.devices": 2})
+    with pytest.raises(UsageError, match=r"data= is of this process alone.*start the script by torchrun"):
+        train(recipe, tmp_path / "run", data=load(recipe.data, seed=0), progress=False)
+    callback = Stop(0, 1)
+    callback.step = lambda: 0
+    with pytest.raises(UsageError, match="callbacks= cannot be sent to other processes"):
+        train(recipe, tmp_path / "run", callbacks=[callback], progress=False)
+
+
+def test_a_study_is_not_started_several_times(tmp_path, monkeypatch):
+    for name, value in Place(1, 2, 1, 2).variables().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="torchrun has started 2 processes, and a study starts those of its runs"):
+        compare("digits", out=tmp_path / "study")
+
+
+def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
+    words = ["train", "digits", "--out", str(tmp_path / "run"), "--training.devices", "2", "--training.device", "cpu"]
+    words += ["--schedule.epochs", "500", "--model.arguments.width", "2"]
+    command = [sys.executable, "-m", "stimulative", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "run" / METRICS).exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (copy,) = (one for one in map(int, children) if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes())
+        os.kill(copy, signal.SIGKILL)
+        began = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    (line,) = (line for line in said.splitlines() if line.strip() and " epoch " not in line)
+    assert line == (
+        "stimulative: stopped: process 1 of the 2 that train together was killed by SIGKILL; the run goes on from its "
+        "last checkpoint with --resume"
+    )
+    assert checkpoint(tmp_path / "run")["epoch"] >= 0
 
 
 def free_port() -> int:

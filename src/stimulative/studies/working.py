@@ -64,14 +64,13 @@ class Work:
                 torch.set_num_threads(self.threads)
             recipe = load_recipe(parse_yaml(self.recipe)[0])
             train(recipe, self.directory, resume=True, progress=not self.quiet, calibration=self.calibration)
-            if not is_first_process():  # Slurm starts a task for each process of a run
-                return RunDirectory(Path(self.directory)).summary
             if self.subnets != ():
                 evaluate(self.directory, subnets=self.subnets, latency=False)
             run = RunDirectory(Path(self.directory))
-            with claimed(run.path, "measuring"):
-                summary = replace(run.summary, runs_at_once=self.at_once)
-                run.write_summary(summary)
+            summary = replace(run.summary, runs_at_once=self.at_once)
+            if is_first_process():  # of the tasks that Slurm starts for the processes of a run
+                with claimed(run.path, "measuring"):
+                    run.write_summary(summary)
             return summary
         except Exception as error:
             return Failure(_described(error), traceback.format_exc())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import distributed
 from stimulative.config import Recipe, TrainingSettings
 from stimulative.errors import UsageError
 from stimulative.methods import Method, method_named
-from stimulative.ranks import Place, gpu_of, place_of_process
+from stimulative.ranks import Place, divided, gpu_of, place_of_process
 from stimulative.training.copies import Copies
 from stimulative.training.loggers import loggers_of
-from stimulative.training.together import Group
+from stimulative.training.together import Group, one_voice
 
 
 def planned(recipe: Recipe) -> Place:
@@ -124,6 +125,26 @@ def assembled(place: Place, arguments: Mapping[str, Any]) -> Group:
     with group.whole(to_the_end=False):
         joined(place, None if copies is None else copies.store)
     return group
+
+
+@contextmanager
+def dividing() -> Iterator[Group]:
+    """Divide work on batches among the processes that a launcher has started, for a while; all have to come here.
+
+    Raises:
+        UsageError: If what the launcher says is contradictory.
+    """
+    place = place_of_process()
+    joined(place)
+    group = Group(place)
+    with group.whole(to_the_end=False), one_voice(group), divided(group.division):
+        yield group
+
+
+def own_gpu() -> int:
+    """The number of the GPU that is this process's own."""
+    place = place_of_process()
+    return 0 if place.size == 1 else gpu_of(place, torch.cuda.device_count())
 
 
 def launched(recipe: Recipe, place: Place, out: Path, first_step: int) -> Any:
