@@ -1,5 +1,6 @@
 """Several processes train together as one does, and go on as any number of them."""
 
+import copy
 import os
 import signal
 import socket
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import GroupMember
+from torch.nn.modules.batchnorm import _BatchNorm
 
+import stimulative
 from stimulative.data import load
 from stimulative.errors import UsageError
 from stimulative.ranks import Place, first_node, gpu_of, gpus_of_job, is_first_of_node, place_of_process
@@ -22,6 +27,7 @@ from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.studies import compare
 from stimulative.training import changes_of_recipe, load_recipe, train
 from stimulative.training.devices import planned
+from stimulative.training.synchronising import each_by_itself, synchronise, synchronised
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,7 @@ def test_each_process_and_each_job_has_gpus_of_its_own():
             r"training\.num_nodes: the recipe says 1, .* started 2 nodes",
         ),
         (None, {"num_nodes": 2}, "training.num_nodes: got 2, but this process was started alone"),
+        (Place(0, 2, 0, 2), {"sync_batchnorm": True}, "PyTorch synchronises batch norms on GPUs only"),
         (Place(0, 3, 0, 3), {}, "data.batch_size: 64 is the batch of all 3 processes together"),
         (Place(0, 2, 0, 2), {"devices": "auto", "strategy": "ddp"}, None),
         (Place(0, 2, 0, 1), {"devices": 1, "num_nodes": 2}, None),
@@ -123,6 +130,42 @@ def test_what_was_started_is_compared_with_the_recipe_before_any_work(place, set
     with pytest.raises(UsageError, match=message):
         train(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_batch_norms_that_synchronise_are_the_same_for_one_process():
+    torch.manual_seed(0)
+    net = timm.create_model("regnety_002", num_classes=5)  # timm's norms, with an activation inside
+    other = synchronised(copy.deepcopy(net))
+    kinds = {type(layer).__name__ for layer in other.modules() if isinstance(layer, _BatchNorm)}
+    assert kinds == {"SyncBatchNormAct"}
+    x, batches = torch.randn(4, 3, 32, 32), [torch.randn(4, 3, 32, 32) for _ in range(2)]
+    networks = [stimulative.unravel(one, x) for one in (net, other)]
+    subnets = [networks[0].full, networks[0].space.smallest]
+    scale = []
+    for network in networks:
+        network.model.train()
+        losses = [output.square().mean() for _, output, _ in network.passes(x, subnets)]
+        torch.stack(losses).sum().backward()
+        with each_by_itself(network.model):
+            statistics = network.recalibrate(batches, subnets)
+        network.load_statistics(statistics, subnets[1])
+        scale.append([*(one.grad for one in network.model.parameters()), *network.model.buffers(), torch.stack(losses)])
+    assert all(torch.equal(one, two) for one, two in zip(*scale, strict=True) if one is not None)
+
+
+def test_batch_norms_are_switched_and_strange_ones_are_refused():
+    net = synchronised(nn.Sequential(nn.BatchNorm2d(2), nn.Linear(2, 2)))
+    assert net[0].process_group == GroupMember.NON_GROUP_MEMBER
+    synchronise(net, on=True)
+    with each_by_itself(net):
+        assert net[0].process_group == GroupMember.NON_GROUP_MEMBER
+    assert net[0].process_group is None
+
+    class Own(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UsageError, match=r"training\.sync_batchnorm: 0 \(Own\) computes in a way of its own"):
+        synchronised(nn.Sequential(Own(2)))
 
 
 def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):

@@ -131,6 +131,8 @@ class TrainingSettings:
         strategy: How the gradients of several processes come together: ddp (DistributedDataParallel) sends them while
             the backward pass goes on, flat sends all of them at once when it is over, which every method allows. auto
             is ddp, and flat for methods with several backward passes a step (method.schedule lean).
+        sync_batchnorm: Let batch norms normalise by the batches of all processes instead of each by its own, on GPUs;
+            for few images on each of them (below about 16). It costs an exchange for each layer and pass.
         threads: CPU threads PyTorch computes with; null leaves PyTorch's choice.
         channels_last: Store images and weights channels-last, faster for convolutions on most devices.
         compile: Compile the model with torch.compile; slow to start, faster after.
@@ -146,6 +148,7 @@ class TrainingSettings:
     devices: int | Literal["auto"] = "auto"
     num_nodes: int | Literal["auto"] = "auto"
     strategy: Literal["auto", "ddp", "flat"] = "auto"
+    sync_batchnorm: bool = False
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False

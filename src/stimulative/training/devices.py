@@ -49,6 +49,11 @@ def planned(recipe: Recipe) -> Place:
             f"training.devices: on the CPU each is a process that trains, one for each of the {cores} cores at most, "
             f"got {place.local_size}"
         )
+    if settings.sync_batchnorm and place.size > 1 and _on_cpu(settings):
+        raise UsageError(
+            "training.sync_batchnorm: PyTorch synchronises batch norms on GPUs only, and this trains on the CPU; leave "
+            "it out"
+        )
     if recipe.data.batch_size % place.size:
         raise UsageError(
             f"data.batch_size: {recipe.data.batch_size} is the batch of all {place.size} processes together, and has "

@@ -47,6 +47,7 @@ from stimulative.training.resuming import (
     save_checkpoint,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
+from stimulative.training.synchronising import synchronise
 from stimulative.training.together import one_voice
 from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.watching import ChanceWarning, Log, Watch
@@ -149,6 +150,7 @@ class Trainer:
     def _set_up(self) -> None:
         """Lay out and compile the network, and make the optimiser."""
         settings = self.recipe.training
+        synchronise(self.network.model, on=True)
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.network.to(memory_format=self.layout)
         if settings.compile:
