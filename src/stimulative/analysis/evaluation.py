@@ -22,6 +22,7 @@ from stimulative.residual import Kept, Statistics, Subnet
 from stimulative.runs import COSTS, Family, FamilySummary, Member, RunDirectory, Summary
 from stimulative.training import (
     Prepared,
+    Processes,
     as_in,
     calibration_of,
     dividing,
@@ -96,31 +97,35 @@ def evaluate(
     if latency_batch < 1:
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
     with dividing() as processes:
-        if out is not None and processes.first:
-            RunDirectory.open(run).copied(Path(out))
-        processes.wait()
-        directory = RunDirectory.open(run if out is None else out)
+        directory = _opened(run, out, processes)
         recipe = directory.recipe
         asked = _Asked(
-            subnets=recipe.evaluation.subnets if subnets is None else subnets,
-            kept=recipe.evaluation.space if space is None else space,
-            seed=recipe.seed if seed is None else seed,
-            batch=latency_batch if latency and processes.first else None,
-            seconds=latency_seconds,
-            calibration=calibration,
+            recipe.evaluation.subnets if subnets is None else subnets,
+            recipe.evaluation.space if space is None else space,
+            recipe.seed if seed is None else seed,
+            *(latency_batch if latency and processes.first else None, latency_seconds, calibration),
         )
         with claimed(directory.path, "measuring"):
             summary, family = _evaluated(open_run(directory.path, device=device), directory.summary, asked, progress)
-            if processes.first:
-                _write(directory, summary, family)
-        processes.wait()
+            _write(directory, summary, family, processes)
     return summary.to_mapping()
 
 
-def _write(directory: RunDirectory, summary: Summary, family: Family) -> None:
+def _opened(run: str | Path, out: str | Path | None, processes: Processes) -> RunDirectory:
+    """The run, or the copy of it that the first process makes."""
+    if out is not None and processes.first:
+        RunDirectory.open(run).copied(Path(out))
+    processes.wait()
+    return RunDirectory.open(run if out is None else out)
+
+
+def _write(directory: RunDirectory, summary: Summary, family: Family, processes: Processes) -> None:
+    """Write the results, if this is the first process; all wait for that."""
     try:
-        directory.write_family(family)
-        directory.write_summary(summary)
+        if processes.first:
+            directory.write_family(family)
+            directory.write_summary(summary)
+        processes.wait()
     except CannotWrite as error:
         raise ResultsLost(str(error), summary.to_mapping(), family.to_csv()) from error
 

@@ -31,5 +31,6 @@ from stimulative.training.stopping import Stopping as Stopping
 from stimulative.training.stopping import TrainingStopped as TrainingStopped
 from stimulative.training.temperature import fit_temperatures as fit_temperatures
 from stimulative.training.temperature import measure_and_fit as measure_and_fit
+from stimulative.training.together import Processes as Processes
 from stimulative.training.together import ProcessLost as ProcessLost
 from stimulative.training.trainer import Trainer as Trainer
