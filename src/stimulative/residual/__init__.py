@@ -24,6 +24,7 @@ from stimulative.residual.access.slices import Slice as Slice
 from stimulative.residual.access.slices import narrow_for_good as narrow_for_good
 from stimulative.residual.access.slices import size_of as size_of
 from stimulative.residual.access.slices import treats_each as treats_each
+from stimulative.residual.access.slots import buffers_kept as buffers_kept
 from stimulative.residual.access.slots import computed_by_hooks as computed_by_hooks
 from stimulative.residual.access.slots import put_children as put_children
 from stimulative.residual.access.slots import put_statistics as put_statistics
