@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.sending import sent
 from stimulative.residual.finding.recording import arguments_of, tensors_in
 
 TARGETS = "labels", "label", "targets", "target", "y"
@@ -34,7 +35,7 @@ def as_in(module: nn.Module, tree: Any, *, keep_formats: bool = False) -> Any:
         return tree
 
     def moved(x: Tensor) -> Tensor:
-        return x.to(own.device, own.dtype if x.is_floating_point() and not keep_formats else x.dtype)
+        return sent(x, own.device).to(own.dtype if x.is_floating_point() and not keep_formats else x.dtype)
 
     return pytree.tree_map_only(Tensor, moved, tree)
 
