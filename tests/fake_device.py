@@ -15,9 +15,10 @@ Numbers that the host reads from it are made up: 1, or True.
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 NAME = "fakegpu"
 DEVICE = torch.device("privateuseone", 0)  # by its name once there is such a device
 
+_AUTOCAST = "AutocastPrivateUse1"
+_LIBRARIES: list[torch.library.Library] = []  # what is registered goes with them
 _HERE = Path(__file__).name
 _COPIES = "aten::_to_copy", "aten::copy_"
 _INDEXING = "aten::index", "aten::index_put_"
@@ -123,7 +126,7 @@ class FakeDevice(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, name = kwargs or {}, func._schema.name
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors_in((*args, *kwargs.values()))
         target = kwargs.get("device")
         if name in ("aten::_pin_memory", "aten::pin_memory"):
             return self._pin(args[0])
@@ -147,9 +150,10 @@ class FakeDevice(TorchDispatchMode):
         self._check_devices(name, tensors, target, args, kwargs)
         if name in _INDEXING:
             args = (args[0], [index for one in args[1] for index in _of_all(one)], *args[2:])
-        fakes = pytree.tree_map_only(Tensor, self._as_fake, (args, kwargs))
+        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+            args, kwargs = pytree.tree_map_only(Tensor, self._as_fake, (args, kwargs))
         with self._fake:
-            made = _SHAPED_BY_VALUES.get(name, func)(*fakes[0], **fakes[1])
+            made = _SHAPED_BY_VALUES.get(name, func)(*args, **kwargs)
         if name in _SHAPED_BY_VALUES:
             self._waits(name)
         self._note(func, name, tensors, made)
@@ -201,7 +205,7 @@ class FakeDevice(TorchDispatchMode):
 
     def _note(self, func: Any, name: str, given: list[Tensor], made: Any) -> None:
         """Count an operation, and the memory of what it made."""
-        tensors = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, FakeTensor)]
+        tensors = _tensors_in([made])
         storages = {tensor.untyped_storage()._cdata for tensor in given}
         is_view = not func._schema.is_mutable and all(t.untyped_storage()._cdata in storages for t in tensors)
         if not is_view and name not in _ALLOCATIONS:
@@ -231,6 +235,17 @@ class MixUp(RuntimeError):
     """An operation got tensors of two devices."""
 
 
+def _tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors of an operation: by themselves, or in lists of them."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors_in(value)
+    return found
+
+
 def _of_all(index: Tensor | None) -> list[Tensor | None]:
     """An index as it is; of a mask the indices of all that it could choose."""
     if index is None or index.dtype not in (torch.bool, torch.uint8):
@@ -253,3 +268,22 @@ def _register() -> None:
     backend = backend_registration._DummyBackendModule()
     backend.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]  # pyright: ignore[reportAttributeAccessIssue]
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend)
+    fallback = torch.library.Library("_", "IMPL", _AUTOCAST)
+    fallback.fallback(torch.library.fallthrough_kernel)
+    casting = torch.library.Library("aten", "IMPL", _AUTOCAST)
+    for name in ("conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention"):
+        casting.impl(name, partial(_in_autocast, getattr(torch.ops.aten, name)))
+    _LIBRARIES.extend((fallback, casting))
+
+
+def _in_autocast(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation in the number format of autocast."""
+    dtype = torch.get_autocast_dtype(NAME)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    with torch._C._ExcludeDispatchKeyGuard(keys):
+        given, named = pytree.tree_map_only(Tensor, cast, (args, kwargs))
+        return operation(*given, **named)

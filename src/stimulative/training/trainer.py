@@ -47,6 +47,7 @@ from stimulative.training.resuming import (
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.under_way import UnderWay
+from stimulative.training.updating import Update
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 _OF_CLASSES = "images", "text"
@@ -144,7 +145,10 @@ class Trainer:
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
-        self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.wrapped, optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.update = Update(
+            self.fabric, self.wrapped, self.optimizer, optimizer, self.scheduler, self.recipe.optimizer.clip_norm
+        )
         if self.visible and self.prepared.loaded:
             print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
 
@@ -329,12 +333,7 @@ class Trainer:
                 self.fabric.backward(terms.loss * part.share)
             terms.loss = terms.loss.detach()
         if part.last:
-            if self.recipe.optimizer.clip_norm is not None:
-                norm = self.recipe.optimizer.clip_norm
-                self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=norm)
-            self.wrapped_optimizer.step()
-            self.wrapped_optimizer.zero_grad(set_to_none=True)
-            self.scheduler.step()
+            self.update.take()
         return terms
 
     def _checked(self, terms: Any) -> Terms:
@@ -374,6 +373,7 @@ class Trainer:
             "recipe": self.recipe.to_mapping(),
             "data": dict(self.data.fingerprint),
             "log": self.log.file.text,
+            **self.update.state(),
         }
         if self.under_way is not None:
             state["under_way"] = self.under_way.to_mapping()
@@ -388,6 +388,7 @@ class Trainer:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            self.update.restore(state)
             restore_random_states(state["random"])
             if "under_way" in state:
                 self.under_way = UnderWay.from_mapping(state["under_way"])
