@@ -1,6 +1,7 @@
 """How good the outputs of a net are on a data set: batches are added up, and the result is one number and a few more.
 
-Top-1 and losses are counted here; all other scores are torchmetrics'.
+Losses, and what is counted by class, are counted here: torchmetrics counts by ``torch.bincount``, for which the host
+waits for an accelerator in each batch. All other scores are torchmetrics'.
 """
 
 from __future__ import annotations
@@ -70,6 +71,34 @@ class Meter(ABC):
         return float(self._loss) / max(1, self.samples)
 
 
+class ClassCounts:
+    """How often each class was predicted rightly, was predicted, and was there.
+
+    Args:
+        classes: How many classes there are.
+        device: Where to count.
+    """
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._classes = classes
+        # the last place is for what does not count
+        self._counts = torch.zeros(3, classes + 1, dtype=torch.int64, device=device)
+
+    def add(self, predicted: Tensor, actual: Tensor) -> None:
+        """Count a batch in: class indices of one shape; -100 where the class is not known."""
+        known = actual != IGNORED
+        for row, (classes, counts) in enumerate(
+            ((actual, known & (predicted == actual)), (predicted, known), (actual, known))
+        ):
+            places = torch.where(counts, classes, self._classes).flatten()
+            self._counts[row].scatter_add_(0, places, torch.ones_like(places))
+
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three counts, shape ``(classes,)``, float64, on the CPU."""
+        right, predicted, actual = self._counts[:, :-1].cpu().double()
+        return right, predicted, actual
+
+
 class ClassMeter(Meter):
     """Classes that exclude each other: top-1 accuracy, and F1 of each class.
 
@@ -81,13 +110,11 @@ class ClassMeter(Meter):
         super().__init__()
         self._temperature = temperature
         self._hits: Tensor | int = 0
-        self._f1: Any = None
+        self._counts: ClassCounts | None = None
         self._of_sequences = False
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits, and class indices or probabilities."""
-        from torchmetrics.classification import MulticlassF1Score
-
         logits = two_classes(outputs)
         if targets.dim() == logits.dim() and not targets.is_floating_point():
             targets = targets.squeeze(-1)
@@ -99,18 +126,16 @@ class ClassMeter(Meter):
         self._of_sequences = logits.dim() > 2
         self._add_loss(loss, len(targets) if counts is None else counts.sum())
         if logits.dim() == 2 and logits.shape[-1] <= _MOST_CLASSES:
-            if self._f1 is None:
-                classes = logits.shape[-1]
-                self._f1 = MulticlassF1Score(classes, average=None, validate_args=False).to(logits.device)
-            self._f1.update(logits, targets.argmax(-1) if targets.is_floating_point() else targets)
+            self._counts = self._counts or ClassCounts(logits.shape[-1], logits.device)
+            self._counts.add(logits.argmax(-1), targets.argmax(-1) if targets.is_floating_point() else targets)
 
     def measured(self) -> Measurement:
         """Top-1 accuracy and macro F1 in percent, the loss in nats."""
         top1 = 100 * int(self._hits) / max(1, self.samples)
-        if self._f1 is None:
+        if self._counts is None:
             return Measurement(top1, self._mean_loss(), {}, {}, self._of_sequences)
-        there = (self._f1.tp + self._f1.fn) > 0
-        by_class = _of_those(100 * self._f1.compute(), there)
+        right, predicted, actual = self._counts.read()
+        by_class = _of_those(200 * right / (predicted + actual), actual > 0)
         return Measurement(top1, self._mean_loss(), {"macro_f1": _mean(by_class)}, by_class)
 
 
@@ -159,29 +184,25 @@ class PixelMeter(Meter):
     def __init__(self, aim: Any) -> None:
         super().__init__()
         self._aim = aim
-        self._overlap: Any = None
+        self._counts: ClassCounts | None = None
         self._hits: Tensor | int = 0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits of shape (batch, classes, ...), and a class index of each place."""
-        from torchmetrics.classification import MulticlassJaccardIndex
-
         rows, known = self._aim.rows_and_indices(outputs, targets)
         counts = known != IGNORED
         self._add_loss(self._aim.loss(outputs, targets) * counts.sum(), counts.sum())
         predicted = rows.argmax(-1)
         self._hits = self._hits + (predicted == known).sum()
-        if self._overlap is None:
-            self._overlap = MulticlassJaccardIndex(
-                rows.shape[-1], average=None, ignore_index=IGNORED, validate_args=False
-            ).to(rows.device)
-        self._overlap.update(predicted, known)
+        self._counts = self._counts or ClassCounts(rows.shape[-1], rows.device)
+        self._counts.add(predicted, known)
 
     def measured(self) -> Measurement:
         """Mean IoU, over the classes that occur or are predicted, and pixel accuracy in percent; the loss in nats."""
-        matrix = self._overlap.confmat
-        there = (matrix.sum(0) + matrix.sum(1)) > 0
-        by_class = _of_those(100 * self._overlap.compute(), there)
+        assert self._counts is not None
+        right, predicted, actual = self._counts.read()
+        union = predicted + actual - right
+        by_class = _of_those(100 * right / union, union > 0)
         accuracy = 100 * int(self._hits) / max(1, self.samples)
         return Measurement(_mean(by_class), self._mean_loss(), {"pixel_accuracy": accuracy}, by_class)
 

@@ -261,7 +261,7 @@ class Trainer:
                     sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
                     total += torch.stack([value.float() for value in sums])
                 under_way.images += batch_size(part.x)
-                if number % settings.log_every == 0 or number == batches:
+                if number % settings.log_every == 0 and number < batches:
                     check_losses(total, self.epoch, number, self.run_directory.file(LAST))
                 for callback in self.callbacks:
                     callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
@@ -275,8 +275,11 @@ class Trainer:
                 self._stop(under_way)
             assert error.__cause__ is not None
             raise error.__cause__  # noqa: B904, it has a cause of its own
-        under_way.note(number, total, began)
-        reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
+        under_way.note(number, total, began)  # the one wait for the epoch's end
+        check_losses(under_way.sums, self.epoch, number, self.run_directory.file(LAST))
+        reduced: Any = under_way.sums / batches
+        if self.fabric.world_size > 1:
+            reduced = self.fabric.all_reduce(reduced, reduce_op="mean")
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
         *means, accuracy = reduced.tolist()
         told = 100 * accuracy if self.data.task in _OF_CLASSES else None
