@@ -7,7 +7,7 @@ that this takes are here, and nowhere else::
         method, x, y = gpu.moved(method), gpu.moved(x), gpu.moved(y)
         with gpu.watching() as seen:
             method.backward(x, y)
-    assert not seen.waits and seen.peak < seen.before + limit
+    assert not seen.mix_ups and not seen.waits and seen.peak < seen.before + limit
 
 Numbers that the host reads from it are made up: 1, or True.
 """
@@ -37,7 +37,7 @@ _AUTOCAST = "AutocastPrivateUse1"
 _LIBRARIES: list[torch.library.Library] = []  # what is registered goes with them
 _HERE = Path(__file__).name
 _COPIES = "aten::_to_copy", "aten::copy_"
-_INDEXING = "aten::index", "aten::index_put_"
+_INDEXING = "aten::index", "aten::index_put", "aten::index_put_"
 _ALLOCATIONS = {
     f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_")
 }
@@ -55,12 +55,14 @@ class Seen:
     """What happened on the device.
 
     Attributes:
+        mix_ups: Where an operation got tensors of two devices, and a GPU would fail.
         waits: Where the host waited for what it had launched: the operation, and the line of whoever asked for it.
         kernels: How often each operation was launched; views and empty tensors are none.
         before: The bytes that were held at the beginning.
         peak: The most bytes that were held at once.
     """
 
+    mix_ups: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     kernels: Counter[str] = field(default_factory=Counter)
     before: int = 0
@@ -70,8 +72,7 @@ class Seen:
 class FakeDevice(TorchDispatchMode):
     """A context in which the device is there; see the head of this file.
 
-    Raises:
-        MixUp: Within it, when an operation gets tensors of two devices.
+    Nothing is raised where a GPU would fail, only noted: an error within a backward pass would end the process.
     """
 
     def __init__(self) -> None:
@@ -150,9 +151,10 @@ class FakeDevice(TorchDispatchMode):
         self._check_devices(name, tensors, target, args, kwargs)
         if name in _INDEXING:
             args = (args[0], [index for one in args[1] for index in _of_all(one)], *args[2:])
-        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
-            args, kwargs = pytree.tree_map_only(Tensor, self._as_fake, (args, kwargs))
         with self._fake:
+            if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+                there = name not in _COPIES and target is None
+                args, kwargs = pytree.tree_map_only(Tensor, partial(self._as_fake, there), (args, kwargs))
             made = _SHAPED_BY_VALUES.get(name, func)(*args, **kwargs)
         if name in _SHAPED_BY_VALUES:
             self._waits(name)
@@ -162,8 +164,10 @@ class FakeDevice(TorchDispatchMode):
     def _check_devices(
         self, name: str, tensors: list[Tensor], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Tell of a copy or an index for which the host waits, and of tensors of two devices."""
-        ends = {tensor.device.type for tensor in tensors} | ({torch.device(target).type} if target is not None else set())
+        """Note a copy or an index for which the host waits, and tensors of two devices."""
+        ends = {tensor.device.type for tensor in tensors} | (
+            {torch.device(target).type} if target is not None else set()
+        )
         if name in _COPIES:
             if len(ends) > 1 and not self._goes_by_itself(name, args, kwargs):
                 self._waits(name)
@@ -171,14 +175,12 @@ class FakeDevice(TorchDispatchMode):
             for index in (index for index in args[1] if index is not None):
                 if index.device.type == "cpu":
                     self._waits(f"{name} by an index of the CPU")
-                elif index.dtype in (torch.bool, torch.uint8) and not (
-                    name == "aten::index_put_" and args[2].numel() == 1
-                ):
+                elif index.dtype in (torch.bool, torch.uint8) and not (name != "aten::index" and args[2].numel() == 1):
                     self._waits(f"{name} by a mask")
         elif target is None:
-            for tensor in tensors:
-                if tensor.device.type == "cpu" and tensor.dim():
-                    raise MixUp(f"{name} gets tensors of {' and '.join(sorted(ends))}{_where()}")
+            if any(tensor.device.type == "cpu" and tensor.dim() for tensor in tensors):
+                for seen in self._watching:
+                    seen.mix_ups.append(f"{name}{_where()}")
 
     def _goes_by_itself(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether nobody has to wait for a copy to the device: it is of pinned memory, and does not ask to."""
@@ -193,8 +195,12 @@ class FakeDevice(TorchDispatchMode):
         weakref.finalize(storage, self._pinned.discard, storage._cdata)
         return pinned
 
-    def _as_fake(self, tensor: Tensor) -> Tensor:
-        return tensor if isinstance(tensor, FakeTensor) else self._fake.from_tensor(tensor)
+    def _as_fake(self, there: bool, tensor: Tensor) -> Tensor:
+        """A tensor without its numbers, and with dimensions also on the device if it has to be there."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        fake = self._fake.from_tensor(tensor)
+        return fake.to(DEVICE) if there and tensor.dim() else fake
 
     def _waits(self, name: str) -> None:
         if not self._busy:
@@ -229,10 +235,6 @@ class FakeDevice(TorchDispatchMode):
     def _let_go(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._bytes -= size
-
-
-class MixUp(RuntimeError):
-    """An operation got tensors of two devices."""
 
 
 def _tensors_in(values: Iterable[Any]) -> list[Tensor]:

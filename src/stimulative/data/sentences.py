@@ -16,6 +16,7 @@ from stimulative.data.split import hold_out_any
 from stimulative.data.texts import DEFAULT_LENGTH
 from stimulative.data.tokens import Tokenizer, tokenizer_of
 from stimulative.errors import UsageError
+from stimulative.residual import sent
 from stimulative.files import user_path
 
 SENTENCES = "sentences:"

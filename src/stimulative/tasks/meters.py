@@ -62,7 +62,7 @@ class Meter(ABC):
         return int(self._samples)
 
     def _add_loss(self, total: Tensor, samples: Tensor | int) -> None:
-        double = total.double() if total.device.type != "mps" else total
+        double = _double(total)
         self._loss = double if self._loss is None else self._loss + double
         self._samples = self._samples + samples
 
@@ -144,34 +144,30 @@ class LabelMeter(Meter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._precision: Any = None
-        self._f1: Any = None
-        self._present: Tensor | int = 0
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits, and 0 or 1 for each label, -100 where nobody knows."""
-        from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
-
         known = targets != IGNORED
         self._add_loss(label_cross_entropy(outputs, targets) * known.sum(), known.sum())
-        settings: dict[str, Any] = {"average": None, "ignore_index": IGNORED, "validate_args": False}
-        if self._precision is None:
-            self._precision = MultilabelAveragePrecision(outputs.shape[1], **settings).to(outputs.device)
-            self._f1 = MultilabelF1Score(outputs.shape[1], **settings).to(outputs.device)
         rounded = torch.where(known, targets.round(), IGNORED).long()
-        self._precision.update(outputs.float().sigmoid(), rounded)
-        self._f1.update(outputs.float().sigmoid(), rounded)
-        self._present = self._present + (rounded == 1).sum(0)
+        self._kept.append((outputs.float().sigmoid(), rounded))
 
     def measured(self) -> Measurement:
         """Mean average precision and macro F1 in percent, over the labels that occur; the loss in nats."""
-        assert isinstance(self._present, Tensor)
+        from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
+        # on the CPU, since what is told of each label by itself would be waited for as often
+        given, wanted = (torch.cat(part).cpu() for part in zip(*self._kept, strict=True))
+        settings: dict[str, Any] = {"average": None, "ignore_index": IGNORED, "validate_args": False}
+        present = (wanted == 1).any(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of labels that do not occur, which are left out
-            precision, f1 = 100 * self._precision.compute(), 100 * self._f1.compute()
-        by_class = _of_those(precision, self._present > 0)
-        macro = _mean(_of_those(f1, self._present > 0))
-        return Measurement(_mean(by_class), self._mean_loss(), {"macro_f1": macro}, by_class)
+            precision, f1 = (
+                _of_those(100 * score(given, wanted, given.shape[1], **settings), present)
+                for score in (multilabel_average_precision, multilabel_f1_score)
+            )
+        return Measurement(_mean(precision), self._mean_loss(), {"macro_f1": _mean(f1)}, precision)
 
 
 class PixelMeter(Meter):
@@ -212,27 +208,27 @@ class NumberMeter(Meter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._r2: Any = None
-        self._mae: Any = None
+        self._rows = 0
+        self._sums: Tensor | None = None
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: outputs and targets of one shape."""
-        from torchmetrics.regression import MeanAbsoluteError, R2Score
-
-        targets = targets.view_as(outputs).float()
-        self._add_loss(F.mse_loss(outputs.float(), targets, reduction="sum"), targets.numel())
-        if self._r2 is None:
-            self._r2, self._mae = R2Score().to(outputs.device), MeanAbsoluteError().to(outputs.device)
-        flat, wanted = outputs.float().flatten(1).squeeze(1), targets.flatten(1).squeeze(1)
-        self._r2.update(flat, wanted)
-        self._mae.update(flat.contiguous(), wanted.contiguous())
+        found, wanted = (_double(one.reshape(len(outputs), -1)) for one in (outputs.float(), targets))
+        off = found - wanted
+        self._add_loss(off.square().sum(), targets.numel())
+        sums = torch.stack([wanted.sum(0), wanted.square().sum(0), off.square().sum(0), off.abs().sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._rows += len(outputs)
 
     def measured(self) -> Measurement:
         """R², the mean over outputs, and the mean absolute error; the loss is the mean squared error."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            r2 = float(self._r2.compute()) if int(self._r2.total) > 1 else 0.0
-        return Measurement(r2, self._mean_loss(), {"mae": float(self._mae.compute())}, {})
+        assert self._sums is not None
+        total, squares, off, distance = self._sums.cpu().double()
+        spread = squares - total.square() / self._rows
+        constant = spread <= 1e-12 * squares  # nothing is to be explained, which rounding must not make much of
+        explained = torch.where(constant, (off == 0).double(), 1 - off / spread)
+        r2 = float(explained.mean()) if self._rows > 1 else 0.0
+        return Measurement(r2, self._mean_loss(), {"mae": float(distance.mean()) / self._rows}, {})
 
 
 class ImageMeter(Meter):
@@ -240,22 +236,19 @@ class ImageMeter(Meter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._psnr: Any = None
+        self._decibels: Tensor | float = 0.0
         self._images = 0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: images of one shape, (batch, channels, height, width)."""
-        from torchmetrics.image import PeakSignalNoiseRatio
-
-        self._add_loss(F.mse_loss(outputs.float(), targets.float(), reduction="sum"), targets.numel())
-        if self._psnr is None:
-            dims = tuple(range(1, outputs.dim()))
-            self._psnr = PeakSignalNoiseRatio(data_range=1.0, dim=dims).to(outputs.device)
-        self._psnr.update(outputs.float(), targets.float())
+        errors = _double((outputs.float() - targets.float()).square()).flatten(1).mean(1)
+        self._add_loss(errors.sum() * (targets.numel() // len(targets)), targets.numel())
+        self._decibels = self._decibels - 10 * errors.log10().sum()
+        self._images += len(targets)
 
     def measured(self) -> Measurement:
         """The ratio in dB; the loss is the mean squared error."""
-        return Measurement(float(self._psnr.compute()), self._mean_loss(), {}, {})
+        return Measurement(float(self._decibels) / max(1, self._images), self._mean_loss(), {}, {})
 
 
 class VectorMeter(Meter):
@@ -276,8 +269,8 @@ class VectorMeter(Meter):
         from torchmetrics.functional import spearman_corrcoef
 
         loss = self._mean_loss()
-        given, wanted = (torch.cat(part)[:_MOST_PAIRED] for part in zip(*self._kept, strict=True))
-        pairs = torch.triu_indices(len(given), len(given), 1, device=given.device)
+        given, wanted = (torch.cat(part)[:_MOST_PAIRED].cpu() for part in zip(*self._kept, strict=True))
+        pairs = torch.triu_indices(len(given), len(given), 1)
         if pairs.shape[1] < 2:
             return Measurement(1 - loss, loss, {}, {})
         similar = [(F.normalize(one) @ F.normalize(one).T)[pairs[0], pairs[1]] for one in (given, wanted)]
@@ -309,6 +302,11 @@ class OwnMeter(Meter):
         """The score and the loss."""
         loss = self._mean_loss()
         return Measurement(-loss if self._of_score is None else self._score / max(1, self.samples), loss, {}, {})
+
+
+def _double(values: Tensor) -> Tensor:
+    """In double precision, where the device has that."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _has_samples(value: Any) -> bool:

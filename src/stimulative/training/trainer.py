@@ -23,7 +23,7 @@ from stimulative.config import CalibrationSetting, Recipe
 from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
-from stimulative.residual import batch_size, keep_frozen
+from stimulative.residual import batch_size, keep_frozen, sent
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
@@ -245,7 +245,7 @@ class Trainer:
         settings = self.recipe.training
         self.method.train()
         keep_frozen(self.network.model)
-        total = under_way.sums.to(self.fabric.device)
+        total = sent(under_way.sums, self.fabric.device)
         batches, done = len(self.data.train), under_way.batches
         if self.recipe.schedule.max_steps is not None:
             left = self.recipe.schedule.max_steps - self.epoch * self.updates
