@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import optimizer
-from torch.utils import _pytree as pytree
 from torch.utils import _foreach_utils, backend_registration
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "fakegpu"
@@ -47,6 +47,11 @@ _SHAPED_BY_VALUES: dict[str, Callable[..., Any]] = {
     "aten::bincount": lambda x, weights=None, minlength=0: x.new_zeros(max(1, minlength), dtype=torch.int64),
     "aten::masked_select": lambda x, mask: torch.broadcast_tensors(x, mask)[0].flatten(),
     "aten::nonzero": lambda x: x.new_zeros(x.numel(), x.dim(), dtype=torch.int64),
+}
+# what PyTorch has no shapes for; both write where they are told
+_WITHOUT_SHAPES: dict[str, Callable[..., Any]] = {
+    "aten::_amp_foreach_non_finite_check_and_unscale_": lambda gradients, found, scale: None,
+    "aten::_amp_update_scale_": lambda scale, *others: scale,
 }
 
 
@@ -90,10 +95,14 @@ class FakeDevice(TorchDispatchMode):
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) comes by here, too
         for types in _FOREACH_TYPES:
             types.append(FakeTensor)
+        # the threads of the backward pass were started for the devices that there were when it ran first
+        self._threads = torch.autograd.set_multithreading_enabled(False)
+        self._threads.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        self._threads.__exit__(*error)
         for types in _FOREACH_TYPES:
             types.remove(FakeTensor)
         torch._C._set_only_lift_cpu_tensors(self._lifts)
@@ -133,9 +142,9 @@ class FakeDevice(TorchDispatchMode):
             return self._pin(args[0])
         if name == "aten::is_pinned":
             return args[0].untyped_storage()._cdata in self._pinned
-        if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
-            if target is None or torch.device(target).type != NAME:
-                return func(*args, **kwargs)
+        is_for_it = target is not None and torch.device(target).type == NAME
+        if not is_for_it and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            return func(*args, **kwargs)
         if name == "aten::_local_scalar_dense":  # item, tolist, int, bool
             self._waits(name)
             return torch.ones((), dtype=args[0].dtype).item()
@@ -155,7 +164,7 @@ class FakeDevice(TorchDispatchMode):
             if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
                 there = name not in _COPIES and target is None
                 args, kwargs = pytree.tree_map_only(Tensor, partial(self._as_fake, there), (args, kwargs))
-            made = _SHAPED_BY_VALUES.get(name, func)(*args, **kwargs)
+            made = (_SHAPED_BY_VALUES | _WITHOUT_SHAPES).get(name, func)(*args, **kwargs)
         if name in _SHAPED_BY_VALUES:
             self._waits(name)
         self._note(func, name, tensors, made)
@@ -177,10 +186,9 @@ class FakeDevice(TorchDispatchMode):
                     self._waits(f"{name} by an index of the CPU")
                 elif index.dtype in (torch.bool, torch.uint8) and not (name != "aten::index" and args[2].numel() == 1):
                     self._waits(f"{name} by a mask")
-        elif target is None:
-            if any(tensor.device.type == "cpu" and tensor.dim() for tensor in tensors):
-                for seen in self._watching:
-                    seen.mix_ups.append(f"{name}{_where()}")
+        elif target is None and any(tensor.device.type == "cpu" and tensor.dim() for tensor in tensors):
+            for seen in self._watching:
+                seen.mix_ups.append(f"{name}{_where()}")
 
     def _goes_by_itself(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether nobody has to wait for a copy to the device: it is of pinned memory, and does not ask to."""

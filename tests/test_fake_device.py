@@ -1,4 +1,4 @@
-"""Training and measuring on an accelerator, without one: no tensor is on the wrong device, and the host hardly waits."""
+"""Training and measuring on a GPU, without one: no tensor is on the wrong device, and the host hardly waits."""
 
 import copy
 import math
@@ -18,7 +18,6 @@ from stimulative import models, unravel
 from stimulative.data import Data, from_loaders
 from stimulative.data.sentences import Sentences
 from stimulative.data.sequences import SequenceLoader, training_order
-from stimulative.errors import UsageError
 from stimulative.methods import METHODS, CommonTraining, Method, StimulativeTraining
 from stimulative.residual import ResidualNetwork
 from stimulative.tasks import resolve_task
@@ -280,9 +279,10 @@ def on_device(gpu: FakeDevice, trainer: Trainer, data: Data) -> Trainer:
             pass  # a module of fake tensors is moved once
 
     trainer.data = trainer.prepared.data = data
+    precision: Any = trainer.recipe.training.precision
     trainer.fabric = Fabric(
         strategy=Strategy(DEVICE, accelerator=Accelerator()),
-        plugins=[MixedPrecision("bf16-mixed", NAME)] if "bf16" in trainer.recipe.training.precision else [],
+        plugins=[MixedPrecision(precision, NAME)] if "mixed" in precision else [],
     )
     gpu.moved(trainer.method)
     trainer.network.to = lambda *args, **kwargs: trainer.network
@@ -303,8 +303,10 @@ EPOCHS: dict[str, dict[str, Any]] = {
         "training.precision": "bf16-mixed",
         "optimizer.name": "adamw",
         "optimizer.lr": 1e-3,
+        "optimizer.fused": True,
         "optimizer.clip_norm": 1.0,
     },
+    "16-mixed": {"training.precision": "16-mixed", "optimizer.fused": True, "optimizer.clip_norm": 1.0},
     "mixup and cutmix": {"data.mixup": 0.2, "data.cutmix": 1.0, "method.subnet_share": 0.5},
     "per sample": {"method.name": "stochastic_depth", "method.per_sample": True},
     "lighting": {"data.name": "fake", "data.images": 96, "data.image_size": 8, "data.lighting": 0.1, "data.workers": 0},

@@ -18,7 +18,7 @@ from stimulative.training.resuming import load_checkpoint, save_checkpoint
 
 FLOWS_OVER = 2.0**26
 """Gradients at this scale do not fit into 16 bits before it was halved some times."""
-LOOPED = {"method.schedule": "lean", "optimizer.name": "adamw", "optimizer.lr": 1e-3}
+ADAMW = {"method.schedule": "lean", "optimizer.name": "adamw", "optimizer.lr": 1e-3}
 
 
 @pytest.fixture
@@ -39,10 +39,8 @@ def trainer(out: Path, settings: dict[str, Any], *callbacks: Callback) -> Traine
         for _ in range(5)
     ]
     torch.manual_seed(0)
-    recipe = load_recipe(
-        "digits",
-        {"schedule.epochs": 4, "training.loggers": [], "training.threads": 1, "training.precision": "16-mixed", **settings},
-    )
+    half = {"schedule.epochs": 4, "training.loggers": [], "training.threads": 1, "training.precision": "16-mixed"}
+    recipe = load_recipe("digits", half | settings)
     data = from_loaders(batches, batches[:1], batches[:1], classes=CLASSES)
     return Trainer(recipe, out, data=data, model=LoopedNet(), progress=False, callbacks=callbacks)
 
@@ -61,7 +59,7 @@ class Scales(Callback):
         self.weights.append(trainer.network.model.head.weight.detach().clone())
 
 
-@pytest.mark.parametrize("settings", [{}, LOOPED])
+@pytest.mark.parametrize("settings", [{}, ADAMW, {"optimizer.fused": True}])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.filterwarnings("error:Detected call of `lr_scheduler.step", "ignore:after epoch")
 def test_a_step_that_overflows_is_left_out_and_the_learning_rate_keeps_to_its_plan(half, tmp_path, clip_norm, settings):

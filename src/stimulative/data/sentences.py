@@ -16,8 +16,8 @@ from stimulative.data.split import hold_out_any
 from stimulative.data.texts import DEFAULT_LENGTH
 from stimulative.data.tokens import Tokenizer, tokenizer_of
 from stimulative.errors import UsageError
-from stimulative.residual import sent
 from stimulative.files import user_path
+from stimulative.residual import sent
 
 SENTENCES = "sentences:"
 

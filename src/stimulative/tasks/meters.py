@@ -269,7 +269,8 @@ class VectorMeter(Meter):
         from torchmetrics.functional import spearman_corrcoef
 
         loss = self._mean_loss()
-        given, wanted = (torch.cat(part)[:_MOST_PAIRED].cpu() for part in zip(*self._kept, strict=True))
+        # in double precision, which no autocast changes
+        given, wanted = (torch.cat(part)[:_MOST_PAIRED].cpu().double() for part in zip(*self._kept, strict=True))
         pairs = torch.triu_indices(len(given), len(given), 1)
         if pairs.shape[1] < 2:
             return Measurement(1 - loss, loss, {}, {})

@@ -35,7 +35,7 @@ from stimulative.training.events import Callback, Step
 from stimulative.training.finishing import finish, main_temperatures
 from stimulative.training.measuring import in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
-from stimulative.training.optimization import optimizer_of, schedule_of
+from stimulative.training.optimization import optimizer_of, restore_optimizer, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
 from stimulative.training.resuming import (
@@ -46,6 +46,7 @@ from stimulative.training.resuming import (
     save_checkpoint,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
+from stimulative.training.tuning import compile_blocks, measuring_as, tuned
 from stimulative.training.under_way import UnderWay
 from stimulative.training.updating import Update
 from stimulative.training.watching import ChanceWarning, Log, Watch
@@ -139,9 +140,7 @@ class Trainer:
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.network.to(memory_format=self.layout)
         if settings.compile:
-            for stage in self.network.stages:
-                for name in stage.block_names:
-                    self.network.model.get_submodule(name).compile()
+            compile_blocks(self.network, settings.compile_mode)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
@@ -159,7 +158,7 @@ class Trainer:
             UsageError: If another process trains in the directory.
             TrainingStopped: If a signal has asked for the end.
         """
-        with claimed(self.run_directory.path, "training"):
+        with claimed(self.run_directory.path, "training"), tuned(self.recipe, self.fabric.device):
             return self._run()
 
     def _run(self) -> Summary:
@@ -323,6 +322,8 @@ class Trainer:
     def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
         x = part.x
+        if self.recipe.training.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         if self.layout is torch.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=self.layout)
         if self.method.calls_backward:
@@ -348,7 +349,7 @@ class Trainer:
         return terms
 
     def _validate(self) -> Score:
-        with self.method.as_deployed():
+        with self.method.as_deployed(), measuring_as(self.recipe, self.fabric.device):
             statistics = None
             if self.method.pollutes_statistics:
                 view = "training" if self.calibration == "auto" else self.calibration
@@ -389,7 +390,7 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.update.restore(state)
             restore_random_states(state["random"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -50,6 +51,7 @@ class Update:
             # without gradients it changes nothing; the scheduler would take it for an error that its step comes before
             # the optimiser's first one, which a scaler mostly leaves out
             optimizer.step()
+            self._begin_momentum()
 
     def take(self) -> None:
         """Follow the gradients, and forget them; nothing waits for the device."""
@@ -67,11 +69,20 @@ class Update:
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], norm)
 
+    def _begin_momentum(self) -> None:
+        """Let a fused SGD start from zeros: else it starts from any memory, where its first step is left out."""
+        for group in self.optimizer.param_groups:
+            if group.get("fused") and group.get("momentum"):
+                for parameter in group["params"]:
+                    self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to hold of it."""
         return {} if self.scaler is None else {KEY: self.scaler.state_dict()}
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        if self.scaler is not None and checkpoint.get(KEY):
-            self.scaler.load_state_dict(checkpoint[KEY])
+        """Go on from a checkpoint, which the optimiser has been restored from."""
+        if self.scaler is not None:
+            self._begin_momentum()
+            if checkpoint.get(KEY):
+                self.scaler.load_state_dict(checkpoint[KEY])
