@@ -48,10 +48,11 @@ _SHAPED_BY_VALUES: dict[str, Callable[..., Any]] = {
     "aten::masked_select": lambda x, mask: torch.broadcast_tensors(x, mask)[0].flatten(),
     "aten::nonzero": lambda x: x.new_zeros(x.numel(), x.dim(), dtype=torch.int64),
 }
-# what PyTorch has no shapes for; both write where they are told
+# what PyTorch has no shapes for; they write where they are told
 _WITHOUT_SHAPES: dict[str, Callable[..., Any]] = {
     "aten::_amp_foreach_non_finite_check_and_unscale_": lambda gradients, found, scale: None,
     "aten::_amp_update_scale_": lambda scale, *others: scale,
+    "aten::_fused_sgd_": lambda *given, **settings: None,
 }
 
 
