@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stimulative.residual import sent
+
 Batch = tuple[Any, Any]
 """What a model takes, and its targets; None where there are none."""
 
@@ -138,7 +140,7 @@ class ChangedLoader:
 def moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on a device."""
     x, y = batch
-    return pytree.tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), (x, y))
+    return pytree.tree_map_only(Tensor, lambda part: sent(part, device), (x, y))
 
 
 def derived_seed(seed: int, purpose: str) -> int:

@@ -18,6 +18,7 @@ from stimulative.data.augmentation import lighting_noise
 from stimulative.data.batches import Batch, batches_in, generator_for, share_of
 from stimulative.data.pixels import Normalisation
 from stimulative.errors import UsageError
+from stimulative.residual import sent
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -178,7 +179,7 @@ class ImageLoader:
         self._device = device
         self._normalisation = normalisation
         self._lighting = lighting
-        self._std = torch.tensor(std)
+        self._std = torch.tensor(std, device=device)
         self._batches = DataLoader(
             _Prepared(images, transform, lighting),
             batch_size=batch_size,
@@ -209,10 +210,10 @@ class ImageLoader:
             if isinstance(batch, _Unreadable):
                 raise UsageError(f"{batch.origin} cannot be read as an image ({batch.reason}); replace or remove it")
             x, y, light = batch
-            x = self._normalisation(x.to(self._device, non_blocking=True))
+            x = self._normalisation(sent(x, self._device))
             if self._lighting:
-                x.add_((light / self._std).to(self._device)[:, :, None, None])
-            yield x, y.to(self._device, non_blocking=True)
+                x.add_((sent(light, self._device) / self._std)[:, :, None, None])
+            yield x, sent(y, self._device)
 
 
 def shuffled(index: np.ndarray, seed: int, purpose: str) -> tuple[Tensor, Tensor]:

@@ -29,3 +29,5 @@ from stimulative.training.stopping import TrainingStopped as TrainingStopped
 from stimulative.training.temperature import fit_temperatures as fit_temperatures
 from stimulative.training.temperature import measure_and_fit as measure_and_fit
 from stimulative.training.trainer import Trainer as Trainer
+from stimulative.training.tuning import measuring_as as measuring_as
+from stimulative.training.tuning import tuned as tuned

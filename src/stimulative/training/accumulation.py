@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from stimulative.data import Batch
@@ -18,13 +19,14 @@ class StepPart(NamedTuple):
     Args:
         x: What the model takes.
         y: Its targets.
-        share: The share of the batch's gradient in that of the step.
+        share: The share of the batch's gradient in that of the step; a scalar tensor on the device of the targets where
+            it goes by what counts of them, which takes nobody's waiting.
         last: Whether it is the step's last one.
     """
 
     x: Any
     y: Tensor
-    share: float
+    share: float | Tensor
     last: bool
 
 
@@ -67,6 +69,16 @@ def reading(parts: Iterator[StepPart]) -> Iterator[StepPart]:
         yield part
 
 
+def _shares(counts: Sequence[Tensor | int]) -> Sequence[Tensor | float]:
+    """What share each of some numbers of samples has in their sum."""
+    known = [count for count in counts if isinstance(count, int)]
+    if len(known) == len(counts):
+        return [count / max(1, sum(known)) for count in known]
+    several = torch.stack([torch.as_tensor(count) for count in counts])
+    several = several.float() if several.device.type == "mps" else several.double()
+    return (several / several.sum().clamp(min=1)).unbind()
+
+
 def _divided(
     source: Iterator[Batch], firsts: range, steps: int, accumulate: int, by_tokens: bool
 ) -> Iterator[StepPart]:
@@ -74,8 +86,7 @@ def _divided(
         size = min(accumulate, steps - first)
         if by_tokens and size > 1:
             group = list(itertools.islice(source, size))
-            counts = [int(samples_in(y)) for _, y in group]
-            shares = [count / max(1, sum(counts)) for count in counts]
+            shares = _shares([samples_in(y) for _, y in group])
         else:
             group, shares = itertools.islice(source, size), [1 / size] * size
         for place, ((x, y), share) in enumerate(zip(group, shares, strict=False), start=1):

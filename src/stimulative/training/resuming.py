@@ -171,11 +171,17 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In what two recipes differ, a phrase each; settings that only one of them knows are those of another version."""
     old, new = _flat(before), _flat(now)
+    known = {_setting(key) for key in old} & {_setting(key) for key in new}
     return [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and _setting(key) in known
     ]
+
+
+def _setting(key: str) -> str:
+    """The section and the name of a setting, of which a key may be a part."""
+    return ".".join(key.split(".")[:2])
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

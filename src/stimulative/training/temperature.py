@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stimulative.data import Batch
-from stimulative.objectives import counted
+from stimulative.objectives import IGNORED
 from stimulative.residual import ResidualNetwork, Statistics, Subnet
 from stimulative.runs import Score
 from stimulative.training.measuring import measure
@@ -38,7 +38,7 @@ class LossCurve:
     """Mean cross-entropy of logits as a function of the temperature, from one look at each batch."""
 
     def __init__(self) -> None:
-        self.samples = 0
+        self.samples: Tensor | int = 0
         self.scale = torch.zeros(())
         self.inverse = torch.zeros(())
         self.normalisers = torch.zeros(())
@@ -52,28 +52,34 @@ class LossCurve:
             logits: Shape ``(B, classes)``, or ``(B, positions, classes)`` of text.
             targets: Class indices in their shape without the classes, -100 where none counts.
         """
-        counts = counted(targets)
-        if counts is not None:
-            logits, targets = logits[counts], targets[counts]
-        if not len(targets):
+        if not targets.numel():
             return
-        z = logits.detach().to(torch.float32 if logits.device.type == "mps" else torch.float64)
-        if not self.samples:
-            self.scale = z.std(-1, correction=0).mean()
+        z = logits.detach().flatten(0, -2).to(torch.float32 if logits.device.type == "mps" else torch.float64)
+        targets = targets.flatten()
+        counts = targets != IGNORED  # all rows stay, since the shape of those that count would have to be waited for
+
+        def total(values: Tensor) -> Tensor:
+            return torch.where(counts, values, 0).sum()
+
+        samples = counts.sum()
+        if not self.inverse.dim():
+            deviations = z.std(-1, correction=0)
+            # a batch in which nothing counts has one, too
+            self.scale = torch.where(samples > 0, total(deviations) / samples.clamp(min=1), deviations.mean())
             steps = torch.arange(_POINTS, device=z.device, dtype=z.dtype) / _OCTAVE
             self.inverse = _LEAST * steps.exp2() / self.scale
             self.normalisers = z.new_zeros(_POINTS)
             self.behind, self.ahead = z.new_zeros(()), z.new_zeros(())
         greatest = z.amax(-1, keepdim=True)
-        right = z.gather(-1, targets[:, None])
+        right = z.gather(-1, torch.where(counts, targets, 0)[:, None])
         for first in range(_OCTAVE):
             powers = (self.inverse[first] * (z - greatest)).exp()
             for point in range(first, _POINTS, _OCTAVE):
-                self.normalisers[point] += powers.sum(-1).log().sum()
+                self.normalisers[point] += total(powers.sum(-1).log())
                 powers.square_()  # twice the inverse temperature, without another exponential
-        self.behind += (greatest - right).sum()
-        self.ahead += (right - z.mean(-1, keepdim=True)).sum()
-        self.samples += len(z)
+        self.behind += total((greatest - right)[:, 0])
+        self.ahead += total(right[:, 0] - z.mean(-1))
+        self.samples = self.samples + samples
 
     def temperature(self) -> float:
         """The temperature of the least mean cross-entropy.
@@ -85,14 +91,15 @@ class LossCurve:
         """
         from scipy.interpolate import CubicSpline
 
-        if not self.samples:
+        samples = int(self.samples)
+        if not samples:
             return 1.0
-        losses = ((self.normalisers + self.inverse * self.behind) / self.samples).double().cpu().numpy()
+        losses = ((self.normalisers + self.inverse * self.behind) / samples).double().cpu().numpy()
         if not (float(self.scale) > 0 and np.isfinite(losses).all()):
             return 1.0
         inverse = self.inverse.double().cpu().numpy()
         if losses[-1] <= losses.min():
-            losses = losses + inverse * float(self.ahead) / self.samples / (self.samples + 2)
+            losses = losses + inverse * float(self.ahead) / samples / (samples + 2)
         best = int(losses.argmin())
         if best in (0, _POINTS - 1):
             return float(1 / inverse[best])

@@ -23,7 +23,7 @@ from stimulative.config import CalibrationSetting, Recipe
 from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
-from stimulative.residual import batch_size, keep_frozen
+from stimulative.residual import batch_size, keep_frozen, sent
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
@@ -35,7 +35,7 @@ from stimulative.training.events import Callback, Step
 from stimulative.training.finishing import finish, main_temperatures
 from stimulative.training.measuring import in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
-from stimulative.training.optimization import optimizer_of, schedule_of
+from stimulative.training.optimization import optimizer_of, restore_optimizer, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import random_states, restore_random_states
 from stimulative.training.resuming import (
@@ -46,7 +46,9 @@ from stimulative.training.resuming import (
     save_checkpoint,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
+from stimulative.training.tuning import compile_blocks, measuring_as, tuned
 from stimulative.training.under_way import UnderWay
+from stimulative.training.updating import Update
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 _OF_CLASSES = "images", "text"
@@ -138,13 +140,14 @@ class Trainer:
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.network.to(memory_format=self.layout)
         if settings.compile:
-            for stage in self.network.stages:
-                for name in stage.block_names:
-                    self.network.model.get_submodule(name).compile()
+            compile_blocks(self.network, settings.compile_mode)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
-        self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.wrapped, optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.update = Update(
+            self.fabric, self.wrapped, self.optimizer, optimizer, self.scheduler, self.recipe.optimizer.clip_norm
+        )
         if self.visible and self.prepared.loaded:
             print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
 
@@ -155,7 +158,7 @@ class Trainer:
             UsageError: If another process trains in the directory.
             TrainingStopped: If a signal has asked for the end.
         """
-        with claimed(self.run_directory.path, "training"):
+        with claimed(self.run_directory.path, "training"), tuned(self.recipe, self.fabric.device):
             return self._run()
 
     def _run(self) -> Summary:
@@ -241,7 +244,7 @@ class Trainer:
         settings = self.recipe.training
         self.method.train()
         keep_frozen(self.network.model)
-        total = under_way.sums.to(self.fabric.device)
+        total = sent(under_way.sums, self.fabric.device)
         batches, done = len(self.data.train), under_way.batches
         if self.recipe.schedule.max_steps is not None:
             left = self.recipe.schedule.max_steps - self.epoch * self.updates
@@ -257,7 +260,7 @@ class Trainer:
                     sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
                     total += torch.stack([value.float() for value in sums])
                 under_way.images += batch_size(part.x)
-                if number % settings.log_every == 0 or number == batches:
+                if number % settings.log_every == 0 and number < batches:
                     check_losses(total, self.epoch, number, self.run_directory.file(LAST))
                 for callback in self.callbacks:
                     callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
@@ -271,8 +274,11 @@ class Trainer:
                 self._stop(under_way)
             assert error.__cause__ is not None
             raise error.__cause__  # noqa: B904, it has a cause of its own
-        under_way.note(number, total, began)
-        reduced: Any = self.fabric.all_reduce(total / batches, reduce_op="mean")
+        under_way.note(number, total, began)  # the one wait for the epoch's end
+        check_losses(under_way.sums, self.epoch, number, self.run_directory.file(LAST))
+        reduced: Any = under_way.sums / batches
+        if self.fabric.world_size > 1:
+            reduced = self.fabric.all_reduce(reduced, reduce_op="mean")
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
         *means, accuracy = reduced.tolist()
         told = 100 * accuracy if self.data.task in _OF_CLASSES else None
@@ -316,6 +322,8 @@ class Trainer:
     def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
         x = part.x
+        if self.recipe.training.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         if self.layout is torch.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=self.layout)
         if self.method.calls_backward:
@@ -329,12 +337,7 @@ class Trainer:
                 self.fabric.backward(terms.loss * part.share)
             terms.loss = terms.loss.detach()
         if part.last:
-            if self.recipe.optimizer.clip_norm is not None:
-                norm = self.recipe.optimizer.clip_norm
-                self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=norm)
-            self.wrapped_optimizer.step()
-            self.wrapped_optimizer.zero_grad(set_to_none=True)
-            self.scheduler.step()
+            self.update.take()
         return terms
 
     def _checked(self, terms: Any) -> Terms:
@@ -346,7 +349,7 @@ class Trainer:
         return terms
 
     def _validate(self) -> Score:
-        with self.method.as_deployed():
+        with self.method.as_deployed(), measuring_as(self.recipe, self.fabric.device):
             statistics = None
             if self.method.pollutes_statistics:
                 view = "training" if self.calibration == "auto" else self.calibration
@@ -374,6 +377,7 @@ class Trainer:
             "recipe": self.recipe.to_mapping(),
             "data": dict(self.data.fingerprint),
             "log": self.log.file.text,
+            **self.update.state(),
         }
         if self.under_way is not None:
             state["under_way"] = self.under_way.to_mapping()
@@ -386,8 +390,9 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            self.update.restore(state)
             restore_random_states(state["random"])
             if "under_way" in state:
                 self.under_way = UnderWay.from_mapping(state["under_way"])
