@@ -71,10 +71,11 @@ class _Unreadable(NamedTuple):
 class _Prepared(Dataset[_Sample | _Unreadable]):
     """Images, prepared, by `(number, random number)`."""
 
-    def __init__(self, images: Images, transform: Transform, lighting: float) -> None:
+    def __init__(self, images: Images, transform: Transform, lighting: float, *, policy: bool) -> None:
         self._images = images
         self._transform = transform
         self._lighting = lighting
+        self._seeded = _all_seeded if policy else _seeded
 
     def __len__(self) -> int:
         return len(self._images)
@@ -86,7 +87,7 @@ class _Prepared(Dataset[_Sample | _Unreadable]):
         # Decoders raise almost anything on damaged files: OSError, SyntaxError, ValueError, struct.error.
         except Exception as error:
             return _Unreadable(self._images.origin(number), str(error))
-        with _seeded(random_number):
+        with self._seeded(random_number):
             prepared, target = self._transform(image, target)
             light = lighting_noise(self._lighting) if self._lighting else torch.zeros(3)
         return _Sample(prepared, target, light)
@@ -94,21 +95,31 @@ class _Prepared(Dataset[_Sample | _Unreadable]):
 
 @contextmanager
 def _seeded(number: int) -> Iterator[None]:
-    """Seed all generators that augmentations draw from, and leave them as they were.
+    """Seed the generator that augmentations draw from, and leave it as it was.
 
-    Without workers they are the training's own.
+    Without workers it is the training's own.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(number)
-    # PyTorch's generator and NumPy's are the same one and seeded by 32 bits: with the same bits they would agree.
-    np.random.seed(number >> 31)
+    state = torch.get_rng_state()
     torch.default_generator.manual_seed(number)
     try:
         yield
     finally:
+        torch.set_rng_state(state)
+
+
+@contextmanager
+def _all_seeded(number: int) -> Iterator[None]:
+    """Seed all generators that policies draw from, too; NumPy's and Python's take fifty times as long as PyTorch's."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(number)
+    # PyTorch's generator and NumPy's are the same one and seeded by 32 bits: with the same bits they would agree.
+    np.random.seed(number >> 31)
+    try:
+        with _seeded(number):
+            yield
+    finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tensor] | _Unreadable:
@@ -143,6 +154,7 @@ class ImageLoader:
     Args:
         images: The images.
         transform: PIL image and what it shows to uint8 (3, side, side) and the target.
+        policy: Whether it draws from the generators of NumPy and Python, and not from PyTorch's alone.
         order: Numbers and random numbers of the images of an epoch; always equally many.
         count: How many.
         batch_size: Images per batch.
@@ -168,6 +180,7 @@ class ImageLoader:
         device: torch.device,
         normalisation: Normalisation,
         std: tuple[float, ...],
+        policy: bool = False,
         lighting: float = 0.0,
         drop_incomplete: bool = False,
         keep_workers: bool = False,
@@ -180,7 +193,7 @@ class ImageLoader:
         self._lighting = lighting
         self._std = torch.tensor(std)
         self._batches = DataLoader(
-            _Prepared(images, transform, lighting),
+            _Prepared(images, transform, lighting, policy=policy),
             batch_size=batch_size,
             sampler=self._order,
             drop_last=self._images < count,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stimulative.data import fingerprints
-from stimulative.data.augmentation import Preparation
+from stimulative.data.augmentation import Preparation, channels_of
 from stimulative.data.folder import FOLDER_SIZE
 from stimulative.data.image_files import read_rgb, size_of
 from stimulative.data.images import Transform
@@ -171,10 +171,8 @@ class MaskedImages:
 
 def _together(transform: Any, image: Any, target: Any) -> tuple[Tensor, Tensor]:
     """An image and its mask, changed alike."""
-    from torchvision.transforms import v2
-
     image, mask = transform(image, target)
-    return v2.functional.pil_to_tensor(image), torch.as_tensor(mask).long()
+    return channels_of(image), torch.as_tensor(mask).long()
 
 
 def _class_names(root: Path, train: MaskedImages, classes: int | None) -> tuple[str, ...]:

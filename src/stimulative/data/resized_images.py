@@ -111,7 +111,13 @@ class ResizedSettings(ImageSettings):
             normalisation=Normalisation(mean, std, opening.device),
             std=std,
         )
-        augmented = partial(loader, source.train, self.augmentation(source.size, mean), lighting=self.lighting)
+        augmented = partial(
+            loader,
+            source.train,
+            self.augmentation(source.size, mean),
+            policy=self.auto_augment is not None,
+            lighting=self.lighting,
+        )
         prepared = Preparation.of(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
         show = self.prepared(prepared)
 
