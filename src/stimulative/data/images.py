@@ -133,19 +133,20 @@ def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tens
 
 
 class _Order(Sampler[tuple[int, int]]):
-    """The `(number, random number)` of each image of a pass."""
+    """The `(number, random number)` of each image of a pass, from the `first` on."""
 
     def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int) -> None:
         self._order = order
         self._images = images
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
         return self._images
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        numbers, random_numbers = self._order(self.epoch)
-        return iter(list(zip(numbers.tolist(), random_numbers.tolist(), strict=True)))
+        numbers, random_numbers = (values[self.first :].tolist() for values in self._order(self.epoch))
+        return zip(numbers, random_numbers, strict=True)
 
 
 class ImageLoader:
@@ -188,6 +189,7 @@ class ImageLoader:
         batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
         self._images = min(count, batches * batch_size)
         self._order = _Order(order, count)
+        self._batch_size = batch_size
         self._device = device
         self._normalisation = normalisation
         self._lighting = lighting
@@ -218,6 +220,11 @@ class ImageLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.after(0)
+
+    def after(self, done: int) -> Iterator[Batch]:
+        """The batches of a pass without the first `done`, whose images are not read."""
+        self._order.first = done * self._batch_size
         for batch in self._batches:
             if isinstance(batch, _Unreadable):
                 raise UsageError(f"{batch.origin} cannot be read as an image ({batch.reason}); replace or remove it")
@@ -228,20 +235,29 @@ class ImageLoader:
             yield x, y.to(self._device, non_blocking=True)
 
 
-def shuffled(index: np.ndarray, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+Arrangement = Callable[[np.ndarray, torch.Generator], Tensor]
+"""From images (images,) to the same in an order that a generator decides."""
+
+
+def anyhow(index: np.ndarray, generator: torch.Generator) -> Tensor:
+    """The images at `index`, every order of which is as likely."""
+    return torch.from_numpy(index)[torch.randperm(len(index), generator=generator)]
+
+
+def shuffled(index: np.ndarray, seed: int, purpose: str, arrangement: Arrangement = anyhow) -> tuple[Tensor, Tensor]:
     """The images at `index` in random order, each with a random number to be augmented by."""
     generator = generator_for(seed, purpose)
-    numbers = torch.from_numpy(index)[torch.randperm(len(index), generator=generator)]
+    numbers = arrangement(index, generator)
     return numbers, torch.randint(2**63 - 1, (len(index),), generator=generator)
 
 
 def training_order(
-    index: np.ndarray, *, seed: int, rank: int, world_size: int
+    index: np.ndarray, *, seed: int, rank: int, world_size: int, arrangement: Arrangement = anyhow
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """The images at `index` in an order of their own in every epoch; one process's share of them."""
 
     def order(epoch: int) -> tuple[Tensor, Tensor]:
-        numbers, random_numbers = shuffled(index, seed, f"training epoch {epoch}")
+        numbers, random_numbers = shuffled(index, seed, f"training epoch {epoch}", arrangement)
         return share_of(numbers, rank, world_size), share_of(random_numbers, rank, world_size)
 
     return order

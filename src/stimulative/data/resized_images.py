@@ -36,6 +36,7 @@ class ImageSource:
         test: Images to test on.
         fingerprint: By part of the data, a short text that changes when the data do.
         left_out: By reason, how many files were left out.
+        arrangement: How training images are put in random order.
     """
 
     class_names: tuple[str, ...]
@@ -46,6 +47,7 @@ class ImageSource:
     test: images.Images
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    arrangement: images.Arrangement = images.anyhow
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,13 @@ class ResizedSettings(ImageSettings):
             task=self.task or "images",
             preparation=prepared,
             train=augmented(
-                images.training_order(source.training, seed=seed, rank=opening.rank, world_size=opening.world_size),
+                images.training_order(
+                    source.training,
+                    seed=seed,
+                    rank=opening.rank,
+                    world_size=opening.world_size,
+                    arrangement=source.arrangement,
+                ),
                 count=len(source.training) // opening.world_size,
                 batch_size=self.batch_size,
                 drop_incomplete=True,
