@@ -105,7 +105,7 @@ def samples(count: int = 6, **labels: Any) -> dict[str, bytes | str]:
 
 
 def test_shards_hold_the_images_of_the_folder_they_were_made_of(shards: Path):
-    data = load(settings(shards, images=24, classes=3), seed=0)
+    data = load(settings(shards, train_images=24, classes=3), seed=0)
     options = {"image_size": 8, "batch_size": 2, "evaluation_batch_size": 5, "validation": 0.25, "workers": 0, **PLAIN}
     folder = load(DataSettings(f"folder:{shards.parent / 'folder'}", **options), seed=0)
     assert len(list(shards.glob("train-*.tar"))) == 5  # 24 images, 5 in each
@@ -400,7 +400,8 @@ def test_braces_and_wildcards_name_shards(tmp_path: Path):
         ({"name": "wds:{0..99999999}.tar"}, "names 100,000,000 shards; there may be 100,000"),
         ({"name": "wds:a.tar::b.tar"}, "data.name: one pattern names all shards"),
         ({"streams": 0}, "data.streams: expected a whole number of at least 1, got 0"),
-        ({"images": 0}, "data.images: expected a whole number of at least 1, got 0"),
+        ({"train_images": 0}, "data.train_images: expected a whole number of at least 1, got 0"),
+        ({"images": 8}, "data.images: only fake makes as many images as it is told, got 8 for 'wds:x.tar'"),
         ({"name": "folder:x"}, "data.test_shards: only wds:PATTERN has shards to test on, got 'y.tar' for 'folder:x'"),
         ({"name": "wds:{a,{b,c}}.tar"}, "data.name: braces have to be closed, and hold no others"),
     ],
@@ -523,9 +524,9 @@ def test_test_shards_are_others_and_of_the_same_classes_and_as_many_as_was_said(
     (tmp_path / "classes.txt").unlink()
     write_tar(tmp_path / "val.tar", samples())
     with pytest.raises(
-        UsageError, match=r"data\.images: the 1 shards .*train\.tar hold 6 images, got 1,281,167; leave"
+        UsageError, match=r"data\.train_images: the 1 shards .*train\.tar hold 6 images, got 1,281,167; leave"
     ):
-        load(settings(tmp_path, "train.tar", "val.tar", images=1_281_167), seed=0)
+        load(settings(tmp_path, "train.tar", "val.tar", train_images=1_281_167), seed=0)
 
 
 def test_json_of_a_sample_counts_only_without_a_cls(tmp_path: Path):

@@ -143,13 +143,7 @@ class ResizedSettings(ImageSettings):
             task=self.task or "images",
             preparation=prepared,
             train=augmented(
-                images.training_order(
-                    source.training,
-                    seed=seed,
-                    rank=opening.rank,
-                    world_size=opening.world_size,
-                    arrangement=source.arrangement,
-                ),
+                _training_order(source, opening),
                 count=len(source.training) // opening.world_size,
                 batch_size=self.batch_size,
                 drop_incomplete=True,
@@ -205,6 +199,16 @@ class ImageAlone:
     def __call__(self, image: Any, target: Any) -> tuple[Tensor, Tensor]:
         """The image prepared, and the target as it is."""
         return self.transform(image), target
+
+
+def _training_order(source: ImageSource, opening: Opening) -> Callable[[int], tuple[Tensor, Tensor]]:
+    return images.training_order(
+        source.training,
+        seed=opening.seed,
+        rank=opening.rank,
+        world_size=opening.world_size,
+        arrangement=source.arrangement,
+    )
 
 
 def _processors() -> int:

@@ -44,14 +44,14 @@ class ShardSettings(ResizedSettings):
 
     Args:
         validation: Share of the training images held out.
-        images: How many training images there have to be, held out ones included; None for as many as there are.
         test_shards: The shards to test on.
+        train_images: How many training images there have to be, held out ones included; None for as many as there are.
         streams: How many shards training images are read from in turn.
     """
 
     validation: float
-    images: int | None
     test_shards: str | None
+    train_images: int | None
     streams: int
 
     def problems(self) -> dict[str, str]:
@@ -80,10 +80,10 @@ class ShardSettings(ResizedSettings):
         indexes, test_indexes = indexes_of(shards), indexes_of(test_shards)
         names = _class_names(shards, indexes, test_indexes, self.classes)
         train, test = ShardImages.of(shards, indexes, names), ShardImages.of(test_shards, test_indexes, names)
-        if self.images not in (None, len(train)):
+        if self.train_images not in (None, len(train)):
             raise UsageError(
-                f"data.images: the {len(shards)} shards {pattern} hold {len(train):,} images, got {self.images:,}; "
-                "leave it out, or look for shards that are missing"
+                f"data.train_images: the {len(shards)} shards {pattern} hold {len(train):,} images, got "
+                f"{self.train_images:,}; leave it out, or look for shards that are missing"
             )
         training, validation = hold_out(train.labels, self.validation, seed=seed, class_names=names)
         return ImageSource(
