@@ -300,6 +300,7 @@ def test_what_is_no_image_and_no_label_is_passed_over_and_nothing_is_run_or_unpa
         "/etc/8.png": png(8),
         "/etc/8.txt": "a caption",
         "/etc/8.cls": "0",
+        "about.txt": "of no image",
     }
     for split in ("train", "val"):
         write_tar(tmp_path / "in/shards" / f"{split}.tar", samples() | extra)
@@ -435,7 +436,8 @@ def without(members: dict[str, bytes | str], *names: str) -> dict[str, bytes | s
         (samples() | {"5.cls": "x" * 2**21}, r"5\.cls has 2,097,152 bytes, and a label may have 1,048,576"),
         (without(samples(), "5.cls") | {"5.json": "{}"}, r"5\.json is no label: got '\{\}'"),
         (without(samples(), "5.cls") | {"5.json": "[" * 10_000}, r"5\.json is no label"),
-        (without(samples(), "5.cls") | {"5.json": "true"}, r"some of its labels are numbers, and some are names"),
+        (without(samples(), "5.cls") | {"5.json": "true"}, r"5\.json is no label: got 'true'"),
+        (samples() | {"5.cls": "pear"}, r"some of its labels are numbers, and some are names"),
         (samples() | {"5.cls": "3"}, r"no image has label 2, though labels go up to 3; they are counted from 0"),
         (samples() | {"5.cls": "999999999"}, r"no image has label 2, though labels go up to 999999999"),
     ],

@@ -105,11 +105,14 @@ def stored_index(shard: str) -> ShardIndex | None:
             if kept.st_mtime_ns < now.st_mtime_ns:
                 continue
             with safe_open(path, "numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
                 about = json.loads(file.metadata()["index"])
-                index = ShardIndex(**about, **{name: file.get_tensor(name) for name in _ARRAYS})
+            names = None if about["names"] is None else tuple(map(str, about["names"]))
+            left_out = {str(reason): int(count) for reason, count in about["left_out"].items()}
+            index = ShardIndex(int(about["bytes"]), **arrays, names=names, left_out=left_out)
             if index.bytes == now.st_size and index.fits():
                 return index
-        except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError):
             continue
     return None
 
@@ -160,8 +163,9 @@ def read_shard(shard: str) -> ShardIndex:
     try:
         with open(regular(Path(shard)), "rb") as file:
             for sample in _samples(file, left_out):
-                image = _image_of(sample)
-                rows.append((image.offset_data, image.size, _label_of(sample, file)))
+                if sample.images or sample.labels:
+                    image = _image_of(sample)
+                    rows.append((image.offset_data, image.size, _label_of(sample, file)))
             size = file.seek(0, os.SEEK_END)
     # tarfile raises almost anything on damaged headers
     except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
@@ -242,14 +246,15 @@ def _label_of(sample: _Sample, file: BinaryIO) -> int | str:
     """The label of a sample: the number of a class, or its name."""
     member = sample.labels.get("cls") or sample.labels.get("json")
     if member is None:
-        raise ValueError(f"sample {sample.key!r} has no label; expected {sample.key}.cls or {sample.key}.json")
+        expected = f"expected {sample.key}.cls or {sample.key}.json next to its image"
+        raise ValueError(f"sample {sample.key!r} has no label; {expected}")
     if member.size > _LONGEST_LABEL:
         raise ValueError(f"{member.name} has {member.size:,} bytes, and a label may have {_LONGEST_LABEL:,}")
     file.seek(member.offset_data)
     text = file.read(member.size).decode(errors="replace").strip()
     label = text if "cls" in sample.labels else _label_in_json(text)
-    if isinstance(label, int):
-        label = str(label)  # true and false, too, which then are no numbers
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
     if not isinstance(label, str) or not 0 < len(label) <= 200 or not label.isprintable() or _NEGATIVE.match(label):
         raise ValueError(
             f"{member.name} is no label: got {text[:80]!r}; expected the number of a class, from 0, or its name"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -224,10 +225,7 @@ class _OpenShard:
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(regular(Path(path)), os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
         """Some bytes of it.
