@@ -10,6 +10,7 @@ epoch. Those of `from_loaders` do so as far as what they were given allows.
 from stimulative.data.augmentation import Preparation as Preparation
 from stimulative.data.batches import Batch as Batch
 from stimulative.data.batches import Loader as Loader
+from stimulative.data.batches import batches_after as batches_after
 from stimulative.data.batches import generator_for as generator_for
 from stimulative.data.data_settings import DataSettings as DataSettings
 from stimulative.data.data_settings import foreign_to as foreign_to
@@ -28,5 +29,7 @@ from stimulative.data.folder import FOLDER_SIZE as FOLDER_SIZE
 from stimulative.data.folder import ImageFolders as ImageFolders
 from stimulative.data.opening import load as load
 from stimulative.data.own_loaders import from_loaders as from_loaders
+from stimulative.data.shard_writing import index_shards as index_shards
+from stimulative.data.shard_writing import write_shards as write_shards
 from stimulative.data.small_images import NATIVE_CLASSES as NATIVE_CLASSES
 from stimulative.data.small_images import NATIVE_SIZE as NATIVE_SIZE

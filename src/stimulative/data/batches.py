@@ -1,6 +1,7 @@
 """What the training loop asks of a loader, and how an epoch gets its randomness."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -108,6 +109,10 @@ class LazyLoader:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
 
+    def after(self, done: int) -> Iterator[Batch]:
+        """The batches of a pass without the first `done`."""
+        return batches_after(self.loader, done)
+
 
 class ChangedLoader:
     """A loader whose batches are made into others, each when it is read.
@@ -134,7 +139,26 @@ class ChangedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self._change, self._loader)
+        return self.after(0)
+
+    def after(self, done: int) -> Iterator[Batch]:
+        """The batches of a pass without the first `done`."""
+        return map(self._change, batches_after(self._loader, done))
+
+
+def batches_after(loader: Loader, done: int) -> Iterator[Batch]:
+    """The batches of a pass over a loader without the first `done`.
+
+    A loader whose batches take long to make has a method `after` of that meaning, and does not make those. Of any other
+    they are read, at once, and left out.
+    """
+    after = getattr(loader, "after", None)
+    if after is not None:
+        return after(done)
+    batches = iter(loader)
+    for _ in itertools.islice(batches, done):
+        pass
+    return batches
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stimulative.data.batches import Batch, Loader, generator_for
+from stimulative.data.batches import Batch, Loader, batches_after, generator_for
 from stimulative.data.dataset import ImageData
 
 
@@ -58,8 +58,13 @@ class MixedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Give `(x, y)`: x as the loader does, y the probabilities of the classes, float32 (batch, classes)."""
+        return self.after(0)
+
+    def after(self, done: int) -> Iterator[Batch]:
+        """The batches of a pass without the first `done`."""
         numbers = generator_for(self._seed, f"mixing epoch {self._epoch}")
-        for x, y in self._loader:
+        torch.randint(2**63 - 1, (done,), generator=numbers)
+        for x, y in batches_after(self._loader, done):
             number = int(torch.randint(2**63 - 1, (), generator=numbers))
             # torchvision draws from the global generator, which is the training's own
             with torch.random.fork_rng(devices=[]):

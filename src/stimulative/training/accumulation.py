@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stimulative.data import Batch
+from stimulative.data import Batch, Loader, batches_after
 from stimulative.training.measuring import samples_in
 
 
@@ -30,9 +30,7 @@ class StepPart(NamedTuple):
     last: bool
 
 
-def parts(
-    batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool, done: int = 0
-) -> Iterator[StepPart]:
+def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done: int = 0) -> Iterator[StepPart]:
     """Divide the batches of an epoch into optimiser steps.
 
     Args:
@@ -41,11 +39,9 @@ def parts(
         accumulate: Batches of an optimiser step; the epoch's last one may have less.
         by_tokens: Weigh each batch by the tokens in it that count, of which padding leaves more or less. Otherwise
             batches count alike. It reads the batches of a step before the first of them is given.
-        done: How many were trained on before, whole optimiser steps; they are read, at once, and left out.
+        done: How many were trained on before, whole optimiser steps; they are left out.
     """
-    source = iter(batches) if done < steps else iter(())
-    for _ in itertools.islice(source, done):
-        pass
+    source = batches_after(batches, done) if done < steps else iter(())
     return _divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens)
 
 
