@@ -9,7 +9,7 @@ that this takes are here, and nowhere else::
             method.backward(x, y)
     assert not seen.mix_ups and not seen.waits and seen.peak < seen.before + limit
 
-Numbers that the host reads from it are made up: 1, or True.
+Numbers that the host reads from it are made up: 1, or True. A wait with nothing launched since the last one is none.
 """
 
 import traceback
@@ -48,8 +48,9 @@ _SHAPED_BY_VALUES: dict[str, Callable[..., Any]] = {
     "aten::masked_select": lambda x, mask: torch.broadcast_tensors(x, mask)[0].flatten(),
     "aten::nonzero": lambda x: x.new_zeros(x.numel(), x.dim(), dtype=torch.int64),
 }
-# what PyTorch has no shapes for; they write where they are told
-_WITHOUT_SHAPES: dict[str, Callable[..., Any]] = {
+# the same, and what PyTorch has no shapes for; the latter write where they are told
+_INSTEAD: dict[str, Callable[..., Any]] = {
+    **_SHAPED_BY_VALUES,
     "aten::_amp_foreach_non_finite_check_and_unscale_": lambda gradients, found, scale: None,
     "aten::_amp_update_scale_": lambda scale, *others: scale,
     "aten::_fused_sgd_": lambda *given, **settings: None,
@@ -165,7 +166,7 @@ class FakeDevice(TorchDispatchMode):
             if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
                 there = name not in _COPIES and target is None
                 args, kwargs = pytree.tree_map_only(Tensor, partial(self._as_fake, there), (args, kwargs))
-            made = (_SHAPED_BY_VALUES | _WITHOUT_SHAPES).get(name, func)(*args, **kwargs)
+            made = _INSTEAD.get(name, func)(*args, **kwargs)
         if name in _SHAPED_BY_VALUES:
             self._waits(name)
         self._note(func, name, tensors, made)

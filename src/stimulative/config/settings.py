@@ -136,8 +136,8 @@ class TrainingSettings:
         compile: Compile each block of the model with torch.compile; slow to start, faster after.
         compile_mode: How, in the words of torch.compile: reduce-overhead records CUDA graphs, max-autotune tries more
             kernels at the start. Only with compile.
-        tf32: Multiply float32 with 10 bits behind the point instead of 23 (TF32), several times as fast on GPUs from
-            2020 on; sums keep all bits. Other devices do not read it, and neither does what is computed in 16 bits.
+        tf32: Multiply float32 with 10 bits behind the point instead of 23 (TF32), for which NVIDIA's GPUs from 2020 on
+            have faster units; sums keep all bits. Other devices do not read it, nor does what is computed in 16 bits.
         cudnn_benchmark: Let cuDNN try its algorithms for each new size of a convolution, and keep the fastest. It may
             take another one when a run is repeated, and round otherwise. Other devices than GPUs do not read it.
         loggers: Where metrics go beside metrics.csv: tensorboard, another of Lightning's loggers (wandb,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -23,7 +24,8 @@ def tuned(recipe: Recipe, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    settings, cudnn = recipe.training, torch.backends.cudnn
+    settings = recipe.training
+    cudnn: Any = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
     cudnn.allow_tf32, cudnn.benchmark = settings.tf32, settings.cudnn_benchmark
