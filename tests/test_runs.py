@@ -172,7 +172,7 @@ def test_runs_end_with_a_study_that_is_killed(tmp_path):
 def test_workers_of_a_study_need_not_import_what_they_use():
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=processes._send, args=(sender, os.getcwd(), Starts()))
+    process = context.Process(target=processes._send, args=(sender, os.getcwd(), (), Starts()))
     process.start()
     assert receiver.recv() == ["torch", "stimulative.data", "timm"]
     process.join()

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from test_stopping import Send, assert_equal
 
-from stimulative.data import DataSettings, batches_after, index_shards, load, write_shards
+from stimulative.data import DataSettings, every, index_shards, load, write_shards
 from stimulative.data import shard_index as shard_lists
 from stimulative.data.shard_index import read_shard
 from stimulative.data.shard_patterns import find_shards, pattern_problem
@@ -209,7 +209,7 @@ def test_the_rest_of_an_epoch_is_had_without_reading_what_was_before(
     monkeypatch.setattr(ShardImages, "read", lambda self, number: read.append(number) or plain(self, number))
     loader = load(settings(shards, workers=workers, **mixing), seed=0).train
     for done in (0, 1, 5, 9):
-        assert equal(list(batches_after(loader, done)), whole[done:])
+        assert equal(list(every(loader, done)), whole[done:])
         assert not read if workers else len(read) == 2 * (9 - done)
         read.clear()
     assert equal(batches(loader), whole)

@@ -194,23 +194,39 @@ def test_the_command_says_how_to_go_on(tmp_path, capsys):
     assert "stopped by SIGTERM; go on with: stimulative train '" in said and said.strip().endswith("a run' --resume")
 
 
+def living(mark: str) -> list[int]:
+    """The processes that have a text in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (place / "environ").read_bytes():  # empty of one that has ended
+                found.append(int(place.name))
+        except OSError:
+            continue
+    return found
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_runs_of_a_study_end_with_it(number, status, tmp_path):
-    out = tmp_path / "study"
+    out, several = tmp_path / "study", ["--training.devices", "2", "--training.device", "cpu"]
     command = [sys.executable, "-m", "stimulative", "compare", "digits", "--seeds", "1", "--out", str(out)]
-    process = subprocess.Popen([*command, "--schedule.epochs", "300"], stderr=subprocess.PIPE, text=True)
+    command += ["--schedule.epochs", "300", *(several if number == signal.SIGKILL else [])]
+    mark = f"mark={tmp_path}"
+    environment = {**os.environ, "mark": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while not (log := next(iter(out.glob("*/metrics.csv")), None)):
         time.sleep(0.1)
     time.sleep(0.5)
+    assert len(living(mark)) >= (4 if number == signal.SIGKILL else 3)
     process.send_signal(number)
-    _, said = process.communicate()
+    process.wait()
     assert process.returncode == status
+    until = time.monotonic() + 10
+    while living(mark) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not living(mark)
     if status > 0:
-        assert "stopped by SIGTERM; the same command goes on" in said
-    time.sleep(2)
-    before = log.read_text()
-    time.sleep(2)
-    assert log.read_text() == before
+        assert "stopped by SIGTERM; the same command goes on" in process.communicate()[1]
     state = torch.load(log.parent / "checkpoint-last.ckpt", weights_only=True)
     assert state["epoch"] >= 1 or "under_way" in state
 

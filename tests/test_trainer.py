@@ -68,9 +68,10 @@ def test_a_finished_run_and_one_of_another_recipe_stay_as_they_are(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_what_training_refuses_a_trainer_refuses_and_writes_nothing(tmp_path):
-    lean = {"method.schedule": "lean", "training.devices": 2}
-    for refused in (lean, {"model.weights": str(tmp_path / "missing.pth")}):
+def test_what_training_refuses_a_trainer_refuses_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    many = {"training.device": "cpu", "training.devices": 3, "data.batch_size": 128}
+    for refused in (many, {"model.weights": str(tmp_path / "missing.pth")}):
         recipe = load_recipe("digits", TINY | refused)
         with pytest.raises(UsageError) as by_train:
             train(recipe, tmp_path / "run", progress=False)

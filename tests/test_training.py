@@ -227,29 +227,10 @@ def test_accumulated_batches_train_like_one_large_batch(tmp_path):
     assert torch.allclose(started, other["blocks.0.attn.qkv.weight"], atol=2e-5)
 
 
-def test_two_processes_train_like_one_with_twice_the_batch(tmp_path):
-    train(tiny(**TRANSFORMER, **{"data.batch_size": 64}), tmp_path / "one", progress=False)
-    recipe = tmp_path / "recipe.yaml"
-    two = {"data.batch_size": 32, "training.devices": 2, "training.device": "cpu"}
-    recipe.write_text(tiny(**TRANSFORMER, **two).to_yaml())
-    command = [sys.executable, "-m", "stimulative", "train", str(recipe), "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.count("main net") == 1
-    one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        assert torch.allclose(value, other[name], atol=2e-5), name
-
-
 def test_more_processes_than_cores_are_refused_before_they_start(tmp_path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     with pytest.raises(UsageError, match=r"training\.devices: on the CPU .* each of the 4 cores at most, got 99"):
         train(tiny(**{"training.devices": 99, "training.device": "cpu"}), tmp_path / "run", progress=False)
-
-
-def test_lean_is_refused_on_several_devices(tmp_path):
-    settings = {"training.devices": 2, "training.device": "cpu", "method.schedule": "lean"}
-    with pytest.raises(UsageError, match=r"method\.schedule: 'lean' calls backward several times a step"):
-        train(tiny(**settings), tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from stimulative.training import (
     Prepared,
     as_in,
     calibration_of,
+    dividing,
     estimate_statistics,
     measure,
     measure_and_fit,
@@ -72,6 +73,8 @@ def evaluate(
     Where the run's method leaves the scale of logits open, a temperature is fitted to each subnet on the validation
     part, and its logits are divided by it. Latencies are measured in place: all of the model is there.
 
+    Processes that torchrun or srun has started share the work; the first writes, and measures latencies.
+
     Args:
         run: The run directory.
         out: A directory to copy the run to first, where ``run`` cannot be written to.
@@ -95,19 +98,25 @@ def evaluate(
     """
     if latency_batch < 1:
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
-    directory = RunDirectory.open(run) if out is None else RunDirectory.open(run).copied(Path(out))
-    with claimed(directory.path, "measuring"):
-        recipe = directory.recipe
-        asked = _Asked(
-            subnets=recipe.evaluation.subnets if subnets is None else subnets,
-            kept=recipe.evaluation.space if space is None else space,
-            seed=recipe.seed if seed is None else seed,
-            batch=latency_batch if latency else None,
-            seconds=latency_seconds,
-            calibration=calibration,
-        )
-        summary, family = _evaluated(open_run(directory.path, device=device), directory.summary, asked, progress)
-        _write(directory, summary, family)
+    with dividing() as group:
+        if out is not None and group.first:
+            RunDirectory.open(run).copied(Path(out))
+        group.wait()
+        directory = RunDirectory.open(run if out is None else out)
+        with claimed(directory.path, "measuring"):
+            recipe = directory.recipe
+            asked = _Asked(
+                subnets=recipe.evaluation.subnets if subnets is None else subnets,
+                kept=recipe.evaluation.space if space is None else space,
+                seed=recipe.seed if seed is None else seed,
+                batch=latency_batch if latency and group.first else None,
+                seconds=latency_seconds,
+                calibration=calibration,
+            )
+            summary, family = _evaluated(open_run(directory.path, device=device), directory.summary, asked, progress)
+            if group.first:
+                _write(directory, summary, family)
+        group.wait()
     return summary.to_mapping()
 
 

@@ -9,7 +9,7 @@ import torch
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.runs import REFERENCE, RunDirectory
-from stimulative.training import Prepared, prepare
+from stimulative.training import Prepared, own_gpu, prepare
 from stimulative.weights import Weights, load_weights, read_weights
 
 
@@ -75,4 +75,5 @@ def _device(recipe: Recipe) -> torch.device:
     """The recipe's device, or the fastest one where it leaves the choice or this machine lacks it."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = recipe.training.device
-    return torch.device(wanted if present.get(wanted) else next(kind for kind in present if present[kind]))
+    kind = wanted if present.get(wanted) else next(kind for kind in present if present[kind])
+    return torch.device(kind, own_gpu()) if kind == "cuda" else torch.device(kind)

@@ -32,12 +32,12 @@ from stimulative.cli.commands import (
     unravel,
     verify,
 )
-from stimulative.cli.messages import CommandFailed, in_options, interrupted_status, reading_died
+from stimulative.cli.messages import CommandFailed, in_options, interrupted_status, reading_died, say
 from stimulative.cli.parser import Parser, without_settings
 from stimulative.errors import UsageError
 from stimulative.extension import trusting
 from stimulative.files import check_path
-from stimulative.naming import has_controls, printable
+from stimulative.naming import has_controls
 
 
 class Command(Protocol):
@@ -102,13 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except CommandFailed as error:
-        print(printable(f"stimulative: {error}"), file=sys.stderr)
+        say(f"stimulative: {error}", error)
         return 1
     except UsageError as error:
-        print(printable(f"stimulative: error: {error}"), file=sys.stderr)
+        say(f"stimulative: error: {error}", error)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
+        say(f"\n{str(interrupt) or 'interrupted'}", interrupt)
         return interrupted_status(interrupt)
     except BrokenPipeError:
         return 1

@@ -12,19 +12,41 @@ import ast
 import re
 import shlex
 import signal
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from stimulative.extension import HOW_TO_TRUST
+from stimulative.naming import printable
+from stimulative.ranks import is_first_of_node
 
 _QUOTED = r"""(?<!\w)(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")(?!\w)"""
 _CALL = r"[\w.]*\w\((?:[^()]|\([^()]*\))*\)"
 _VALUE = rf"{_QUOTED}(?: or {_QUOTED})*|\[{_QUOTED}(?:, {_QUOTED})*\]|[\w+-]+(?:\.\w+)*"
 
 
+_A_MOMENT = 2.0
+"""Seconds after which a process that says nothing ends: whoever has started it ends the others then."""
+
+
 class CommandFailed(Exception):
     """A command could not do what it was asked for, though nothing was wrong with that; exit status 1."""
+
+
+def say(message: str, error: BaseException) -> None:
+    """Tell of the end of a command, once for the processes of a node that train together.
+
+    Args:
+        message: What to say.
+        error: What has ended it; one that its process alone has met (``of_one`` is true) it says itself.
+    """
+    causes: list[BaseException | None] = [error, error.__cause__, getattr(error.__cause__, "__cause__", None)]
+    if is_first_of_node() or any(getattr(one, "of_one", False) for one in causes):
+        print(printable(message), file=sys.stderr, flush=True)
+    else:
+        time.sleep(_A_MOMENT)
 
 
 @contextmanager

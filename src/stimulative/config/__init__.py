@@ -12,6 +12,7 @@ from stimulative.config.schema import settings_help as settings_help
 from stimulative.config.settings import CalibrationSetting as CalibrationSetting
 from stimulative.config.settings import OptimizerSettings as OptimizerSettings
 from stimulative.config.settings import ScheduleSettings as ScheduleSettings
+from stimulative.config.settings import TrainingSettings as TrainingSettings
 from stimulative.config.sources import Overrides as Overrides
 from stimulative.config.sources import read_file as read_file
 from stimulative.config.sources import read_overrides as read_overrides

@@ -130,12 +130,23 @@ class TrainingSettings:
         precision: Number format, in the words of Lightning Fabric; mixed keeps the weights in 32 bits.
         accumulate: Batches that make up one optimiser step.
         device: Kind of device; auto takes the fastest one present.
-        devices: Number of devices; above 1 trains with distributed data parallelism.
+        devices: Devices of each node, a process for each: auto takes as many as torchrun or srun has started there, and
+            1 without them. A number is compared with what was started; without a launcher so many processes are
+            started on this machine.
+        num_nodes: Nodes, on each of which torchrun or srun starts processes; auto takes as many as there are.
+        strategy: How the gradients of several processes come together: ddp (DistributedDataParallel) sends them while
+            the backward pass goes on, flat sends all of them at once when it is over, which every method allows. auto
+            is ddp, and flat for methods with several backward passes a step (method.schedule lean).
+        sync_batchnorm: Let batch norms normalise by the batches of all processes instead of each by its own, on GPUs;
+            for few images on each of them (below about 16). It costs an exchange for each layer and pass.
         threads: CPU threads PyTorch computes with; null leaves PyTorch's choice.
         channels_last: Store images and weights channels-last, faster for convolutions on most devices.
         compile: Compile each block of the model with torch.compile; slow to start, faster after.
         compile_mode: How, in the words of torch.compile: reduce-overhead records CUDA graphs, max-autotune tries more
             kernels at the start. Only with compile.
+        capture: Record each block as CUDA graphs, once as it runs in the main net and once for each subnet of a step, and
+            replay them: for nets whose kernels take less time than launching them. Takes memory for each recording. On
+            one GPU, without compile.
         tf32: Multiply float32 with 10 bits behind the point instead of 23 (TF32), for which NVIDIA's GPUs from 2020 on
             have faster units; sums keep all bits. Other devices do not read it, nor does what is computed in 16 bits.
         cudnn_benchmark: Let cuDNN try its algorithms for each new size of a convolution, and keep the fastest. It may
@@ -149,11 +160,15 @@ class TrainingSettings:
     precision: Literal["64-true", "32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
     accumulate: int = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
+    devices: int | Literal["auto"] = "auto"
+    num_nodes: int | Literal["auto"] = "auto"
+    strategy: Literal["auto", "ddp", "flat"] = "auto"
+    sync_batchnorm: bool = False
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
     compile_mode: CompileMode = "default"
+    capture: bool = False
     tf32: bool = True
     cudnn_benchmark: bool = True
     loggers: tuple[str, ...] = ("tensorboard",)
@@ -164,13 +179,18 @@ class TrainingSettings:
         found = []
         if not 0 <= self.label_smoothing < 1:
             found.append(f"label_smoothing: must be at least 0 and below 1, got {self.label_smoothing}")
-        for name in ("accumulate", "devices", "log_every"):
-            if getattr(self, name) < 1:
-                found.append(f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("accumulate", "devices", "num_nodes", "log_every"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                found.append(f"{name}: must be at least 1, got {value}")
         if self.compile_mode != "default" and not self.compile:
             found.append(
                 f"compile_mode: {self.compile_mode!r} says how to compile, but compile is false; set that to true, or "
                 "leave this out"
+            )
+        if self.capture and self.compile:
+            found.append(
+                "capture: records the kernels that PyTorch launches, which compile replaces; choose one of them"
             )
         if self.threads is not None and self.threads < 1:
             found.append(f"threads: must be at least 1, or null for PyTorch's choice, got {self.threads}")

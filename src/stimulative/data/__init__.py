@@ -10,7 +10,8 @@ epoch. Those of `from_loaders` do so as far as what they were given allows.
 from stimulative.data.augmentation import Preparation as Preparation
 from stimulative.data.batches import Batch as Batch
 from stimulative.data.batches import Loader as Loader
-from stimulative.data.batches import batches_after as batches_after
+from stimulative.data.batches import derived_seed as derived_seed
+from stimulative.data.batches import every as every
 from stimulative.data.batches import generator_for as generator_for
 from stimulative.data.data_settings import DataSettings as DataSettings
 from stimulative.data.data_settings import foreign_to as foreign_to

@@ -1,8 +1,8 @@
 """What the training loop asks of a loader, and how an epoch gets its randomness."""
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -109,9 +109,9 @@ class LazyLoader:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
 
-    def after(self, done: int) -> Iterator[Batch]:
-        """The batches of a pass without the first `done`."""
-        return batches_after(self.loader, done)
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them."""
+        return every(self.loader, first, step)
 
 
 class ChangedLoader:
@@ -139,26 +139,21 @@ class ChangedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.after(0)
+        return self.every(0)
 
-    def after(self, done: int) -> Iterator[Batch]:
-        """The batches of a pass without the first `done`."""
-        return map(self._change, batches_after(self._loader, done))
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them."""
+        return map(self._change, every(self._loader, first, step))
 
 
-def batches_after(loader: Loader, done: int) -> Iterator[Batch]:
-    """The batches of a pass over a loader without the first `done`.
+def every(loader: Iterable[Any], first: int, step: int = 1) -> Iterator[Any]:
+    """The batches of a pass with the numbers `first`, `first + step` and so on.
 
-    A loader whose batches take long to make has a method `after` of that meaning, and does not make those. Of any other
-    they are read, at once, and left out.
+    A loader whose batches take long to make has a method `every` of that meaning, and does not make the others. Of any
+    other loader they are read and left out.
     """
-    after = getattr(loader, "after", None)
-    if after is not None:
-        return after(done)
-    batches = iter(loader)
-    for _ in itertools.islice(batches, done):
-        pass
-    return batches
+    own: Callable[[int, int], Iterator[Any]] | None = getattr(loader, "every", None)
+    return islice(loader, first, None, step) if own is None else own(first, step)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

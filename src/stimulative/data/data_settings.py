@@ -92,7 +92,8 @@ class DataSettings:
             document's last one is padded. Of `sentences:PATH` the most tokens of a text; what is longer is cut off.
         tokenizer: For text: `bytes`, which needs nothing and has 257 tokens, or the path of a `tokenizer.json` or of a
             folder in which Transformers saved a tokenizer.
-        batch_size: Images or sequences per training step and device.
+        batch_size: Images or sequences per training step, of all devices together: each takes an equal share, so that
+            a recipe trains alike on any number of devices that divides it.
         evaluation_batch_size: Images or sequences per batch where nothing is trained. Sequences of a vocabulary of tens
             of thousands want few: each has that many logits for each of its tokens.
         image_size: Side of the square training image in pixels, for `folder:PATH` (224 if not given) and `fake` (32).
@@ -127,7 +128,8 @@ class DataSettings:
         workers: Processes that read and decode images, for `folder:PATH` and `fake`; no more than this
             machine has processors. The small sets live on the device.
         arguments: For `package.module:name`: further keyword arguments of the function. It also gets `seed`, `device`,
-            `rank` and `world_size`, if it takes them, and of the other settings here it reads what it likes.
+            `rank` and `world_size`, if it takes them, and of the other settings here it reads what it likes. Its
+            `batch_size` is that of one process.
     """
 
     name: str = "digits"

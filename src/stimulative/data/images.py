@@ -134,20 +134,23 @@ def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tens
 
 
 class _Order(Sampler[tuple[int, int]]):
-    """The `(number, random number)` of each image of a pass, from the `first` on."""
+    """The `(number, random number)` of each image of a pass, or of those of every so many-th batch."""
 
-    def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int) -> None:
+    def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int, batch_size: int) -> None:
         self._order = order
         self._images = images
+        self._batch_size = batch_size
         self.epoch = 0
-        self.first = 0
+        self.batches = slice(None)
 
     def __len__(self) -> int:
         return self._images
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        numbers, random_numbers = (values[self.first :].tolist() for values in self._order(self.epoch))
-        return zip(numbers, random_numbers, strict=True)
+        numbers, random_numbers = self._order(self.epoch)
+        pairs = list(zip(numbers.tolist(), random_numbers.tolist(), strict=True))
+        starts = range(0, len(pairs), self._batch_size)[self.batches]
+        return iter([pair for start in starts for pair in pairs[start : start + self._batch_size]])
 
 
 class ImageLoader:
@@ -189,8 +192,7 @@ class ImageLoader:
     ) -> None:
         batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
         self._images = min(count, batches * batch_size)
-        self._order = _Order(order, count)
-        self._batch_size = batch_size
+        self._order = _Order(order, count, batch_size)
         self._device = device
         self._normalisation = normalisation
         self._lighting = lighting
@@ -221,11 +223,11 @@ class ImageLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.after(0)
+        return self.every(0)
 
-    def after(self, done: int) -> Iterator[Batch]:
-        """The batches of a pass without the first `done`, whose images are not read."""
-        self._order.first = done * self._batch_size
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them; images of the others are not read."""
+        self._order.batches = slice(first, None, step)
         for batch in self._batches:
             if isinstance(batch, _Unreadable):
                 raise UsageError(f"{batch.origin} cannot be read as an image ({batch.reason}); replace or remove it")

@@ -57,7 +57,7 @@ class KindSettings(ABC):
 
     Args:
         name: The data set.
-        batch_size: Images or sequences per training step and device.
+        batch_size: Images or sequences per training step of each process.
         evaluation_batch_size: Images or sequences per batch where nothing is trained.
     """
 

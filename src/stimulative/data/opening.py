@@ -1,5 +1,7 @@
 """From settings to data."""
 
+from dataclasses import replace
+
 import torch
 
 from stimulative.data.data_settings import DataSettings
@@ -37,4 +39,10 @@ def load(
         raise UsageError("\n".join(problems))
     if not 0 <= rank < world_size:
         raise UsageError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
+    if settings.batch_size % world_size:
+        raise UsageError(
+            f"data.batch_size: {settings.batch_size} is the batch of all {world_size} processes together, and has to "
+            f"be a multiple of {world_size}"
+        )
+    settings = replace(settings, batch_size=settings.batch_size // world_size)
     return settings.kind.open(Opening(seed, torch.device(device), rank, world_size))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of, map_tensors, tensors_in
 from stimulative.tasks import Task, resolve_task
 
 
+@dataclass(init=False, repr=False, eq=False)
 class Terms:
     """What one step of a method computed.
 
-    A plain class on purpose: Lightning takes dataclasses and tuples that a wrapped module returns apart and rebuilds
-    them.
+    Wrappers of a method look into what it returns for what has a graph, which is the loss: those of PyTorch
+    (``DistributedDataParallel``, ``fully_shard``) as dataclasses or trees, Lightning's as a dataclass, which it takes
+    apart and rebuilds. So the loss is the one field, and the one leaf; the rest they hand on as it is.
 
     Args:
         loss: What to call backward on, a scalar.
@@ -33,6 +38,8 @@ class Terms:
     """
 
     __slots__ = ("_auxiliary", "_subnet_kl", "logits", "loss", "main_ce", "subnets")
+
+    loss: Tensor
 
     def __init__(
         self,
@@ -50,6 +57,9 @@ class Terms:
         self._auxiliary = None if auxiliary is None else auxiliary.detach()
         self.logits = map_tensors(Tensor.detach, logits)
         self.subnets = tuple(subnets)
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> Terms:
+        return copy.copy(self)  # Lightning makes one to put another loss into; logits may be large
 
     @property
     def subnet_kl(self) -> Tensor:
@@ -72,6 +82,15 @@ class Terms:
 
 _SECOND_LOOK = 64
 """The second step whose targets are looked at where that has to be waited for; what is wrong mostly is so at once."""
+
+
+def _with_loss(loss: Iterable[Any], terms: Terms) -> Terms:
+    rebuilt = copy.copy(terms)
+    (rebuilt.loss,) = loss
+    return rebuilt
+
+
+pytree.register_pytree_node(Terms, lambda terms: ([terms.loss], terms), _with_loss)
 
 Backward = Callable[[Tensor], Any]
 """Calls backward on a loss, which it may scale first: ``lambda loss: scaler.scale(loss).backward()``."""

@@ -92,6 +92,20 @@ def check_smaller(network: ResidualNetwork, share: float) -> None:
             )
 
 
+def check_whole(network: ResidualNetwork) -> None:
+    """Make sure that parameters are not divided among processes, whose gradients ``schedule='lean'`` would miss.
+
+    Raises:
+        UsageError: If they are.
+    """
+    divided = [name for name, one in network.model.named_parameters() if hasattr(one, "full_tensor")]
+    if divided:
+        raise UsageError(
+            "schedule='lean' goes backward several times a step, and would lose gradients of parameters that are "
+            f"divided among processes, as {divided[0]} is (fully_shard); use schedule='joint'"
+        )
+
+
 def check_part(network: ResidualNetwork) -> None:
     """Make sure that subnets of a network run on the first samples of a batch as they run on those alone.
 

@@ -61,6 +61,7 @@ from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import (
     check_part,
     check_smaller,
+    check_whole,
     detached,
     image_side,
     resized,
@@ -189,6 +190,7 @@ class StimulativeTraining(Method):
         self.subnet_share: float = settings["subnet_share"]
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
+        self._looked_at = False
         self._try_out()
 
     @classmethod
@@ -221,16 +223,6 @@ class StimulativeTraining(Method):
                     f"{' and '.join(f'{key} {settings[key]!r}' for key in own)} is asked for; leave one of them out"
                 )
         return found
-
-    @classmethod
-    def problem_on_devices(cls, settings: Mapping[str, Any]) -> str | None:
-        """Why these settings cannot be trained on several devices."""
-        if settings.get("schedule") != "lean":
-            return None
-        return (
-            "schedule: 'lean' calls backward several times a step, which training on several devices does not allow; "
-            "use schedule joint there"
-        )
 
     @property
     def calls_backward(self) -> bool:
@@ -281,6 +273,9 @@ class StimulativeTraining(Method):
         """The terms of one step, with their gradients added to the parameters'; see ``Method.backward``."""
         if self.schedule == "joint":
             return super().backward(x, y, subnets, scale=scale, backward=backward)
+        if not self._looked_at:
+            check_whole(self.network)
+            self._looked_at = True
         chosen, weight = self.plan(subnets)
         batch = batch_size(x)
         main: Any = None

@@ -46,6 +46,7 @@ def on_cluster(
             known = _known_job(executor, note)
             if known is None:
                 work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, calibration=view)
+                _ask_for_tasks(executor, job, workers)
                 known = executor.submit(Sent(work))
                 files.write_json(note, {"job": known.job_id})
             sent[name] = known
@@ -107,6 +108,15 @@ def _executor(folder: Path, workers: Workers) -> Any:
     except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         raise UsageError(f"the cluster {workers.cluster!r} cannot be used: {error}") from error
     return executor
+
+
+def _ask_for_tasks(executor: Any, job: Job, workers: Workers) -> None:
+    """Let Slurm start a task for each process of a run, unless the user has said how many."""
+    training, said = job.recipe.training, {key.removeprefix("slurm_") for key in workers.options}
+    wanted = {"tasks_per_node": training.devices, "nodes": training.num_nodes}
+    known = {key: value for key, value in wanted.items() if value != "auto" and key not in {*said, "ntasks_per_node"}}
+    if workers.cluster == "slurm" and known:
+        executor.update_parameters(**known)
 
 
 def _known_job(executor: Any, note: Path) -> Any:

@@ -17,6 +17,7 @@ from stimulative.studies.cluster import on_cluster
 from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.processes import on_this_machine
 from stimulative.studies.working import Failure
+from stimulative.training import changes_of_recipe
 
 FAILURE = "failure.txt"
 
@@ -105,7 +106,7 @@ def check_directories(jobs: Mapping[str, Job], out: Path) -> None:
     """
     for name, job in jobs.items():
         run = RunDirectory(files.inside(out, name))
-        if run.started and run.recipe != job.recipe:
+        if run.started and changes_of_recipe(run.recipe.to_mapping(), job.recipe):
             raise UsageError(
                 f"{run.path} holds a run of another recipe; choose another directory with out=, or remove it"
             )

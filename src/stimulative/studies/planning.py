@@ -11,6 +11,7 @@ from stimulative.claiming import claimed
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.methods import method_named
+from stimulative.ranks import place_of_process
 from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import run_all
 from stimulative.studies.study import StudyOfRuns
@@ -63,6 +64,12 @@ def carry_out(
         UsageError: If ``out`` holds runs of another recipe or is in use, or the cluster cannot be reached.
     """
     out = Path(out)
+    place = place_of_process()
+    if place.size > 1:
+        raise UsageError(
+            f"{place.launcher} has started {place.size} processes, and a study starts those of its runs itself: run it "
+            "once, with training.devices for each run"
+        )
     with claimed(out, "a study"), Stopping().heard():
         outcome = run_all(plan.jobs, out, workers=workers, after_run=after_run)
         study = replace(plan.result(outcome, out), **_statistics(outcome))

@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stimulative.config import Recipe
 from stimulative.data import View
+from stimulative.ranks import gpus_of_job
 from stimulative.runs import Summary
 from stimulative.studies.jobs import Job, Workers
 from stimulative.studies.working import Failure, Work
@@ -41,23 +43,28 @@ def on_this_machine(
     if sys.platform != "win32":
         context.set_forkserver_preload(_PRELOADED)
         _start_fork_server()
+    gpus = visible_gpus() if workers.jobs > 1 else ()
     several = workers.jobs > 1
     threads = max(1, (os.cpu_count() or 1) // workers.jobs) if several else None
     waiting = list(jobs.items())[::-1]
     running: dict[Connection, tuple[str, Any]] = {}
+    slots: dict[Connection, int] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers.jobs:
                 name, job = waiting.pop()
                 work = Work(job.recipe.to_yaml(), str(out / name), job.subnets, threads, several, workers.jobs, view)
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_send, args=(sender, os.getcwd(), work), name=name)
+                slots[receiver] = min(set(range(workers.jobs)) - set(slots.values()))
+                own = gpus_of_job(slots[receiver], devices_of(job.recipe), gpus)
+                process = context.Process(target=_send, args=(sender, os.getcwd(), own, work), name=name)
                 process.start()
                 sender.close()
                 running[receiver] = name, process
             for receiver in wait(list(running)):
                 assert isinstance(receiver, Connection)
                 name, process = running.pop(receiver)
+                del slots[receiver]
                 result = _received(receiver, process)
                 process.join()
                 receiver.close()
@@ -96,7 +103,21 @@ def _start_fork_server() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _send(sender: Any, here: str, work: Work) -> None:
+def devices_of(recipe: Recipe) -> int:
+    """How many processes of this machine a run takes."""
+    return 1 if recipe.training.devices == "auto" else recipe.training.devices
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that there are for runs, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = [str(number) for number in range(torch.cuda.device_count())]
+    return tuple(numbers if named is None else named.split(",")[: len(numbers)])
+
+
+def _send(sender: Any, here: str, gpus: tuple[str, ...], work: Work) -> None:
     # Ctrl-C reaches all processes of a terminal at once; this one ends when its parent says so, and without a word
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(KeyboardInterrupt, BrokenPipeError):
@@ -106,6 +127,8 @@ def _send(sender: Any, here: str, work: Work) -> None:
             # Its loaders start their workers anew for each pass, from a fork server of its own; without this, each
             # worker would import the libraries for seconds.
             multiprocessing.set_forkserver_preload(_PRELOADED)
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         os.chdir(here)  # a process starts where its parent did, which may be elsewhere by now
         sender.send(work.do())
 

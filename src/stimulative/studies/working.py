@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stimulative.claiming import claimed
+from stimulative.claiming import claimed, is_first_process
 from stimulative.data import View
 from stimulative.extension import trusting
 from stimulative.runs import RunDirectory, Summary
@@ -67,9 +67,10 @@ class Work:
             if self.subnets != ():
                 evaluate(self.directory, subnets=self.subnets, latency=False)
             run = RunDirectory(Path(self.directory))
-            with claimed(run.path, "measuring"):
-                summary = replace(run.summary, runs_at_once=self.at_once)
-                run.write_summary(summary)
+            summary = replace(run.summary, runs_at_once=self.at_once)
+            if is_first_process():  # of the tasks that Slurm starts for the processes of a run
+                with claimed(run.path, "measuring"):
+                    run.write_summary(summary)
             return summary
         except Exception as error:
             return Failure(_described(error), traceback.format_exc())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,14 @@ class Measurement(NamedTuple):
 
 
 class Meter(ABC):
-    """Adds up batches; ``samples`` is how many there have been, of dense outputs how many places."""
+    """Adds up batches; ``samples`` is how many there have been, of dense outputs how many places.
+
+    What several meters of one kind have added up, a batch each, is what one of them has of all these batches, to the
+    last bit, once their ``sums`` are put together in the order of the batches.
+    """
+
+    summed: ClassVar[tuple[str, ...]] = ()
+    """The attributes that are added up, besides the loss and the samples."""
 
     def __init__(self) -> None:
         self._loss: Tensor | None = None
@@ -55,6 +62,15 @@ class Meter(ABC):
     @abstractmethod
     def measured(self) -> Measurement:
         """What there is to say of all batches so far."""
+
+    def sums(self) -> dict[str, Any]:
+        """What has been added up, so that it can be sent to another process."""
+        return {name: portable(getattr(self, name)) for name in ("_loss", "_samples", *self.summed)}
+
+    def put_together(self, sums: Mapping[str, Any]) -> None:
+        """Add what another meter of this kind has added up."""
+        for name, value in sums.items():
+            setattr(self, name, together(getattr(self, name), value))
 
     @property
     def samples(self) -> int:
@@ -106,6 +122,8 @@ class ClassMeter(Meter):
         temperature: What logits are divided by for the loss.
     """
 
+    summed = ("_hits", "_f1", "_of_sequences")
+
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
         self._temperature = temperature
@@ -142,6 +160,8 @@ class ClassMeter(Meter):
 class LabelMeter(Meter):
     """Labels that are present or not: mean average precision, and that of each label."""
 
+    summed = ("_precision", "_f1", "_present")
+
     def __init__(self) -> None:
         super().__init__()
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -177,6 +197,8 @@ class PixelMeter(Meter):
         aim: The task, which brings logits to the resolution of the targets.
     """
 
+    summed = ("_hits", "_overlap")
+
     def __init__(self, aim: Any) -> None:
         super().__init__()
         self._aim = aim
@@ -206,6 +228,8 @@ class PixelMeter(Meter):
 class NumberMeter(Meter):
     """Numbers: the share of their variance that is explained."""
 
+    summed = ("_r2", "_mae")
+
     def __init__(self) -> None:
         super().__init__()
         self._rows = 0
@@ -234,6 +258,8 @@ class NumberMeter(Meter):
 class ImageMeter(Meter):
     """Images of images: the peak signal-to-noise ratio, the mean over images of values from 0 to 1."""
 
+    summed = ("_psnr",)
+
     def __init__(self) -> None:
         super().__init__()
         self._decibels: Tensor | float = 0.0
@@ -253,6 +279,8 @@ class ImageMeter(Meter):
 
 class VectorMeter(Meter):
     """Embeddings: the cosine to those that they are to be like, and whether they rank similarities alike."""
+
+    summed = ("_kept",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -286,6 +314,8 @@ class OwnMeter(Meter):
         score: The same to the mean score, or None for the loss with its sign changed.
     """
 
+    summed = ("_score",)
+
     def __init__(self, loss: Callable[[Any, Any], Tensor], score: Callable[[Any, Any], Any] | None) -> None:
         super().__init__()
         self._of_loss = loss
@@ -312,6 +342,29 @@ def _double(values: Tensor) -> Tensor:
 
 def _has_samples(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
+
+
+def portable(value: Any) -> Any:
+    """A sum on the CPU."""
+    if isinstance(value, list | tuple):
+        return type(value)(portable(one) for one in value)
+    return value.cpu() if hasattr(value, "cpu") else value
+
+
+def together(one: Any, other: Any) -> Any:
+    """Two sums of one kind as one: of numbers and tensors, lists, or torchmetrics' states; None is nothing yet."""
+    if one is None or other is None:
+        return other if one is None else one
+    if isinstance(one, bool):
+        return one or other
+    if hasattr(one, "metric_state"):
+        from torchmetrics.utilities import dim_zero_mean
+
+        for name, state in other.metric_state.items():
+            if one._reductions[name] is not dim_zero_mean:  # which is of a setting of the metric
+                setattr(one, name, together(getattr(one, name), state))
+        return one
+    return one + other
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:

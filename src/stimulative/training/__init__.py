@@ -8,6 +8,8 @@ from stimulative.runs import Score as Score
 from stimulative.training.calibration import calibration_of as calibration_of
 from stimulative.training.calibration import estimate_statistics as estimate_statistics
 from stimulative.training.calibration import warn_of_loss as warn_of_loss
+from stimulative.training.devices import dividing as dividing
+from stimulative.training.devices import own_gpu as own_gpu
 from stimulative.training.divergence import Diverged as Diverged
 from stimulative.training.entry import train as train
 from stimulative.training.events import Callback as Callback
@@ -24,10 +26,12 @@ from stimulative.training.preparing import unravel_on_images as unravel_on_image
 from stimulative.training.preparing import unravel_on_text as unravel_on_text
 from stimulative.training.randomness import random_states as random_states
 from stimulative.training.randomness import restore_random_states as restore_random_states
+from stimulative.training.resuming import changes_of_recipe as changes_of_recipe
 from stimulative.training.stopping import Stopping as Stopping
 from stimulative.training.stopping import TrainingStopped as TrainingStopped
 from stimulative.training.temperature import fit_temperatures as fit_temperatures
 from stimulative.training.temperature import measure_and_fit as measure_and_fit
+from stimulative.training.together import ProcessLost as ProcessLost
 from stimulative.training.trainer import Trainer as Trainer
 from stimulative.training.tuning import measuring_as as measuring_as
 from stimulative.training.tuning import tuned as tuned

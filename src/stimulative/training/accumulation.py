@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stimulative.data import Batch, Loader, batches_after
+from stimulative.data import Batch, Loader, every
 from stimulative.training.measuring import samples_in
 
 
@@ -41,7 +41,7 @@ def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done
             batches count alike. It reads the batches of a step before the first of them is given.
         done: How many were trained on before, whole optimiser steps; they are left out.
     """
-    source = batches_after(batches, done) if done < steps else iter(())
+    source = every(batches, done) if done < steps else iter(())
     return _divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens)
 
 

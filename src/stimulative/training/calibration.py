@@ -19,6 +19,7 @@ from stimulative.residual import Statistics, SubnetLike, layers_with_statistics
 from stimulative.runs import Calibration, Summary
 from stimulative.training.measuring import measure
 from stimulative.training.preparing import Prepared
+from stimulative.training.synchronising import each_by_itself
 
 MOST_LOST = 1.0
 """The points that the main net may lose by recalibration before somebody is told."""
@@ -45,11 +46,12 @@ def estimate_statistics(
     network, settings = prepared.network, prepared.recipe.evaluation
     check_view(prepared, view)
     batches = prepared.data.calibration_as(view)
-    return network.recalibrate(
-        batches if on_batch is None else _told(batches, on_batch),
-        subnets or [network.full],
-        images=settings.calibration_images,
-    )
+    with each_by_itself(network.model):
+        return network.recalibrate(
+            batches if on_batch is None else _told(batches, on_batch),
+            subnets or [network.full],
+            images=settings.calibration_images,
+        )
 
 
 def check_view(prepared: Prepared, view: CalibrationSetting) -> None:

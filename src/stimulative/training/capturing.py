@@ -4,8 +4,8 @@ A graph is recorded once and replayed with one launch. It reads and writes tenso
 twice before its backward pass, in the main net and in a subnet, needs two: as many graphs as blocks and passes of a
 step, whatever the number of subnets. Those of subnets are recorded with running statistics left alone.
 
-A graph also writes gradients into memory of its own, which its next replay overwrites, and which PyTorch would make the
-gradient of whatever leaf has none so far. So parameters have gradients to be added to from before the backward pass, and
+A graph also writes gradients into memory of its own, which its next replay overwrites, and which PyTorch would make
+the gradient of whatever leaf has none so far. So parameters have gradients to be added to before the backward pass, and
 what arrives at other leaves (where the lean schedule cuts the graph) is copied.
 
 What is called in another way than it was recorded (other shapes, evaluation, once more in the same step) runs as it was
@@ -22,14 +22,61 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.residual import ResidualNetwork, arguments_of, buffers_kept
+from stimulative.training.tuning import mixed_format
 
 Capture = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., Any]]
 """Records a module in training mode on sample arguments; gives what replays it, with gradients."""
 
+CAPTURES: dict[str, Capture] = {"cuda": torch.cuda.make_graphed_callables}
+"""What records on each kind of device that can."""
+
 Slot = tuple[str, int]
 """A block, and the number of the pass of a step that it runs in: 0 is the main net's."""
+
+
+class Capturing:
+    """Captures blocks for a training when its first batch comes, if a recipe asks for it.
+
+    Args:
+        recipe: The recipe.
+        network: The network.
+        device: What it is trained on.
+
+    Attributes:
+        wanted: Whether the recipe asks for it.
+
+    Raises:
+        UsageError: If it cannot be done there.
+    """
+
+    def __init__(self, recipe: Recipe, network: ResidualNetwork, device: torch.device) -> None:
+        self.wanted = recipe.training.capture
+        if self.wanted and device.type not in CAPTURES:
+            raise UsageError(
+                f"training.capture: CUDA graphs are recorded on a GPU, and the run trains on {device.type}; leave it out"
+            )
+        self.network, self.device = network, device
+        self.format = mixed_format(recipe, device)
+        subnets = recipe.method.settings.get("subnets_per_step", 0)
+        self.subnets = subnets if isinstance(subnets, int) else 0
+        self.blocks: CapturedBlocks | None = None
+
+    @contextmanager
+    def step(self, x: Any) -> Iterator[None]:
+        """A context for a step on a batch."""
+        if not self.wanted:
+            yield
+            return
+        if self.blocks is None:
+            # casts of weights are recorded, too, since the weights change, and so must not be looked up in a cache
+            with torch.autocast(self.device.type, self.format, enabled=self.format is not None, cache_enabled=False):
+                self.blocks = CapturedBlocks(self.network, x, subnets=self.subnets, capture=CAPTURES[self.device.type])
+        self.blocks.begin_step()
+        with self.blocks.replaying():
+            yield
 
 
 class _AsIn(nn.Module):
@@ -50,7 +97,7 @@ class CapturedBlocks:
         network: The network, in training mode.
         x: A batch as the network takes it.
         subnets: How many subnets a step has besides the main net.
-        capture: What records; PyTorch's CUDA graphs by default.
+        capture: What records.
 
     Attributes:
         recorded: What replays each block in each pass.
@@ -61,7 +108,7 @@ class CapturedBlocks:
         UsageError: If a block takes or gives anything but tensors by position.
     """
 
-    def __init__(self, network: ResidualNetwork, x: Any, *, subnets: int = 1, capture: Capture | None = None) -> None:
+    def __init__(self, network: ResidualNetwork, x: Any, *, subnets: int = 1, capture: Capture) -> None:
         self.network = network
         names = [name for stage in network.stages for name in stage.block_names]
         self.blocks = {name: network.model.get_submodule(name) for name in names}
@@ -74,7 +121,6 @@ class CapturedBlocks:
         self.recorded: dict[Slot, Callable[..., Any]] = {}
         self.busy: set[Slot] = set()
         self.replayed = self.ran = 0
-        capture = capture or _cuda_graph
         with _as_it_was(network):
             for number in range(subnets + 1):
                 with network.frozen_statistics() if number else nullcontext():
@@ -160,7 +206,3 @@ def _alike(one: Any, other: Tensor) -> bool:
         == (other.shape, other.dtype, other.device, other.requires_grad)
         and one.stride() == other.stride()
     )
-
-
-def _cuda_graph(module: nn.Module, args: tuple[Tensor, ...]) -> Callable[..., Any]:
-    return torch.cuda.make_graphed_callables(module, args)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.data import Batch, Data
+from stimulative.data import Batch, Data, every
 from stimulative.errors import UsageError
 from stimulative.objectives import counted
+from stimulative.ranks import division
 from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating, tensors_in
 from stimulative.runs import MainScore, Score
-from stimulative.tasks import Classification, Measurement, Task
+from stimulative.tasks import Classification, Measurement, Meter, Task
 
 
 def in_format(x: Any, dtype: torch.dtype) -> Any:
@@ -97,23 +98,35 @@ def _measured(
     chosen = [network.full] if subnets is None else list(subnets)
     if temperatures is not None and len(temperatures) != len(chosen):
         raise UsageError(f"{len(chosen)} subnets need as many temperatures, got {len(temperatures)}")
-    meters = [aim.meter(temperature=1.0 if temperatures is None else temperatures[at]) for at in range(len(chosen))]
+
+    def meters() -> list[Meter]:
+        return [aim.meter(temperature=1.0 if temperatures is None else temperatures[at]) for at in range(len(chosen))]
+
+    shares, found = division(), meters()
+    own: list[list[dict[str, Any]]] = []
     batch = 0
     with evaluating(network), network.uncompiled(), torch.no_grad():
-        for batch, (x, y) in enumerate(in_precision_of(network, batches), start=1):
+        mine = batches if shares is None else every(batches, shares.rank, shares.size)
+        for batch, (x, y) in enumerate(in_precision_of(network, mine), start=1):
+            of_batch = found if shares is None else meters()
             for position, returned, _ in network.passes(x, chosen, statistics=statistics):
                 outputs = aim.outputs_of(returned)
                 if position == 0:
                     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors_in(outputs))
                     aim.check(outputs, y, values=on_cpu or batch == 1)
-                meters[position].add(outputs, y)
+                of_batch[position].add(outputs, y)
                 if each is not None:
                     each(position, outputs, y)
+            if shares is not None:
+                own.append([meter.sums() for meter in of_batch])
             if after_batch is not None:
                 after_batch()
-    if not batch or not meters[0].samples:
+    for of_all in () if shares is None else shares.in_order(own):
+        for meter, sums in zip(found, of_all, strict=True):
+            meter.put_together(sums)
+    if not found[0].samples:
         raise UsageError("there is nothing to measure on: the data set has no batch")
-    return [meter.measured() for meter in meters]
+    return [meter.measured() for meter in found]
 
 
 def measure_main(

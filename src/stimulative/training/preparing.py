@@ -29,6 +29,7 @@ from stimulative.residual import (
 from stimulative.runs import Origin
 from stimulative.training.randomness import seed_all
 from stimulative.training.starting import Start, read_start
+from stimulative.training.synchronising import synchronised
 from stimulative.training.teaching import Teacher, check_teachable
 from stimulative.weights import read_weights
 
@@ -116,6 +117,8 @@ def prepare(
     start = read_start(recipe.model, data, own_model=model is not None) if weights and recipe.model.weights else None
     own_model = model is not None
     model = _built(recipe, data) if model is None else model
+    if recipe.training.sync_batchnorm and world_size > 1:
+        model = synchronised(model)
     model.to(device)
     if weights and not own_model:
         check_teachable(data, recipe.model.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 
-from stimulative.config import Recipe
+from stimulative.config import SECTIONS, Recipe, plain
 from stimulative.data import Data, changes_of_data
 from stimulative.errors import UsageError
 from stimulative.files import Damaged, check_archive, hash_of, make_directory, metadata_of, regular
 from stimulative.methods import method_named
 from stimulative.models import PRETRAINED
 from stimulative.runs import BEST, LAST, PREVIOUS, RECIPE, RunDirectory, Summary, check_sum
+from stimulative.training.devices import planned
 from stimulative.training.starting import weights_file
 
 _KEYS = {"method", "optimizer", "scheduler", "random", "epoch", "step", "best", "seconds"}
@@ -84,8 +86,8 @@ def check_unchanged(run: RunDirectory, recipe: Recipe, saved: Mapping[str, Any])
     Raises:
         UsageError: If it is another one.
     """
-    before, now = saved.get("recipe"), recipe.to_mapping()
-    changed = _changed(before, now) if isinstance(before, Mapping) else []
+    before = saved.get("recipe")
+    changed = changes_of_recipe(before, recipe) if isinstance(before, Mapping) else []
     if changed:
         raise UsageError(
             f"{run.file(RECIPE)} was changed since the run was started: {'; '.join(changed)}. Put it back as it was, "
@@ -120,13 +122,10 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
         The summary, if a run there has finished.
 
     Raises:
-        UsageError: If the method cannot be trained on so many devices, there are no weights to start from, or the
-            directory holds a run that may not or cannot go on, or cannot be written to.
+        UsageError: If it cannot be trained by so many processes, there are no weights to start from, or the directory
+            holds a run that may not or cannot go on, or cannot be written to.
     """
-    settings = recipe.method.settings
-    problem = method_named(recipe.method.name).problem_on_devices(settings) if recipe.training.devices > 1 else None
-    if problem is not None:
-        raise UsageError(f"method.{problem}; got training.devices {recipe.training.devices}")
+    planned(recipe)
     if run.bereft:
         raise UsageError(
             f"{run.path} holds a run that has lost its {RECIPE}, and would be written over: put the file back, or "
@@ -147,9 +146,8 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
             f"the run in {run.path} has lost its checkpoints and cannot go on: remove the directory, or choose another "
             "one with out=, to start again"
         )
-    before = run.recipe
-    if before != recipe:
-        changed = _changed(before.to_mapping(), recipe.to_mapping())
+    changed = changes_of_recipe(run.recipe.to_mapping(), recipe)
+    if changed:
         stored = run.file(RECIPE)
         raise UsageError(
             f"the run in {run.path} was started with another recipe and cannot go on with this one "
@@ -168,20 +166,35 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
     return run.summary
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two recipes differ, a phrase each; settings that only one of them knows are those of another version."""
-    old, new = _flat(before), _flat(now)
-    known = {_setting(key) for key in old} & {_setting(key) for key in new}
+_PLACES = {f"training.{key}" for key in ("devices", "num_nodes", "strategy")}
+"""Settings of where a run is trained, which may be elsewhere when it goes on."""
+
+
+def changes_of_recipe(before: Mapping[str, Any], now: Recipe) -> list[str]:
+    """In what two recipes train differently, a phrase each.
+
+    Args:
+        before: One, as its file or a checkpoint has it; settings that it does not know yet had their defaults.
+        now: The other.
+    """
+    old, new = _flat(before), _flat(now.to_mapping())
+    defaults = _flat(plain(_defaults(now)))
+    old |= {key: defaults[key] for key in new.keys() - old.keys() if key in defaults}
     return [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and _setting(key) in known
+        for key in sorted((old.keys() | new.keys()) - _PLACES)
+        if old.get(key) != new.get(key)
     ]
 
 
-def _setting(key: str) -> str:
-    """The section and the name of a setting, of which a key may be a part."""
-    return ".".join(key.split(".")[:2])
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe that have defaults, by section."""
+    taken = {name: inspect.signature(owner).parameters for name, owner in SECTIONS.items()}
+    taken["method"] = inspect.signature(method_named(recipe.method.name)).parameters
+    return {
+        section: {name: one.default for name, one in settings.items() if one.default is not one.empty}
+        for section, settings in taken.items()
+    }
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

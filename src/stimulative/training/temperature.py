@@ -15,7 +15,10 @@ and the minimum of the cubic spline through these is taken. Against a minimiser 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,9 @@ import torch
 from torch import Tensor
 
 from stimulative.data import Batch
+from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED
+from stimulative.ranks import divided, division
 from stimulative.residual import ResidualNetwork, Statistics, Subnet
 from stimulative.runs import Score
 from stimulative.training.measuring import measure
@@ -32,6 +37,10 @@ _OCTAVE, _OCTAVES = 5, 13
 _POINTS = _OCTAVE * _OCTAVES + 1
 _LEAST = 0.01
 """The least standard deviation of a sample's scaled logits over the classes that is looked at; the greatest is 82."""
+
+
+_SUMMED = "samples", "normalisers", "behind", "ahead"
+"""What a curve adds up."""
 
 
 class LossCurve:
@@ -80,6 +89,24 @@ class LossCurve:
         self.behind += total((greatest - right)[:, 0])
         self.ahead += total(right[:, 0] - z.mean(-1))
         self.samples = self.samples + samples
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+        """What a batch alone would be counted in as, at the temperatures of this curve, on the CPU."""
+        alone = copy.copy(self)
+        alone.begin_again()
+        alone.add(logits, targets)
+        return {name: torch.as_tensor(getattr(alone, name)).cpu() for name in _SUMMED}
+
+    def begin_again(self) -> None:
+        """Forget all but the temperatures."""
+        for name in _SUMMED:
+            setattr(self, name, torch.zeros_like(torch.as_tensor(getattr(self, name))))
+
+    def put_together(self, batch: Mapping[str, Any]) -> None:
+        """Count a batch in of which ``of_batch`` has told."""
+        for name in _SUMMED:
+            value = getattr(self, name)
+            setattr(self, name, value + batch[name].to(value.device))
 
     def temperature(self) -> float:
         """The temperature of the least mean cross-entropy.
@@ -161,12 +188,33 @@ def measure_and_fit(
     """
     chosen = [network.full] if subnets is None else list(subnets)
     curves = [LossCurve() for _ in chosen]
+    shares = division()
+    if shares is not None:
+        # all have to look at the same temperatures, which the first batch decides
+        with divided(None), suppress(UsageError):
+            measure(network, islice(iter(batches), 1), chosen, statistics=statistics, each=_adding(curves))
+        if not all(curve.inverse.dim() for curve in curves):  # nothing counts in it
+            with divided(None):
+                return measure_and_fit(network, batches, chosen, statistics=statistics, after_batch=after_batch)
+    own: list[list[dict[str, Any]]] = [[] for _ in chosen]
     scores = measure(
         network,
         batches,
         chosen,
         statistics=statistics,
-        each=lambda position, logits, y: curves[position].add(logits, y),
+        each=_adding(curves)
+        if shares is None
+        else lambda position, logits, y: own[position].append(curves[position].of_batch(logits, y)),
         after_batch=after_batch,
     )
+    if shares is not None:
+        for curve in curves:
+            curve.begin_again()
+        for of_batch in shares.in_order(list(zip(*own, strict=True))):
+            for curve, sums in zip(curves, of_batch, strict=True):
+                curve.put_together(sums)
     return scores, [curve.temperature() for curve in curves]
+
+
+def _adding(curves: Sequence[LossCurve]) -> Callable[[int, Any, Any], None]:
+    return lambda position, logits, y: curves[position].add(logits, y)

@@ -11,7 +11,7 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from stimulative.config import CalibrationSetting, Recipe
 from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
+from stimulative.ranks import divided
 from stimulative.residual import batch_size, keep_frozen, sent
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
-from stimulative.training.devices import launched
+from stimulative.training.capturing import Capturing
+from stimulative.training.compiling import TellsOfFallbacks, compile_blocks, compiling
+from stimulative.training.devices import assembled, check_strategy, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
@@ -37,7 +40,7 @@ from stimulative.training.measuring import in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, restore_optimizer, schedule_of
 from stimulative.training.preparing import prepare
-from stimulative.training.randomness import random_states, restore_random_states
+from stimulative.training.randomness import seed_rank
 from stimulative.training.resuming import (
     check_same_data,
     check_start,
@@ -46,8 +49,10 @@ from stimulative.training.resuming import (
     save_checkpoint,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
-from stimulative.training.tuning import compile_blocks, measuring_as, tuned
-from stimulative.training.under_way import UnderWay
+from stimulative.training.synchronising import synchronise
+from stimulative.training.together import one_voice
+from stimulative.training.tuning import measuring_as, tuned
+from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.updating import Update
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
@@ -95,52 +100,67 @@ class Trainer:
             raise UsageError(f"callbacks= are instances of stimulative.training.Callback, got {strange[0]!r}")
         if check_start(recipe, RunDirectory(Path(out)), resume=True) is not None:
             raise UsageError(f"the run in {out} has finished; choose another directory with out= to train again")
-        if recipe.training.threads is not None:
-            torch.set_num_threads(recipe.training.threads)
         self.recipe = recipe
         self.run_directory = RunDirectory(Path(out))
         saved = newest_checkpoint(self.run_directory) if self.run_directory.started else None
         if saved is not None:
             check_unchanged(self.run_directory, recipe, saved)
         self.goes_on = saved is not None
-        self.fabric = launched(recipe, self.run_directory.path, saved["step"] if saved else 0)
-        importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
-        self.chief = self.fabric.is_global_zero
-        self.memory = PeakMemory(self.fabric.device)
-        self.prepared = prepare(
-            recipe,
-            device=self.fabric.device,
-            data=data,
-            model=model,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-            weights=saved is None,
-            origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
-            reference=self.run_directory.reference if saved else None,
-        )
-        self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
-        if saved is not None:
-            check_same_data(self.run_directory, self.data, saved)
-        asked = recipe.evaluation.calibration
-        self.calibration: CalibrationSetting = calibration if asked == "auto" and calibration is not None else asked
-        check_view(self.prepared, self.calibration)
+        place = planned(recipe)
+        own = {"data": data, "model": model, "callbacks": callbacks, "calibration": calibration}
+        self.group = assembled(place, {"recipe": recipe, "out": out, **own})
+        self.chief = self.group.first
         self.visible = progress and self.chief
         self.callbacks = [*callbacks]
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
         self.under_way: UnderWay | None = None
         self.log_before: str | None = None
         self.stopping = Stopping()
-        self._set_up()
-        if saved is not None:
+        with self.group.whole(to_the_end=False), one_voice(self.group):
+            self.fabric = launched(recipe, place, self.run_directory.path, saved["step"] if saved else 0)
+            with self.group.agreed():
+                self._prepare(data, model, calibration, saved)
+            self._set_up()
             self._restore(saved)
+
+    def _prepare(
+        self, data: Data | None, model: nn.Module | None, calibration: View | None, saved: Mapping[str, Any] | None
+    ) -> None:
+        """Open the data, and build the network and the method."""
+        recipe = self.recipe
+        if recipe.training.threads is not None:
+            torch.set_num_threads(recipe.training.threads)
+        importlib.import_module("torch._dynamo")  # the first optimiser step would do it, with the clock running
+        self.memory = PeakMemory(self.fabric.device)
+        self.prepared = prepare(
+            recipe,
+            device=self.fabric.device,
+            data=data,
+            model=model,
+            rank=self.group.rank,
+            world_size=self.group.size,
+            weights=saved is None,
+            origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
+            reference=self.run_directory.reference if saved else None,
+        )
+        self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
+        check_strategy(recipe.training, self.method)
+        if saved is not None:
+            check_same_data(self.run_directory, self.data, saved)
+        asked = recipe.evaluation.calibration
+        self.calibration: CalibrationSetting = calibration if asked == "auto" and calibration is not None else asked
+        check_view(self.prepared, self.calibration)
 
     def _set_up(self) -> None:
         """Lay out and compile the network, and make the optimiser."""
         settings = self.recipe.training
+        synchronise(self.network.model, on=True)
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.network.to(memory_format=self.layout)
         if settings.compile:
-            compile_blocks(self.network, settings.compile_mode)
+            varied = self.data.is_text or bool(self.recipe.method.settings.get("smaller_inputs"))
+            compile_blocks(self.network, mode=settings.compile_mode, varied=varied)
+        self.capturing = Capturing(self.recipe, self.network, self.fabric.device)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
@@ -148,6 +168,8 @@ class Trainer:
         self.update = Update(
             self.fabric, self.wrapped, self.optimizer, optimizer, self.scheduler, self.recipe.optimizer.clip_norm
         )
+        self.update.keeps_gradients = self.capturing.wanted
+        self.wrapped_in_ddp = bool(getattr(self.fabric.strategy, "wraps", False))
         if self.visible and self.prepared.loaded:
             print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
 
@@ -158,7 +180,13 @@ class Trainer:
             UsageError: If another process trains in the directory.
             TrainingStopped: If a signal has asked for the end.
         """
-        with claimed(self.run_directory.path, "training"), tuned(self.recipe, self.fabric.device):
+        with (
+            claimed(self.run_directory.path, "training"),
+            self.group.whole(),
+            one_voice(self.group),
+            tuned(self.recipe, self.fabric.device),
+            compiling(),
+        ):
             return self._run()
 
     def _run(self) -> Summary:
@@ -170,13 +198,14 @@ class Trainer:
             visible=self.visible,
             unit="seq" if isinstance(self.data, TextData) else "img",
         )
-        own: list[Callback] = [ChanceWarning()]
+        own: list[Callback] = [ChanceWarning(), *([TellsOfFallbacks()] if self.recipe.training.compile else [])]
         if self.chief:
             self.log = Log(self)
-            if not self.goes_on:
-                if self.prepared.teacher is not None:
-                    self.run_directory.write_reference(self.prepared.teacher.model)
-                self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
+            if self.prepared.teacher is not None and not self.goes_on:
+                self.run_directory.write_reference(self.prepared.teacher.model)
+        if not self.goes_on:
+            self._save(LAST)  # before the recipe, so that whatever has a recipe can go on
+        if self.chief:
             self.run_directory.write_recipe(self.recipe)
             self.run_directory.write_environment(Environment.of(self.fabric.device, self.recipe.seed))
             own.append(self.log)
@@ -188,7 +217,8 @@ class Trainer:
                         self._train_epoch()
                         self._is_to_stop(self.recipe.training.log_every)
                     self.stopping.end()
-            return finish(self)
+            with divided(self.group.division):
+                return finish(self)
 
     @property
     def epochs(self) -> int:
@@ -212,6 +242,7 @@ class Trainer:
         under_way, self.under_way = self.under_way or UnderWay(), None
         under_way.begin_again()
         means = self._train_batches(under_way)
+        self.group.average_buffers(self.method)
         score = self._validate_or_stop(under_way)
         self.seconds += under_way.seconds
         self.epoch += 1
@@ -224,17 +255,16 @@ class Trainer:
             validation_quality=score.quality,
             measure=score.measure,
             validation_loss=score.loss,
-            images_per_second=under_way.images * self.fabric.world_size / under_way.seconds,
+            images_per_second=under_way.images * self.group.size / under_way.seconds,
             train_seconds=self.seconds,
         )
         check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
         is_best, self.best = score.quality >= self.best, max(self.best, score.quality)
         for callback in self.callbacks:
             callback.on_epoch(self, epoch)
-        if self.chief:
-            for name in (BEST, LAST) if is_best else (LAST,):
-                self._save(name)
-        self.fabric.barrier()
+        for name in (BEST, LAST) if is_best else (LAST,):
+            self._save(name)
+        self.group.wait()
 
     def _train_batches(self, under_way: UnderWay) -> dict[str, float | None]:
         """One pass over the training images, or the rest of it: the means of what was trained on.
@@ -261,7 +291,7 @@ class Trainer:
                     total += torch.stack([value.float() for value in sums])
                 under_way.images += batch_size(part.x)
                 if number % settings.log_every == 0 and number < batches:
-                    check_losses(total, self.epoch, number, self.run_directory.file(LAST))
+                    check_losses(self.group.mean(total), self.epoch, number, self.run_directory.file(LAST))
                 for callback in self.callbacks:
                     callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
                 whole = part.last
@@ -269,40 +299,36 @@ class Trainer:
                     began = under_way.note(number, total, began)
                     self._stop(under_way)
         except CannotRead as error:
-            if whole and self.fabric.world_size == 1 and self.stopping.asked_meanwhile():
+            if whole and self.group.size == 1 and self.stopping.asked_meanwhile():
                 under_way.note(number, total, began)
                 self._stop(under_way)
             assert error.__cause__ is not None
             raise error.__cause__  # noqa: B904, it has a cause of its own
         under_way.note(number, total, began)  # the one wait for the epoch's end
-        check_losses(under_way.sums, self.epoch, number, self.run_directory.file(LAST))
-        reduced: Any = under_way.sums / batches
-        if self.fabric.world_size > 1:
-            reduced = self.fabric.all_reduce(reduced, reduce_op="mean")
+        means = self.group.mean(under_way.sums if self.group.size == 1 else total).cpu()
+        check_losses(means, self.epoch, number, self.run_directory.file(LAST))
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
-        *means, accuracy = reduced.tolist()
+        *means, accuracy = (means / batches).tolist()
         told = 100 * accuracy if self.data.task in _OF_CLASSES else None
         return {**dict(zip(names, means, strict=True)), "train_quality": told}
 
     def _is_to_stop(self, number: int) -> bool:
         """Whether training is to end behind a batch; several processes agree on that now and then."""
-        if self.fabric.world_size == 1:
+        if self.group.size == 1:
             return self.stopping.asked is not None
         if number % self.recipe.training.log_every:
             return False
-        asked = torch.tensor(self.stopping.asked or 0, device=self.fabric.device)
-        agreed: Any = self.fabric.all_reduce(asked, reduce_op="max")
-        self.stopping.asked = int(agreed) or None
+        self.stopping.asked = self.group.greatest(self.stopping.asked or 0) or None
         return self.stopping.asked is not None
 
     def _stop(self, under_way: UnderWay) -> None:
         """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
         check_parameters(self.method.parameters(), self.epoch + 1, self.run_directory.file(LAST))
+        self.group.average_buffers(self.method)
         self.under_way = under_way
-        if self.chief:
-            self._save(LAST)
+        self._save(LAST)
         self.under_way = None
-        self.fabric.barrier()
+        self.group.wait()
         self.stopping.end()
 
     def _validate_or_stop(self, under_way: UnderWay) -> Score:
@@ -321,23 +347,30 @@ class Trainer:
 
     def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
-        x = part.x
+        x = in_format(part.x, next(self.method.parameters()).dtype)
         if self.recipe.training.compile:
             torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         if self.layout is torch.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=self.layout)
-        if self.method.calls_backward:
-            x = in_format(x, next(self.method.parameters()).dtype)
-            with self.fabric.autocast():
-                terms = self._checked(self.method.backward(x, part.y, scale=part.share, backward=self.fabric.backward))
-        else:
-            # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
-            with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.fabric.world_size > 1):
-                terms = self._checked(self.wrapped(x, part.y))
-                self.fabric.backward(terms.loss * part.share)
-            terms.loss = terms.loss.detach()
+        with self.capturing.step(x):
+            terms = self._gone_back(x, part)
         if part.last:
+            if not self.wrapped_in_ddp:
+                self.group.average_gradients(self.method.parameters())
             self.update.take()
+        return terms
+
+    def _gone_back(self, x: Any, part: StepPart) -> Terms:
+        """The terms of a batch, with gradients added."""
+        if self.method.calls_backward:
+            with self.fabric.autocast():
+                backward = self.update.backward
+                return self._checked(self.method.backward(x, part.y, scale=part.share, backward=backward))
+        # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
+        with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.wrapped_in_ddp):
+            terms = self._checked(self.wrapped(x, part.y))
+            self.fabric.backward(terms.loss * part.share)
+        terms.loss = terms.loss.detach()
         return terms
 
     def _checked(self, terms: Any) -> Terms:
@@ -349,7 +382,11 @@ class Trainer:
         return terms
 
     def _validate(self) -> Score:
-        with self.method.as_deployed(), measuring_as(self.recipe, self.fabric.device):
+        with (
+            self.method.as_deployed(),
+            divided(self.group.division),
+            measuring_as(self.recipe, self.fabric.device),
+        ):
             statistics = None
             if self.method.pollutes_statistics:
                 view = "training" if self.calibration == "auto" else self.calibration
@@ -361,15 +398,19 @@ class Trainer:
                 statistics=statistics,
                 temperatures=temperatures,
                 aim=self.data.aim,
-                after_batch=self.stopping.break_off if self.fabric.world_size == 1 else None,
+                after_batch=self.stopping.break_off if self.group.size == 1 else None,
             )[0]
 
     def _save(self, name: str) -> None:
+        """Write a checkpoint, which all processes have a part in."""
+        saved = states_of_all(self.group, self.under_way)
+        if not self.chief:
+            return
         state = {
+            **saved,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": random_states() if self.under_way is None else self.under_way.now,
             "epoch": self.epoch,
             "step": self.steps,
             "best": self.best,
@@ -379,23 +420,23 @@ class Trainer:
             "log": self.log.file.text,
             **self.update.state(),
         }
-        if self.under_way is not None:
-            state["under_way"] = self.under_way.to_mapping()
         if self.prepared.origin is not None:
             state["weights"] = self.prepared.origin.to_mapping()
         save_checkpoint(self.run_directory, name, state)
         for callback in self.callbacks:
             callback.on_checkpoint(self, self.run_directory.file(name))
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint; each process with random states of its own."""
+        if state is None:
+            seed_rank(self.recipe.seed, self.group.rank, 0)
+            return
         try:
             self.method.load_state_dict(state["method"])
             restore_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.update.restore(state)
-            restore_random_states(state["random"])
-            if "under_way" in state:
-                self.under_way = UnderWay.from_mapping(state["under_way"])
+            self.under_way = restore_states(self.group, state, self.recipe.seed)
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
             if (log := state.get("log")) is not None:
                 rows_of_log(log)

@@ -43,7 +43,13 @@ def measuring_as(recipe: Recipe, device: torch.device) -> AbstractContextManager
         recipe: The recipe.
         device: What is computed on; on a CPU 16-mixed is bf16-mixed, as in training.
     """
-    dtype = _MIXED.get(recipe.training.precision)
+    dtype = mixed_format(recipe, device)
     if dtype is None or not recipe.evaluation.autocast:
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if device.type == "cpu" else dtype)
+    return torch.autocast(device.type, dtype)
+
+
+def mixed_format(recipe: Recipe, device: torch.device) -> torch.dtype | None:
+    """The format of 16 bits that a recipe mixes with 32; None if it mixes none."""
+    dtype = _MIXED.get(recipe.training.precision)
+    return torch.bfloat16 if dtype is not None and device.type == "cpu" else dtype

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from stimulative.training.randomness import random_states, restore_random_states
+from stimulative.training.randomness import random_states, restore_random_states, seed_rank
+from stimulative.training.together import Group
 
 
 @dataclass
@@ -20,7 +21,7 @@ class UnderWay:
     Args:
         sums: The sums over batches of what the log has the means of, shape (5,), float32.
         batches: Batches that were trained on.
-        images: Images, or sequences, in them.
+        images: Images, or sequences, in them; in a checkpoint those of all processes.
         seconds: How long that took.
         began: The states of the global generators when the epoch began; loaders draw from them then.
         now: Those behind the last step.
@@ -58,6 +59,10 @@ class UnderWay:
         """From a checkpoint."""
         return cls(**mapping)
 
+    def together(self, group: Group) -> Self:
+        """The same with what all processes have done, as a checkpoint has it."""
+        return replace(self, sums=group.mean(self.sums), images=self.images * group.size)
+
     def begin_again(self) -> None:
         """Put the global generators where they were when the epoch began, if some of it was trained before."""
         if self.now is not None:
@@ -67,3 +72,40 @@ class UnderWay:
         """Put them where they were behind the last step."""
         if self.now is not None:
             restore_random_states(self.now)
+
+
+def states_of_all(group: Group, under_way: UnderWay | None) -> dict[str, Any]:
+    """The random states of all processes, and what has been done of an epoch, as a checkpoint has them.
+
+    Those of the first one stand where they stand in the checkpoint of a process alone; ``ranks`` has the others'.
+    """
+    if under_way is None:
+        first, *others = group.gathered({"random": random_states()})
+    else:
+        first, *others = group.gathered({"random": under_way.now, "under_way": under_way.together(group).to_mapping()})
+    return {**first, "ranks": others} if others else first
+
+
+def restore_states(group: Group, saved: Mapping[str, Any], seed: int) -> UnderWay | None:
+    """Put the generators of this process where a checkpoint has them.
+
+    Args:
+        group: The processes that go on, which may be more or fewer than those that saved it.
+        saved: The checkpoint.
+        seed: Of the run, for the streams of processes that are new.
+
+    Returns:
+        What has been done of an epoch.
+    """
+    own = saved if group.first else next(iter(saved.get("ranks", [])[group.rank - 1 : group.rank]), None)
+    done = saved.get("under_way")
+    if own is not None:
+        restore_random_states(own["random"])
+    else:
+        seed_rank(seed, group.rank, int(saved["step"]))
+        if done is not None:
+            own = {"under_way": {"began": random_states(), "now": random_states()}}
+    if done is None or own is None:
+        return None
+    states = {key: own["under_way"][key] for key in ("began", "now")}
+    return UnderWay.from_mapping({**done, **states, "images": done["images"] // group.size})

@@ -15,6 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from stimulative.methods import Backward
+
 KEY = "scaler"
 """What a checkpoint calls the scaler's state; there is none without a scaler, nor in those of older versions."""
 
@@ -29,6 +31,10 @@ class Update:
         wrapped: What Fabric made of it.
         scheduler: Moves the learning rate.
         clip_norm: The norm that longer gradients are scaled down to; None leaves them alone.
+
+    Attributes:
+        backward: Goes backward from a loss, at the scale of the scaler.
+        keeps_gradients: Whether gradients are zeros behind a step, instead of none.
     """
 
     def __init__(
@@ -46,7 +52,9 @@ class Update:
         self.wrapped = wrapped
         self.scheduler = scheduler
         self.clip_norm = clip_norm
+        self.keeps_gradients = False
         self.scaler = getattr(fabric.strategy.precision, "scaler", None)
+        self.backward: Backward = torch.autograd.backward if self.scaler is None else fabric.backward
         if self.scaler is not None:
             # without gradients it changes nothing; the scheduler would take it for an error that its step comes before
             # the optimiser's first one, which a scaler mostly leaves out
@@ -58,7 +66,7 @@ class Update:
         if self.clip_norm is not None:
             self._clip(self.clip_norm)
         self.wrapped.step()
-        self.wrapped.zero_grad(set_to_none=True)
+        self.wrapped.zero_grad(set_to_none=not self.keeps_gradients)
         self.scheduler.step()
 
     def _clip(self, norm: float) -> None:

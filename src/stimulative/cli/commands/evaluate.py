@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from stimulative.claiming import is_first_process
 from stimulative.cli.messages import CommandFailed
 from stimulative.cli.progress import progress_bar
 from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
@@ -112,6 +113,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         print(lost.subnets, end="")
         print(json.dumps(lost.summary, indent=2))
         raise CommandFailed(f"{lost} What was measured is printed instead: subnets.csv, then summary.json") from lost
+    if not is_first_process():
+        return 0  # of several processes that share the work, one speaks
     if options.json:
         print(json.dumps(summary, indent=2))
     else:

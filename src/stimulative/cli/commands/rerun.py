@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Make it again."""
     from stimulative.claiming import is_first_process
     from stimulative.studies import rerun
-    from stimulative.training import Diverged
+    from stimulative.training import Diverged, ProcessLost
 
     stray, _ = without_settings(rest)
     others = [word for word in rest if word.startswith("--") and not word.startswith("--data.")]
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         raise UsageError("--out is empty; name a directory")
     try:
         found = rerun(options.run, options.out, settings=rest)
-    except Diverged as error:
+    except (Diverged, ProcessLost) as error:
         raise CommandFailed(f"stopped: {error}") from error
     except KeyboardInterrupt as stopped:
         words = ["stimulative", "rerun", options.run, *(["--out", options.out] if options.out else []), *rest]

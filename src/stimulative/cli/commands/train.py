@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from stimulative.claiming import is_first_process
 from stimulative.cli.data_option import add_data, data_settings, directory_word
 from stimulative.cli.from_option import add_from, from_settings
-from stimulative.cli.messages import CommandFailed, interrupted_status
+from stimulative.cli.messages import CommandFailed, interrupted_status, say
 from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 from stimulative.files import user_path
@@ -74,12 +73,12 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
 
     from stimulative.runs import RECIPE, RunDirectory
-    from stimulative.training import Diverged, train
+    from stimulative.training import Diverged, ProcessLost, train
 
     before = RunDirectory(out).finished
     try:
         train(recipe, out, resume=options.resume)
-    except Diverged as error:
+    except (Diverged, ProcessLost) as error:
         raise CommandFailed(f"stopped: {error}") from error
     except KeyboardInterrupt as stopped:
         if RunDirectory(out).started:
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             )
         else:
             hint = "nothing has been trained yet"
-        print(f"\n{str(stopped) or 'interrupted'}; {hint}", file=sys.stderr)
+        say(f"\n{str(stopped) or 'interrupted'}; {hint}", stopped)
         return interrupted_status(stopped)
     if not is_first_process():
         return 0  # of several processes that train together, one speaks

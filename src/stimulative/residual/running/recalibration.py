@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from stimulative.errors import UsageError
+from stimulative.ranks import division
 from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.samples import batch_size, first_samples
@@ -55,6 +56,8 @@ def recalibrate(
         images: Stop after that many images; the batch that reaches the number is cut to fit. A batch of a single
             image, unless it is the first one, is left out.
 
+    Where work is divided (``stimulative.ranks``), all processes read all batches, and each computes its own.
+
     Raises:
         UsageError: If there is no image to estimate from, or a layer's statistics cannot be estimated.
     """
@@ -63,22 +66,29 @@ def recalibrate(
     check_statistics(model, wiring)
     seen = 0
     collect = _Collect(model, wiring)
+    shares, own = division(), []
     with torch.inference_mode(False), torch.no_grad():
-        for inputs in batches if collect.norms else ():
+        for number, inputs in enumerate(batches if collect.norms else ()):
             size = batch_size(inputs)
             if images is not None and seen + size > images:
                 inputs, size = first_samples(inputs, images - seen, size), images - seen
-            if size > 1 or (size and not seen):  # one image may have no variance to estimate
+            counts = size > 1 or (size and not seen)  # one image may have no variance to estimate
+            if counts and (shares is None or shares.mine(number)):
                 args, kwargs = arguments_of(inputs)
                 collect.images = size
                 with exclusive(model, passes_within=True), collect.watching():
                     for _ in replay(model, wiring, args, kwargs, subnets, around=collect):
                         pass
+                if shares is not None:
+                    own.append(collect.taken())
+            if counts:
                 seen += size
             if images is not None and seen >= images - 1:
                 break
         if collect.norms and not seen:
             raise UsageError("recalibration needs at least one image, got none")
+        for sums in () if shares is None or not collect.norms else shares.in_order(own):
+            collect.put_back(sums)
         return Statistics(seen, frozenset(subnets), collect.statistics())
 
 
@@ -114,6 +124,20 @@ class _Sum:
         if isinstance(self.weight, Tensor):
             mean = torch.where(self.weight > 0, mean, own)
         return mean.to(own.dtype)
+
+
+Sums = list[tuple[Node, str, list[tuple[Any, Any]]]]
+"""By node and the name of a layer, the sum of each of its statistics and that of their weights."""
+
+
+def _on_cpu(value: Tensor | float) -> Tensor | float:
+    """A sum where it can be sent to another process."""
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _on_device(value: Tensor | float, device: torch.device) -> Tensor | float:
+    """A sum where it is added to."""
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 class _Collect:
@@ -176,6 +200,24 @@ class _Collect:
             intercepted(modules, calls),
         ):
             yield
+
+    def taken(self) -> Sums:
+        """What has been added up so far, on the CPU, taken out."""
+        sums, self._sums = self._sums, {}
+        return [
+            (node, self.names[layer], [(_on_cpu(one.total), _on_cpu(one.weight)) for one in of_layer])
+            for node, layers in sums.items()
+            for layer, of_layer in layers.items()
+        ]
+
+    def put_back(self, sums: Sums) -> None:
+        """Add what was taken out, here or in another process."""
+        for node, name, values in sums:
+            layer = self.model.get_submodule(name)
+            device = next(buffer.device for buffer in layer.buffers())
+            of_layer = self._sums.setdefault(node, {}).setdefault(layer, [_Sum() for _ in values])
+            for one, (total, weight) in zip(of_layer, values, strict=True):
+                one.total, one.weight = one.total + _on_device(total, device), one.weight + _on_device(weight, device)
 
     def statistics(self) -> dict[Node, LayerStatistics]:
         """The means, by node and the name of the layer within its unit."""

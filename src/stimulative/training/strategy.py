@@ -1,0 +1,122 @@
+"""Lightning's strategy for processes that are there already, whoever has started them."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stimulative.methods import Method
+from stimulative.ranks import Place
+from stimulative.training.together import Group
+
+_SYNCHRONISES = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the older name stands behind the newer
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+
+
+class Placed(ClusterEnvironment):
+    """What Lightning asks of the processes that train together.
+
+    Args:
+        place: The place of this one.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Yes: they are there."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Where they meet."""
+        return self.place.address
+
+    @property
+    def main_port(self) -> int:
+        """The port there."""
+        return self.place.port
+
+    @staticmethod
+    def detect() -> bool:
+        """It is named, never found."""
+        return False
+
+    def world_size(self) -> int:
+        """How many there are."""
+        return self.place.size
+
+    def set_world_size(self, size: int) -> None:
+        """The place says it."""
+
+    def global_rank(self) -> int:
+        """The number of this one."""
+        return self.place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """The place says it."""
+
+    def local_rank(self) -> int:
+        """Its number on its node."""
+        return self.place.local_rank
+
+    def node_rank(self) -> int:
+        """The number of its node."""
+        return self.place.node
+
+
+class Together(DDPStrategy):
+    """One device of this process's own, and a way for gradients to come together.
+
+    Args:
+        place: The place of this process.
+        road: As the recipe says: ``ddp`` wraps a method in ``DistributedDataParallel``, ``flat`` leaves it, and whoever
+            trains it calls ``Group.average_gradients``; ``auto`` wraps what goes backward once a step.
+
+    Attributes:
+        wraps: Whether the method is wrapped; known once it is set up.
+    """
+
+    def __init__(self, place: Place, road: Literal["auto", "ddp", "flat"]) -> None:
+        # running statistics come together where they are read (Group.average_buffers), not before each forward
+        settings: dict[str, Any] = {_SYNCHRONISES: False}
+        super().__init__(cluster_environment=Placed(place), **settings)
+        self._place, self._road = place, road
+        self._backward_sync_control = _Held()  # pyright: ignore[reportAttributeAccessIssue]
+        self.wraps = False
+
+    @property
+    def root_device(self) -> torch.device:
+        """The device of this process."""
+        assert self.parallel_devices is not None
+        return self.parallel_devices[0]
+
+    def setup_module(self, module: nn.Module) -> Any:
+        """The method, with the same values in all processes, wrapped if it is to be."""
+        Group(self._place).share(module)
+        several = isinstance(module, Method) and module.calls_backward
+        self.wraps = self._road == "ddp" or (self._road == "auto" and not several)
+        return super().setup_module(module) if self.wraps else module
+
+    def _configure_launcher(self) -> None:
+        self._launcher = None
+
+
+class _Held:
+    """Holds gradients back while batches are accumulated."""
+
+    def no_backward_sync(self, module: nn.Module, enabled: bool) -> AbstractContextManager[Any]:
+        """A context without exchange of gradients, where the module would exchange them."""
+        return module.no_sync() if enabled and isinstance(module, DistributedDataParallel) else nullcontext()

@@ -1,0 +1,211 @@
+"""What processes that train together do together: agree, gather, and bring gradients and statistics to their mean.
+
+Numbers of the host travel between hosts (gloo), also where gradients travel between GPUs (NCCL), so that agreeing on
+something waits for no GPU.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from stimulative.errors import UsageError
+from stimulative.ranks import Division, Place
+from stimulative.training.copies import Copies
+from stimulative.training.divergence import Diverged
+
+_OF_OTHERS = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]tore|process group")
+"""What PyTorch's errors speak of where another process has gone; they are of no kind of their own."""
+
+
+class ProcessLost(RuntimeError):
+    """Another of the processes that train together has ended, so that none of them can go on."""
+
+
+class Elsewhere(UsageError):
+    """Something cannot be used, and the first of the processes that train together says what."""
+
+
+class Group:
+    """The processes that train together, seen from one of them; all that it does is for all of them to call.
+
+    Args:
+        place: The place of this process.
+        copies: Those that this one has started, if it has.
+    """
+
+    def __init__(self, place: Place, copies: Copies | None = None) -> None:
+        self.rank, self.size, self.copies = place.rank, place.size, copies
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the first one, which writes and speaks for all."""
+        return self.rank == 0
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What all processes have, by rank; values that can be pickled, tensors among them on the CPU."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def greatest(self, number: int) -> int:
+        """The greatest of all processes' numbers."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return int(found)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of all processes' tensors."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        distributed.all_reduce(values)
+        return values / self.size
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        self.greatest(0)
+
+    def share(self, module: nn.Module) -> None:
+        """Give all processes the parameters and buffers of the first."""
+        for tensors in _by_format([*module.parameters(), *module.buffers()]) if self.size > 1 else ():
+            flat = _flat(tensors)
+            distributed.broadcast(flat, 0)
+            _put_back(flat, tensors)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Bring gradients to their mean over processes, by one exchange (of each number format).
+
+        A parameter without a gradient counts as one whose gradient is zero if another process has one for it, and
+        stays without one if none has.
+
+        Args:
+            parameters: Those that are trained, in the same order in all processes.
+        """
+        for trained in _by_format([one for one in parameters if one.requires_grad]) if self.size > 1 else ():
+            lacking = [at for at, one in enumerate(trained) if one.grad is None]
+            flat = _flat([torch.zeros_like(one) if one.grad is None else one.grad for one in trained])
+            has = flat.new_ones(len(trained))
+            for at in lacking:
+                has[at] = 0
+            both = torch.cat([flat, has])
+            distributed.all_reduce(both)
+            flat, has = both[: -len(trained)].div_(self.size), both[-len(trained) :]
+            if lacking:
+                somewhere = has.tolist()  # waits for the device, and so is looked at only where it tells something
+                for at in lacking:
+                    trained[at].grad = torch.zeros_like(trained[at]) if somewhere[at] else None
+            for one, values in zip(trained, flat.split([one.numel() for one in trained]), strict=True):
+                if one.grad is not None:
+                    one.grad.copy_(values.view_as(one))
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Bring buffers to their mean over processes; those of whole numbers are the first one's.
+
+        Running statistics are linear in what each batch adds to them, so that their mean is what a layer would have
+        that sees the batches of all processes one by one. Training does not read them; whoever reads them comes here
+        first.
+        """
+        for tensors in _by_format(list(module.buffers())) if self.size > 1 else ():
+            flat = _flat(tensors)
+            if flat.is_floating_point():
+                distributed.all_reduce(flat)
+                flat.div_(self.size)
+            else:
+                distributed.broadcast(flat, 0)
+            _put_back(flat, tensors)
+
+    @property
+    def division(self) -> Division | None:
+        """How they divide work on batches; None for a process alone."""
+        return Division(self.rank, self.size, self.gathered) if self.size > 1 else None
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Within, what one process cannot use none can; nothing in there may wait for the others.
+
+        Raises:
+            UsageError: In the first process, with what any of them has said.
+            Elsewhere: In the others.
+        """
+        error: UsageError | None = None
+        try:
+            yield
+        except UsageError as found:
+            error = found
+        said = [text for text in self.gathered(None if error is None else str(error)) if text is not None]
+        if error is not None and (self.first or self.size == 1):
+            raise error
+        if said:
+            raise (UsageError if self.first else Elsewhere)(said[0])
+
+    @contextmanager
+    def whole(self, *, to_the_end: bool = True) -> Iterator[None]:
+        """Within, an error that comes of another process's end says so, and copies end with this process's work.
+
+        Args:
+            to_the_end: Whether the work is over behind it.
+
+        Raises:
+            ProcessLost: In place of what PyTorch raises where another process has gone.
+        """
+        well = True
+        try:
+            yield
+        except BaseException as error:
+            well = isinstance(error, KeyboardInterrupt)  # all were asked to stop
+            if self.size == 1 or not isinstance(error, RuntimeError) or not _of_others(error):
+                if to_the_end and self.size > 1 and not isinstance(error, KeyboardInterrupt | Diverged):
+                    error.of_one = True  # pyright: ignore[reportAttributeAccessIssue], for whoever tells of it
+                raise
+            said = None if self.copies is None else self.copies.lost()
+            what = said or f"another of the {self.size} processes that train together has ended"
+            raise ProcessLost(f"{what}; the run goes on from its last checkpoint with resume=True") from error
+        finally:
+            if self.copies is not None and (to_the_end or sys.exception() is not None):
+                self.copies.close(well=well)
+                self.copies = None
+
+
+@contextmanager
+def one_voice(group: Group) -> Iterator[None]:
+    """Within, only the first process warns; the others have the same to say."""
+    with warnings.catch_warnings():
+        if not group.first:
+            warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _of_others(error: RuntimeError) -> bool:
+    """Whether an error comes of another process's end."""
+    return isinstance(error, distributed.DistError) or _OF_OTHERS.search(str(error)) is not None
+
+
+def _by_format(tensors: Iterable[Any]) -> list[list[Any]]:
+    """Tensors apart by number format, each part in their order."""
+    parts: dict[torch.dtype, list[Any]] = {}
+    for tensor in tensors:
+        parts.setdefault(tensor.dtype, []).append(tensor)
+    return list(parts.values())
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """The values of tensors of one format behind each other."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _put_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Set tensors to the values that lie behind each other."""
+    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(values.view_as(tensor))

@@ -1,0 +1,364 @@
+"""Several processes train together as one does, and go on as any number of them."""
+
+import copy
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed import GroupMember
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import stimulative
+from stimulative.data import load
+from stimulative.errors import UsageError
+from stimulative.ranks import Place, first_node, gpu_of, gpus_of_job, is_first_of_node, place_of_process
+from stimulative.runs import METRICS, MODEL, RunDirectory
+from stimulative.studies import compare
+from stimulative.training import changes_of_recipe, load_recipe, train
+from stimulative.training.devices import planned
+from stimulative.training.synchronising import each_by_itself, synchronise, synchronised
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place()),
+        (
+            {
+                **{"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
+                **{"MASTER_ADDR": "gpu1", "MASTER_PORT": "29400", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
+            },
+            Place(9, 16, 1, 8, "torchrun", "gpu1", 29400),  # torchrun within srun, a task for each node
+        ),
+        (
+            {
+                **{"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "8(x2)"},
+                **{"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"},
+                **{"SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "3"},
+            },
+            Place(9, 16, 1, 8, "srun", "gpu07", 20_000 + 12345673 % 20_000),
+        ),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),  # a batch script without srun
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+    ],
+)
+def test_a_process_finds_its_place(environment, place):
+    found = place_of_process(environment)
+    assert found == place
+    assert (found.nodes, found.node) == (2, 1) if place.size > 1 else (found.nodes, found.node) == (1, 0)
+    assert is_first_of_node(environment) == (place.local_rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        (Place(0, 3, 0, 2).variables(), "as many on each node, got WORLD_SIZE 3 and LOCAL_WORLD_SIZE 2"),
+        (
+            {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
+            r"3 tasks on 2 nodes \(2,1\): they have to be as many on each",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun has started 2 processes, which do not find each other"),
+    ],
+)
+def test_places_that_cannot_be_are_refused(environment, message):
+    with pytest.raises(UsageError, match=message):
+        place_of_process(environment)
+
+
+def test_nodes_of_slurm():
+    lists = {"gpu[07-09,12],cpu1": "gpu07", "a,b": "a", "a[3]": "a3", "a[1-2]-ib": "a1-ib", "node": "node"}
+    assert {text: first_node(text) for text in lists} == lists
+
+
+def test_each_process_and_each_job_has_gpus_of_its_own():
+    eight = [Place(rank, 16, rank % 8, 8, "torchrun") for rank in range(16)]
+    assert [gpu_of(place, 8) for place in eight] == [*range(8)] * 2
+    assert gpu_of(Place(3, 4, 3, 4, "srun"), 1) == 0  # each task is shown one
+    with pytest.raises(UsageError, match="4 processes on a node that shows 2 GPUs"):
+        gpu_of(Place(2, 4, 2, 4, "torchrun"), 2)
+    gpus = [f"GPU-{letter}" for letter in "abcde"]
+    assert [gpus_of_job(slot, 2, gpus) for slot in range(3)] == [
+        (gpus[0], gpus[1]),
+        (gpus[2], gpus[3]),
+        (gpus[0], gpus[1]),
+    ]
+    assert [gpus_of_job(slot, 1, gpus[:2]) for slot in range(3)] == [(gpus[0],), (gpus[1],), (gpus[0],)]
+    assert gpus_of_job(0, 2, gpus[:1]) == gpus_of_job(0, 1, []) == ()
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "message"),
+    [
+        (
+            Place(1, 2, 1, 2),
+            {"devices": 4},
+            r"says 4, and torchrun has started 2 processes on each node\. Start 4",
+        ),
+        (Place(1, 2, 1, 2), {"devices": 1}, r"recipe says 1, and torchrun .* or set training\.devices to 2"),
+        (
+            Place(1, 2, 0, 1),
+            {"num_nodes": 1},
+            r"training\.num_nodes: the recipe says 1, .* started 2 nodes",
+        ),
+        (None, {"num_nodes": 2}, "training.num_nodes: got 2, but this process was started alone"),
+        (Place(0, 2, 0, 2), {"sync_batchnorm": True}, "PyTorch synchronises batch norms on GPUs only"),
+        (Place(0, 3, 0, 3), {}, "data.batch_size: 64 is the batch of all 3 processes together"),
+        (Place(0, 2, 0, 2), {"devices": "auto", "strategy": "ddp"}, None),
+        (Place(0, 2, 0, 1), {"devices": 1, "num_nodes": 2}, None),
+    ],
+)
+def test_what_was_started_is_compared_with_the_recipe_before_any_work(place, settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for name, value in (place.variables() if place else {}).items():
+        monkeypatch.setenv(name, value)
+    recipe = load_recipe("digits", SMALL | {f"training.{key}": value for key, value in settings.items()})
+    if message is None:
+        assert planned(recipe).size == 2
+        return
+    with pytest.raises(UsageError, match=message):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_norms_that_synchronise_are_the_same_for_one_process():
+    torch.manual_seed(0)
+    net = timm.create_model("regnety_002", num_classes=5)  # timm's norms, with an activation inside
+    other = synchronised(copy.deepcopy(net))
+    kinds = {type(layer).__name__ for layer in other.modules() if isinstance(layer, _BatchNorm)}
+    assert kinds == {"SyncBatchNormAct"}
+    x, batches = torch.randn(4, 3, 32, 32), [torch.randn(4, 3, 32, 32) for _ in range(2)]
+    networks = [stimulative.unravel(one, x) for one in (net, other)]
+    subnets = [networks[0].full, networks[0].space.smallest]
+    scale = []
+    for network in networks:
+        network.model.train()
+        losses = [output.square().mean() for _, output, _ in network.passes(x, subnets)]
+        torch.stack(losses).sum().backward()
+        with each_by_itself(network.model):
+            statistics = network.recalibrate(batches, subnets)
+        network.load_statistics(statistics, subnets[1])
+        scale.append([*(one.grad for one in network.model.parameters()), *network.model.buffers(), torch.stack(losses)])
+    assert all(torch.equal(one, two) for one, two in zip(*scale, strict=True) if one is not None)
+
+
+def test_batch_norms_are_switched_and_strange_ones_are_refused():
+    net = synchronised(nn.Sequential(nn.BatchNorm2d(2), nn.Linear(2, 2)))
+    assert net[0].process_group == GroupMember.NON_GROUP_MEMBER
+    synchronise(net, on=True)
+    with each_by_itself(net):
+        assert net[0].process_group == GroupMember.NON_GROUP_MEMBER
+    assert net[0].process_group is None
+
+    class Own(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UsageError, match=r"training\.sync_batchnorm: 0 \(Own\) computes in a way of its own"):
+        synchronised(nn.Sequential(Own(2)))
+
+
+def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):
+    recipe = load_recipe("digits", RUNS["joint"])
+    elsewhere = recipe.override({"training.devices": 2, "training.num_nodes": 1, "training.strategy": "flat"})
+    assert changes_of_recipe(recipe.to_mapping(), elsewhere) == []
+    old = recipe.to_mapping()
+    old["training"]["devices"] = 1
+    for key in ("num_nodes", "strategy"):
+        del old["training"][key]
+    del old["optimizer"]["trunk_lr"]
+    assert changes_of_recipe(old, recipe) == []
+    assert changes_of_recipe(old, recipe.override({"optimizer.trunk_lr": 0.5})) == [
+        "optimizer.trunk_lr: 1.0 then, 0.5 now"
+    ]
+
+
+def test_data_of_ones_own_are_not_sent_to_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    recipe = load_recipe("digits", SMALL | {"training.devices": 2})
+    with pytest.raises(UsageError, match=r"data= is of this process alone.*start the script by torchrun"):
+        train(recipe, tmp_path / "run", data=load(recipe.data, seed=0), progress=False)
+    callback = Stop(0, 1)
+    callback.step = lambda: 0
+    with pytest.raises(UsageError, match="callbacks= cannot be sent to other processes"):
+        train(recipe, tmp_path / "run", callbacks=[callback], progress=False)
+
+
+def test_a_study_is_not_started_several_times(tmp_path, monkeypatch):
+    for name, value in Place(1, 2, 1, 2).variables().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="torchrun has started 2 processes, and a study starts those of its runs"):
+        compare("digits", out=tmp_path / "study")
+
+
+def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
+    words = ["train", "digits", "--out", str(tmp_path / "run"), "--training.devices", "2", "--training.device", "cpu"]
+    words += ["--schedule.epochs", "500", "--model.arguments.width", "2"]
+    command = [sys.executable, "-m", "stimulative", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "run" / METRICS).exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (copy,) = (one for one in map(int, children) if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes())
+        os.kill(copy, signal.SIGKILL)
+        began = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    (line,) = (line for line in said.splitlines() if line.strip() and " epoch " not in line)
+    assert line == (
+        "stimulative: stopped: process 1 of the 2 that train together was killed by SIGKILL; the run goes on from its "
+        "last checkpoint with --resume"
+    )
+    assert checkpoint(tmp_path / "run")["epoch"] >= 0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("pair")
+
+
+@pytest.fixture(scope="module")
+def pair(out) -> list[dict[str, Any]]:
+    """What each of two processes has found, and their runs, in ``out``."""
+    train(load_recipe("digits", SMALL | {"schedule.max_steps": 4}), out / "one", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe("digits", SMALL), out / "begun-by-one", progress=False, callbacks=[Stop(0, 6)])
+    torch.multiprocessing.spawn(work, args=(free_port(), out), nprocs=2)
+    found = [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    for part in found:
+        assert not [value for value in part.values() if isinstance(value, str)], part
+    return found
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load_file(run / MODEL)
+
+
+def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+
+
+def checkpoint(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoint-last.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The same runs by one process."""
+    place = tmp_path_factory.mktemp("alone")
+    for name in ("joint", "lean"):
+        train(load_recipe("digits", RUNS[name]), place / name, progress=False)
+    train(load_recipe("digits", SMALL), place / "whole", progress=False)
+    return place
+
+
+def in_one_process(schedule: str) -> dict[str, Tensor]:
+    """A loop of one's own on the batches of both processes."""
+    net = model()
+    method = stimulated(net, schedule=schedule).train()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    generator = method.generator.get_state()
+    for step in range(STEPS):
+        for rank in (0, 1):  # which draw the same subnets
+            method.generator.set_state(generator)
+            method.backward(*batch(step, rank), scale=0.5)
+        generator = method.generator.get_state()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: value.detach().clone() for name, value in net.named_parameters()}
+
+
+@pytest.mark.parametrize("wrap", [*WRAPS, "sharded"])
+def test_a_loop_of_ones_own_trains_like_one_process_on_both_batches(pair, wrap):
+    expected = in_one_process("lean" if wrap == "lean" else "joint")
+    start = dict(model().named_parameters())
+    assert apart({name: value.detach() for name, value in start.items()}, expected) > 1e-2
+    for part in pair:
+        found = part["sharded"]["joint"] if wrap == "sharded" else part["loops"][wrap]
+        assert apart(found, expected) < 2e-5
+
+
+def test_lean_on_divided_parameters_is_refused(pair):
+    for part in pair:
+        assert "would lose gradients of parameters that are divided among processes" in part["sharded"]["lean"]
+
+
+def test_what_processes_do_together(pair):
+    for part in pair:
+        found = part["exchanges"]
+        gradients = found["gradients"]
+        assert [name for name, one in gradients.items() if one is not None] == ["0.weight", "2.weight", "3.bias"]
+        assert gradients["0.weight"].unique().tolist() == [0.5]
+        assert gradients["2.weight"].unique().tolist() == [0.5]  # of one process only, so zero in the other
+        assert gradients["3.bias"].tolist() == [4.0]
+        assert found["buffers"]["1.running_mean"].tolist() == [0.5, 0.5]
+        assert int(found["buffers"]["1.num_batches_tracked"]) == 7
+        assert all((value == 0).all() for value in found["parameters"].values())
+        assert (found["greatest"], found["mean"].tolist()) == (4, [1.5, 3.0])
+        assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
+
+
+def test_what_one_process_cannot_use_none_goes_on_with(pair):
+    first, second = (part["refusals"] for part in pair)
+    assert first == {"second": "UsageError: rank 1 finds no file", "both": "UsageError: rank 0 finds no file"}
+    assert second == {name: text.replace("UsageError", "Elsewhere") for name, text in first.items()}
+
+
+@pytest.mark.parametrize(("name", "of"), [("joint", "joint"), ("flat", "joint"), ("lean", "lean")])
+def test_two_processes_train_like_one(pair, out, alone, name, of):
+    assert apart(weights(out / name), weights(alone / of)) < 2e-5
+    one, two = RunDirectory(alone / of), RunDirectory(out / name)
+    assert two.summary.main.quality == one.summary.main.quality
+    assert [row.validation_quality for row in two.metrics] == [row.validation_quality for row in one.metrics]
+    assert [row.loss for row in two.metrics] == pytest.approx([row.loss for row in one.metrics], abs=1e-4)
+
+
+def test_random_streams_are_each_processs_own_and_saved(pair, out):
+    one, two = (part["trained"]["draws"] for part in pair)
+    assert not torch.equal(one, two)
+    state = checkpoint(out / "noisy")
+    (other,) = state["ranks"]
+    assert not torch.equal(state["random"]["torch"], other["random"]["torch"])
+    assert "ranks" not in checkpoint(out / "one")
+
+
+def test_a_run_of_two_stopped_in_mid_epoch_goes_on_as_two(pair, out):
+    assert [part["trained"]["noisy-stopped"] for part in pair] == ["stopped by SIGTERM"] * 2
+    assert pair[0]["trained"]["resumed"] == pair[1]["trained"]["resumed"] == [9]  # behind step 8, where they agreed
+    assert apart(weights(out / "noisy-stopped"), weights(out / "noisy")) == 0.0
+
+
+def test_a_run_of_two_goes_on_as_one_and_the_other_way_round(pair, out, alone):
+    state = checkpoint(out / "seen")
+    assert state["under_way"]["batches"] == 8 and state["under_way"]["images"] == 8 * 64
+    train(load_recipe("digits", SMALL), out / "seen", resume=True, progress=False)
+    for name in ("seen", "begun-by-one"):
+        assert apart(weights(out / name), weights(alone / "whole")) < 2e-5
+        (row,), (expected,) = (RunDirectory(run).metrics for run in (out / name, alone / "whole"))
+        assert row.loss == pytest.approx(expected.loss, abs=1e-4)
+
+
+def test_only_the_first_process_warns(pair):
+    assert not pair[1]["trained"]["warnings"]
