@@ -5,11 +5,14 @@ import copy
 import pytest
 import torch
 from nets import LoopedNet, SequentialNet, images, randomised
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import stimulative
 from stimulative import unravel
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS
+from stimulative.training import capturing, load_recipe
 from stimulative.training.capturing import CapturedBlocks
 
 Y = torch.tensor([0, 1, 2, 0])
@@ -144,6 +147,25 @@ def test_recording_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), state)
     assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
     torch.testing.assert_close(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "lean"])
+def test_a_run_that_captures_ends_with_the_same_weights(tmp_path, monkeypatch, schedule):
+    settings = {"schedule.epochs": 2, "schedule.max_steps": 8, "evaluation.subnets": 2, "method.schedule": schedule}
+    recipe = load_recipe("digits", {**settings, "training.accumulate": 2})
+    stimulative.train(recipe, tmp_path / "plain", progress=False)
+    monkeypatch.setitem(capturing.CAPTURES, "cpu", Recorded)
+    stimulative.train(recipe.override({"training.capture": True}), tmp_path / "captured", progress=False)
+    plain, found = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "captured"))
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_capturing_is_for_gpus(tmp_path):
+    recipe = load_recipe("digits", {"training.capture": True, "training.device": "cpu"})
+    with pytest.raises(UsageError, match="training.capture: CUDA graphs are recorded on a GPU"):
+        stimulative.train(recipe, tmp_path / "run", progress=False)
+    with pytest.raises(UsageError, match="capture: it records the kernels"):
+        load_recipe("digits", {"training.capture": True, "training.compile": True})
 
 
 class Conditioned(nn.Module):

@@ -144,8 +144,8 @@ class TrainingSettings:
         compile: Compile each block of the model with torch.compile; slow to start, faster after.
         compile_mode: How, in the words of torch.compile: reduce-overhead records CUDA graphs, max-autotune tries more
             kernels at the start. Only with compile.
-        capture: Record each block as CUDA graphs, once as it runs in the main net and once for each subnet of a step, and
-            replay them: for nets whose kernels take less time than launching them. Takes memory for each recording. On
+        capture: Record each block as CUDA graphs, once as it runs in the main net and once for each subnet of a step,
+            and replay them: for nets whose kernels take less time than launching them. Each recording takes memory. On
             one GPU, without compile.
         tf32: Multiply float32 with 10 bits behind the point instead of 23 (TF32), for which NVIDIA's GPUs from 2020 on
             have faster units; sums keep all bits. Other devices do not read it, nor does what is computed in 16 bits.
@@ -189,9 +189,7 @@ class TrainingSettings:
                 "leave this out"
             )
         if self.capture and self.compile:
-            found.append(
-                "capture: records the kernels that PyTorch launches, which compile replaces; choose one of them"
-            )
+            found.append("capture: it records the kernels that PyTorch launches, and compile makes others; choose one")
         if self.threads is not None and self.threads < 1:
             found.append(f"threads: must be at least 1, or null for PyTorch's choice, got {self.threads}")
         found += [f"loggers: {problem}" for problem in map(_problem_with_logger, self.loggers) if problem]

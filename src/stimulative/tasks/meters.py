@@ -6,6 +6,7 @@ waits for an accelerator in each batch. All other scores are torchmetrics'.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -109,6 +110,17 @@ class ClassCounts:
             places = torch.where(counts, classes, self._classes).flatten()
             self._counts[row].scatter_add_(0, places, torch.ones_like(places))
 
+    def __add__(self, other: ClassCounts) -> ClassCounts:
+        both = copy.copy(self)
+        both._counts = self._counts + other._counts
+        return both
+
+    def cpu(self) -> ClassCounts:
+        """The same on the CPU."""
+        moved = copy.copy(self)
+        moved._counts = self._counts.cpu()
+        return moved
+
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
         """The three counts, shape ``(classes,)``, float64, on the CPU."""
         right, predicted, actual = self._counts[:, :-1].cpu().double()
@@ -122,7 +134,7 @@ class ClassMeter(Meter):
         temperature: What logits are divided by for the loss.
     """
 
-    summed = ("_hits", "_f1", "_of_sequences")
+    summed = ("_hits", "_counts", "_of_sequences")
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -160,7 +172,7 @@ class ClassMeter(Meter):
 class LabelMeter(Meter):
     """Labels that are present or not: mean average precision, and that of each label."""
 
-    summed = ("_precision", "_f1", "_present")
+    summed = ("_kept",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +209,7 @@ class PixelMeter(Meter):
         aim: The task, which brings logits to the resolution of the targets.
     """
 
-    summed = ("_hits", "_overlap")
+    summed = ("_hits", "_counts")
 
     def __init__(self, aim: Any) -> None:
         super().__init__()
@@ -228,7 +240,7 @@ class PixelMeter(Meter):
 class NumberMeter(Meter):
     """Numbers: the share of their variance that is explained."""
 
-    summed = ("_r2", "_mae")
+    summed = ("_rows", "_sums")
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +270,7 @@ class NumberMeter(Meter):
 class ImageMeter(Meter):
     """Images of images: the peak signal-to-noise ratio, the mean over images of values from 0 to 1."""
 
-    summed = ("_psnr",)
+    summed = ("_decibels", "_images")
 
     def __init__(self) -> None:
         super().__init__()
@@ -352,19 +364,10 @@ def portable(value: Any) -> Any:
 
 
 def together(one: Any, other: Any) -> Any:
-    """Two sums of one kind as one: of numbers and tensors, lists, or torchmetrics' states; None is nothing yet."""
+    """Two sums of one kind as one: of numbers, tensors, counts, or lists; None is nothing yet."""
     if one is None or other is None:
         return other if one is None else one
-    if isinstance(one, bool):
-        return one or other
-    if hasattr(one, "metric_state"):
-        from torchmetrics.utilities import dim_zero_mean
-
-        for name, state in other.metric_state.items():
-            if one._reductions[name] is not dim_zero_mean:  # which is of a setting of the metric
-                setattr(one, name, together(getattr(one, name), state))
-        return one
-    return one + other
+    return one or other if isinstance(one, bool) else one + other
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Capturing:
         self.wanted = recipe.training.capture
         if self.wanted and device.type not in CAPTURES:
             raise UsageError(
-                f"training.capture: CUDA graphs are recorded on a GPU, and the run trains on {device.type}; leave it out"
+                f"training.capture: CUDA graphs are recorded on a GPU, and the run is on {device.type}; leave it out"
             )
         self.network, self.device = network, device
         self.format = mixed_format(recipe, device)
