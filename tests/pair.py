@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 import stimulative
 from stimulative import StimulativeTraining
 from stimulative.errors import UsageError
-from stimulative.ranks import Place
+from stimulative.ranks import World
 from stimulative.training import Callback, Step, Trainer, load_recipe, train
-from stimulative.training.together import Group
+from stimulative.training.together import Processes
 
 SMALL = {
     "model.name": "timm/vit_tiny_patch16_224",
@@ -72,11 +72,11 @@ class Stop(Callback):
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         self.seen += 1
-        if self.seen == self.step and trainer.group.rank == self.rank:
+        if self.seen == self.step and trainer.processes.rank == self.rank:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def own_loop(rank: int, group: Group, wrap: str) -> dict[str, Tensor]:
+def own_loop(rank: int, processes: Processes, wrap: str) -> dict[str, Tensor]:
     """What a loop of one's own trains in a wrapper, or with gradients averaged by hand."""
     net = model()
     method = stimulated(net, schedule="lean" if wrap == "lean" else "joint").train()
@@ -90,13 +90,13 @@ def own_loop(rank: int, group: Group, wrap: str) -> dict[str, Tensor]:
         else:
             wrapped(x, y).loss.backward()
         if wrapped is method:
-            group.average_gradients(method.parameters())
+            processes.average_gradients(method.parameters())
         optimizer.step()
         optimizer.zero_grad()
     return {name: value.detach().clone() for name, value in net.named_parameters()}
 
 
-def exchanges(rank: int, group: Group) -> dict[str, Any]:
+def exchanges(rank: int, processes: Processes) -> dict[str, Any]:
     """Each of the things that processes do together, once."""
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2), nn.Linear(2, 1)).double()
     net[3].float()
@@ -109,27 +109,27 @@ def exchanges(rank: int, group: Group) -> dict[str, Any]:
     if rank == 1:
         net[2].weight.grad = torch.ones(2, 2, dtype=torch.float64)
     net[3].bias.grad = torch.full((1,), 4.0)
-    group.average_gradients(net.parameters())
+    processes.average_gradients(net.parameters())
     gradients = {name: one.grad for name, one in net.named_parameters()}
-    group.average_buffers(net)
+    processes.average_buffers(net)
     buffers = dict(net.named_buffers())
-    group.share(net)
+    processes.share(net)
     return {
         "gradients": gradients,
         "buffers": {name: value.clone() for name, value in buffers.items()},
         "parameters": {name: value.detach().clone() for name, value in net.named_parameters()},
-        "greatest": group.greatest(3 + rank),
-        "mean": group.mean(torch.tensor([1.0, 2.0]) * (1 + rank)),
-        "gathered": group.gathered({"rank": rank}),
+        "greatest": processes.greatest(3 + rank),
+        "mean": processes.mean(torch.tensor([1.0, 2.0]) * (1 + rank)),
+        "gathered": processes.gathered({"rank": rank}),
     }
 
 
-def refusals(rank: int, group: Group) -> dict[str, str]:
+def refusals(rank: int, processes: Processes) -> dict[str, str]:
     """What only one process cannot use."""
     found = {}
     for name, ranks in (("second", (1,)), ("both", (0, 1))):
         try:
-            with group.agreed():
+            with processes.agreed():
                 if rank in ranks:
                     raise UsageError(f"rank {rank} finds no file")
         except UsageError as error:
@@ -185,14 +185,14 @@ def sharded(rank: int) -> dict[str, Any]:
 def work(rank: int, port: int, out: Path) -> None:
     """What each process does; all that it finds is in ``out``."""
     torch.set_num_threads(1)
-    place = Place(rank, 2, rank, 2, "torchrun", port=port)
-    os.environ.update(place.variables())
+    world = World(rank, 2, rank, 2, "torchrun", port=port)
+    os.environ.update(world.variables())
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    group, found = Group(place), {}
+    processes, found = Processes(world), {}
     parts = {
-        "exchanges": lambda: exchanges(rank, group),
-        "refusals": lambda: refusals(rank, group),
-        "loops": lambda: {wrap: own_loop(rank, group, wrap) for wrap in WRAPS},
+        "exchanges": lambda: exchanges(rank, processes),
+        "refusals": lambda: refusals(rank, processes),
+        "loops": lambda: {wrap: own_loop(rank, processes, wrap) for wrap in WRAPS},
         "trained": lambda: trained(rank, out),
         "sharded": lambda: sharded(rank),
     }

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import stimulative
 from stimulative.data import load
 from stimulative.errors import UsageError
-from stimulative.ranks import Place, first_node, gpu_of, gpus_of_job, is_first_of_node, place_of_process
+from stimulative.ranks import World, first_node, gpu_of, gpus_of_job, is_first_of_node, world_of_process
 from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.studies import compare
 from stimulative.training import changes_of_recipe, load_recipe, train
@@ -31,15 +31,15 @@ from stimulative.training.synchronising import each_by_itself, synchronise, sync
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "world"),
     [
-        ({}, Place()),
+        ({}, World()),
         (
             {
                 **{"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
                 **{"MASTER_ADDR": "gpu1", "MASTER_PORT": "29400", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
             },
-            Place(9, 16, 1, 8, "torchrun", "gpu1", 29400),  # torchrun within srun, a task for each node
+            World(9, 16, 1, 8, "torchrun", "gpu1", 29400),  # torchrun within srun, a task for each node
         ),
         (
             {
@@ -47,24 +47,24 @@ from stimulative.training.synchronising import each_by_itself, synchronise, sync
                 **{"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"},
                 **{"SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "3"},
             },
-            Place(9, 16, 1, 8, "srun", "gpu07", 20_000 + 12345673 % 20_000),
+            World(9, 16, 1, 8, "srun", "gpu07", 20_000 + 12345673 % 20_000),
         ),
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),  # a batch script without srun
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, World()),  # a batch script without srun
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, World()),
     ],
 )
-def test_a_process_finds_its_place(environment, place):
-    found = place_of_process(environment)
-    assert found == place
-    assert (found.nodes, found.node) == (2, 1) if place.size > 1 else (found.nodes, found.node) == (1, 0)
-    assert is_first_of_node(environment) == (place.local_rank == 0)
+def test_a_process_finds_its_place(environment, world):
+    found = world_of_process(environment)
+    assert found == world
+    assert (found.nodes, found.node) == (2, 1) if world.size > 1 else (found.nodes, found.node) == (1, 0)
+    assert is_first_of_node(environment) == (world.local_rank == 0)
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"RANK": "0", "WORLD_SIZE": "2"}, "but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
-        (Place(0, 3, 0, 2).variables(), "as many on each node, got WORLD_SIZE 3 and LOCAL_WORLD_SIZE 2"),
+        (World(0, 3, 0, 2).variables(), "as many on each node, got WORLD_SIZE 3 and LOCAL_WORLD_SIZE 2"),
         (
             {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
             r"3 tasks on 2 nodes \(2,1\): they have to be as many on each",
@@ -74,7 +74,7 @@ def test_a_process_finds_its_place(environment, place):
 )
 def test_places_that_cannot_be_are_refused(environment, message):
     with pytest.raises(UsageError, match=message):
-        place_of_process(environment)
+        world_of_process(environment)
 
 
 def test_nodes_of_slurm():
@@ -83,11 +83,11 @@ def test_nodes_of_slurm():
 
 
 def test_each_process_and_each_job_has_gpus_of_its_own():
-    eight = [Place(rank, 16, rank % 8, 8, "torchrun") for rank in range(16)]
-    assert [gpu_of(place, 8) for place in eight] == [*range(8)] * 2
-    assert gpu_of(Place(3, 4, 3, 4, "srun"), 1) == 0  # each task is shown one
+    eight = [World(rank, 16, rank % 8, 8, "torchrun") for rank in range(16)]
+    assert [gpu_of(world, 8) for world in eight] == [*range(8)] * 2
+    assert gpu_of(World(3, 4, 3, 4, "srun"), 1) == 0  # each task is shown one
     with pytest.raises(UsageError, match="4 processes on a node that shows 2 GPUs"):
-        gpu_of(Place(2, 4, 2, 4, "torchrun"), 2)
+        gpu_of(World(2, 4, 2, 4, "torchrun"), 2)
     gpus = [f"GPU-{letter}" for letter in "abcde"]
     assert [gpus_of_job(slot, 2, gpus) for slot in range(3)] == [
         (gpus[0], gpus[1]),
@@ -99,29 +99,29 @@ def test_each_process_and_each_job_has_gpus_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("place", "settings", "message"),
+    ("world", "settings", "message"),
     [
         (
-            Place(1, 2, 1, 2),
+            World(1, 2, 1, 2),
             {"devices": 4},
             r"says 4, and torchrun has started 2 processes on each node\. Start 4",
         ),
-        (Place(1, 2, 1, 2), {"devices": 1}, r"recipe says 1, and torchrun .* or set training\.devices to 2"),
+        (World(1, 2, 1, 2), {"devices": 1}, r"recipe says 1, and torchrun .* or set training\.devices to 2"),
         (
-            Place(1, 2, 0, 1),
+            World(1, 2, 0, 1),
             {"num_nodes": 1},
             r"training\.num_nodes: the recipe says 1, .* started 2 nodes",
         ),
         (None, {"num_nodes": 2}, "training.num_nodes: got 2, but this process was started alone"),
-        (Place(0, 2, 0, 2), {"sync_batchnorm": True}, "PyTorch synchronises batch norms on GPUs only"),
-        (Place(0, 3, 0, 3), {}, "data.batch_size: 64 is the batch of all 3 processes together"),
-        (Place(0, 2, 0, 2), {"devices": "auto", "strategy": "ddp"}, None),
-        (Place(0, 2, 0, 1), {"devices": 1, "num_nodes": 2}, None),
+        (World(0, 2, 0, 2), {"sync_batchnorm": True}, "PyTorch synchronises batch norms on GPUs only"),
+        (World(0, 3, 0, 3), {}, "data.batch_size: 64 is the batch of all 3 processes together"),
+        (World(0, 2, 0, 2), {"devices": "auto", "strategy": "ddp"}, None),
+        (World(0, 2, 0, 1), {"devices": 1, "num_nodes": 2}, None),
     ],
 )
-def test_what_was_started_is_compared_with_the_recipe_before_any_work(place, settings, message, tmp_path, monkeypatch):
+def test_what_was_started_is_compared_with_the_recipe_before_any_work(world, settings, message, tmp_path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    for name, value in (place.variables() if place else {}).items():
+    for name, value in (world.variables() if world else {}).items():
         monkeypatch.setenv(name, value)
     recipe = load_recipe("digits", SMALL | {f"training.{key}": value for key, value in settings.items()})
     if message is None:
@@ -195,7 +195,7 @@ def test_data_of_ones_own_are_not_sent_to_processes(tmp_path, monkeypatch):
 
 
 def test_a_study_is_not_started_several_times(tmp_path, monkeypatch):
-    for name, value in Place(1, 2, 1, 2).variables().items():
+    for name, value in World(1, 2, 1, 2).variables().items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="torchrun has started 2 processes, and a study starts those of its runs"):
         compare("digits", out=tmp_path / "study")
@@ -267,11 +267,11 @@ def checkpoint(run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     """The same runs by one process."""
-    place = tmp_path_factory.mktemp("alone")
+    world = tmp_path_factory.mktemp("alone")
     for name in ("joint", "lean"):
-        train(load_recipe("digits", RUNS[name]), place / name, progress=False)
-    train(load_recipe("digits", SMALL), place / "whole", progress=False)
-    return place
+        train(load_recipe("digits", RUNS[name]), world / name, progress=False)
+    train(load_recipe("digits", SMALL), world / "whole", progress=False)
+    return world
 
 
 def in_one_process(schedule: str) -> dict[str, Tensor]:

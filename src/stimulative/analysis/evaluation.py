@@ -71,9 +71,8 @@ def evaluate(
     ``by_stage`` (the same by the number of blocks and by the depth of each stage), ``frontier`` (for each cost the
     subnets that no other one beats, the cheapest first), ``calibration`` and ``latency`` (what these were measured on).
     Where the run's method leaves the scale of logits open, a temperature is fitted to each subnet on the validation
-    part, and its logits are divided by it. Latencies are measured in place: all of the model is there.
-
-    Processes that torchrun or srun has started share the work; the first writes, and measures latencies.
+    part, and its logits are divided by it. Latencies are measured in place: all of the model is there. Processes that
+    torchrun or srun has started share the work; the first of them writes, and measures latencies.
 
     Args:
         run: The run directory.
@@ -98,25 +97,25 @@ def evaluate(
     """
     if latency_batch < 1:
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
-    with dividing() as group:
-        if out is not None and group.first:
+    with dividing() as processes:
+        if out is not None and processes.first:
             RunDirectory.open(run).copied(Path(out))
-        group.wait()
+        processes.wait()
         directory = RunDirectory.open(run if out is None else out)
+        recipe = directory.recipe
+        asked = _Asked(
+            subnets=recipe.evaluation.subnets if subnets is None else subnets,
+            kept=recipe.evaluation.space if space is None else space,
+            seed=recipe.seed if seed is None else seed,
+            batch=latency_batch if latency and processes.first else None,
+            seconds=latency_seconds,
+            calibration=calibration,
+        )
         with claimed(directory.path, "measuring"):
-            recipe = directory.recipe
-            asked = _Asked(
-                subnets=recipe.evaluation.subnets if subnets is None else subnets,
-                kept=recipe.evaluation.space if space is None else space,
-                seed=recipe.seed if seed is None else seed,
-                batch=latency_batch if latency and group.first else None,
-                seconds=latency_seconds,
-                calibration=calibration,
-            )
             summary, family = _evaluated(open_run(directory.path, device=device), directory.summary, asked, progress)
-            if group.first:
+            if processes.first:
                 _write(directory, summary, family)
-        group.wait()
+        processes.wait()
     return summary.to_mapping()
 
 

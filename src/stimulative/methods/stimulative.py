@@ -130,6 +130,7 @@ class StimulativeTraining(Method):
     """
 
     advice = ADVICE
+    _looked_at = False
 
     def __init__(
         self,
@@ -190,7 +191,6 @@ class StimulativeTraining(Method):
         self.subnet_share: float = settings["subnet_share"]
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
-        self._looked_at = False
         self._try_out()
 
     @classmethod

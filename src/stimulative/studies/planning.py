@@ -11,7 +11,7 @@ from stimulative.claiming import claimed
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
 from stimulative.methods import method_named
-from stimulative.ranks import place_of_process
+from stimulative.ranks import world_of_process
 from stimulative.studies.jobs import AfterRun, Job, Outcome, Workers
 from stimulative.studies.launching import run_all
 from stimulative.studies.study import StudyOfRuns
@@ -64,10 +64,10 @@ def carry_out(
         UsageError: If ``out`` holds runs of another recipe or is in use, or the cluster cannot be reached.
     """
     out = Path(out)
-    place = place_of_process()
-    if place.size > 1:
+    world = world_of_process()
+    if world.size > 1:
         raise UsageError(
-            f"{place.launcher} has started {place.size} processes, and a study starts those of its runs itself: run it "
+            f"{world.launcher} has started {world.size} processes, and a study starts those of its runs itself: run it "
             "once, with training.devices for each run"
         )
     with claimed(out, "a study"), Stopping().heard():

@@ -26,7 +26,7 @@ from torch import distributed
 
 from stimulative.errors import UsageError
 from stimulative.extension import is_trusting, trusting
-from stimulative.ranks import Place
+from stimulative.ranks import World
 
 _PATIENCE = 8.0
 """Seconds in which this process has to notice by itself that another one has gone, before it is ended."""
@@ -37,14 +37,14 @@ class Copied:
     """What a copy is sent.
 
     Args:
-        place: Its place.
+        world: Its place.
         here: The directory that it works in.
         trusts: Whether names of files are trusted.
         threads: CPU threads to compute with.
         arguments: What its ``Trainer`` is made of, by name.
     """
 
-    place: Place
+    world: World
     here: str
     trusts: bool
     threads: int
@@ -55,33 +55,33 @@ class Copies:
     """Processes that train beside this one.
 
     Args:
-        place: The place of this process, the first; a copy is started for each other one of its node.
+        world: The place of this process, the first; a copy is started for each other one of its node.
         arguments: What a ``Trainer`` is made of, by name.
 
     Attributes:
-        place: The place of this process, with the port where all of them meet.
+        world: The place of this process, with the port where all of them meet.
         store: Where they find each other.
 
     Raises:
         UsageError: If the arguments cannot be sent.
     """
 
-    def __init__(self, place: Place, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, world: World, arguments: Mapping[str, Any]) -> None:
         kind: Any = distributed.TCPStore  # pyright: ignore[reportPrivateImportUsage]
-        self.store = kind("127.0.0.1", 0, place.size, is_master=True, wait_for_workers=False)
-        self.place = replace(place, port=self.store.port)
+        self.store = kind("127.0.0.1", 0, world.size, is_master=True, wait_for_workers=False)
+        self.world = replace(world, port=self.store.port)
         self._check(arguments)
         context = multiprocessing.get_context("spawn")
         self._running: dict[Any, tuple[int, Any]] = {}
         self._said: dict[int, str] = {}
         self._closed = threading.Event()
         self._threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, self._threads // place.size))
+        torch.set_num_threads(max(1, self._threads // world.size))
         before = _deaf_to_ctrl_c()
         try:
-            for rank in range(1, place.size):
+            for rank in range(1, world.size):
                 receiver, sender = context.Pipe(duplex=False)
-                there = replace(self.place, rank=rank, local_rank=rank)
+                there = replace(self.world, rank=rank, local_rank=rank)
                 copied = Copied(there, os.getcwd(), is_trusting(), torch.get_num_threads(), arguments)
                 process = context.Process(target=_train, args=(sender, copied), name=f"rank {rank}")
                 process.start()
@@ -97,7 +97,7 @@ class Copies:
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
         """Make sure that what a copy needs can be sent to it, before one is started."""
-        launch = f"start the script by torchrun --nproc-per-node {self.place.size}, whose processes each make their own"
+        launch = f"start the script by torchrun --nproc-per-node {self.world.size}, whose processes each make their own"
         if arguments.get("data") is not None:
             raise UsageError(
                 "data= is of this process alone, and cannot be divided among those that it would start: "
@@ -140,7 +140,7 @@ class Copies:
                 rank, process = waiting.pop(receiver)
                 said = _received(receiver, process)
                 if said is not None:
-                    self._said[rank] = f"process {rank} of the {self.place.size} that train together {said}"
+                    self._said[rank] = f"process {rank} of the {self.world.size} that train together {said}"
         # one that has ended well has done so with all
         if self._said and not self._closed.wait(_PATIENCE):
             print(f"stimulative: {self._said[min(self._said)]}; all of them are ended", file=sys.stderr, flush=True)
@@ -176,8 +176,8 @@ def _deaf_to_ctrl_c() -> Any:
 
 def _train(sender: Any, copied: Copied) -> None:
     """Train as a copy."""
-    threading.Thread(target=_end_with_first, args=(copied.place,), daemon=True).start()
-    os.environ.update(copied.place.variables())
+    threading.Thread(target=_end_with_first, args=(copied.world,), daemon=True).start()
+    os.environ.update(copied.world.variables())
     os.chdir(copied.here)
     torch.set_num_threads(copied.threads)
     said = None
@@ -200,14 +200,14 @@ def _train(sender: Any, copied: Copied) -> None:
     os._exit(0)  # Python would take seconds to take all modules apart, and the first process waits
 
 
-def _end_with_first(place: Place) -> None:
+def _end_with_first(world: World) -> None:
     """End this process once the first one is gone: what was trained stands in its checkpoint."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    if place.rank == 1:  # one speaks for all
+    if world.rank == 1:  # one speaks for all
         print(
-            f"stimulative: process 0 of the {place.size} that train together has ended; go on with its last checkpoint "
+            f"stimulative: process 0 of the {world.size} that train together has ended; go on with its last checkpoint "
             "(resume=True)",
             file=sys.stderr,
             flush=True,

@@ -68,7 +68,7 @@ def finish(trainer: Trainer) -> Summary:
         )
         trainer.run_directory.close_log(trainer.log.file.text)
         trainer.run_directory.write_summary(summary)
-    trainer.group.wait()
+    trainer.processes.wait()
     return summary
 
 

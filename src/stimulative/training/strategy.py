@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stimulative.methods import Method
-from stimulative.ranks import Place
-from stimulative.training.together import Group
+from stimulative.ranks import World
+from stimulative.training.together import Processes
 
 _SYNCHRONISES = next(
     name
@@ -27,12 +27,12 @@ class Placed(ClusterEnvironment):
     """What Lightning asks of the processes that train together.
 
     Args:
-        place: The place of this one.
+        world: The place of this one.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
-        self.place = place
+        self.world = world
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -42,12 +42,12 @@ class Placed(ClusterEnvironment):
     @property
     def main_address(self) -> str:
         """Where they meet."""
-        return self.place.address
+        return self.world.address
 
     @property
     def main_port(self) -> int:
         """The port there."""
-        return self.place.port
+        return self.world.port
 
     @staticmethod
     def detect() -> bool:
@@ -56,44 +56,44 @@ class Placed(ClusterEnvironment):
 
     def world_size(self) -> int:
         """How many there are."""
-        return self.place.size
+        return self.world.size
 
     def set_world_size(self, size: int) -> None:
         """The place says it."""
 
     def global_rank(self) -> int:
         """The number of this one."""
-        return self.place.rank
+        return self.world.rank
 
     def set_global_rank(self, rank: int) -> None:
         """The place says it."""
 
     def local_rank(self) -> int:
         """Its number on its node."""
-        return self.place.local_rank
+        return self.world.local_rank
 
     def node_rank(self) -> int:
         """The number of its node."""
-        return self.place.node
+        return self.world.node
 
 
 class Together(DDPStrategy):
     """One device of this process's own, and a way for gradients to come together.
 
     Args:
-        place: The place of this process.
+        world: The place of this process.
         road: As the recipe says: ``ddp`` wraps a method in ``DistributedDataParallel``, ``flat`` leaves it, and whoever
-            trains it calls ``Group.average_gradients``; ``auto`` wraps what goes backward once a step.
+            trains it calls ``Processes.average_gradients``; ``auto`` wraps what goes backward once a step.
 
     Attributes:
         wraps: Whether the method is wrapped; known once it is set up.
     """
 
-    def __init__(self, place: Place, road: Literal["auto", "ddp", "flat"]) -> None:
-        # running statistics come together where they are read (Group.average_buffers), not before each forward
+    def __init__(self, world: World, road: Literal["auto", "ddp", "flat"]) -> None:
+        # running statistics come together where they are read (Processes.average_buffers), not before each forward
         settings: dict[str, Any] = {_SYNCHRONISES: False}
-        super().__init__(cluster_environment=Placed(place), **settings)
-        self._place, self._road = place, road
+        super().__init__(cluster_environment=Placed(world), **settings)
+        self._world, self._road = world, road
         self._backward_sync_control = _Held()  # pyright: ignore[reportAttributeAccessIssue]
         self.wraps = False
 
@@ -105,7 +105,7 @@ class Together(DDPStrategy):
 
     def setup_module(self, module: nn.Module) -> Any:
         """The method, with the same values in all processes, wrapped if it is to be."""
-        Group(self._place).share(module)
+        Processes(self._world).share(module)
         several = isinstance(module, Method) and module.calls_backward
         self.wraps = self._road == "ddp" or (self._road == "auto" and not several)
         return super().setup_module(module) if self.wraps else module

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from stimulative.errors import UsageError
-from stimulative.ranks import Division, Place
+from stimulative.ranks import Division, World
 from stimulative.training.copies import Copies
 from stimulative.training.divergence import Diverged
 
@@ -33,16 +33,16 @@ class Elsewhere(UsageError):
     """Something cannot be used, and the first of the processes that train together says what."""
 
 
-class Group:
+class Processes:
     """The processes that train together, seen from one of them; all that it does is for all of them to call.
 
     Args:
-        place: The place of this process.
+        world: The place of this process.
         copies: Those that this one has started, if it has.
     """
 
-    def __init__(self, place: Place, copies: Copies | None = None) -> None:
-        self.rank, self.size, self.copies = place.rank, place.size, copies
+    def __init__(self, world: World, copies: Copies | None = None) -> None:
+        self.rank, self.size, self.copies = world.rank, world.size, copies
 
     @property
     def first(self) -> bool:
@@ -179,10 +179,10 @@ class Group:
 
 
 @contextmanager
-def one_voice(group: Group) -> Iterator[None]:
+def one_voice(processes: Processes) -> Iterator[None]:
     """Within, only the first process warns; the others have the same to say."""
     with warnings.catch_warnings():
-        if not group.first:
+        if not processes.first:
             warnings.simplefilter("ignore", UserWarning)
         yield
 

@@ -106,19 +106,19 @@ class Trainer:
         if saved is not None:
             check_unchanged(self.run_directory, recipe, saved)
         self.goes_on = saved is not None
-        place = planned(recipe)
+        world = planned(recipe)
         own = {"data": data, "model": model, "callbacks": callbacks, "calibration": calibration}
-        self.group = assembled(place, {"recipe": recipe, "out": out, **own})
-        self.chief = self.group.first
+        self.processes = assembled(world, {"recipe": recipe, "out": out, **own})
+        self.chief = self.processes.first
         self.visible = progress and self.chief
         self.callbacks = [*callbacks]
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
         self.under_way: UnderWay | None = None
         self.log_before: str | None = None
         self.stopping = Stopping()
-        with self.group.whole(to_the_end=False), one_voice(self.group):
-            self.fabric = launched(recipe, place, self.run_directory.path, saved["step"] if saved else 0)
-            with self.group.agreed():
+        with self.processes.whole(to_the_end=False), one_voice(self.processes):
+            self.fabric = launched(recipe, world, self.run_directory.path, saved["step"] if saved else 0)
+            with self.processes.agreed():
                 self._prepare(data, model, calibration, saved)
             self._set_up()
             self._restore(saved)
@@ -137,8 +137,8 @@ class Trainer:
             device=self.fabric.device,
             data=data,
             model=model,
-            rank=self.group.rank,
-            world_size=self.group.size,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
             weights=saved is None,
             origin=Origin.from_mapping(saved["weights"]) if saved and "weights" in saved else None,
             reference=self.run_directory.reference if saved else None,
@@ -182,8 +182,8 @@ class Trainer:
         """
         with (
             claimed(self.run_directory.path, "training"),
-            self.group.whole(),
-            one_voice(self.group),
+            self.processes.whole(),
+            one_voice(self.processes),
             tuned(self.recipe, self.fabric.device),
             compiling(),
         ):
@@ -217,7 +217,7 @@ class Trainer:
                         self._train_epoch()
                         self._is_to_stop(self.recipe.training.log_every)
                     self.stopping.end()
-            with divided(self.group.division):
+            with divided(self.processes.division):
                 return finish(self)
 
     @property
@@ -242,7 +242,7 @@ class Trainer:
         under_way, self.under_way = self.under_way or UnderWay(), None
         under_way.begin_again()
         means = self._train_batches(under_way)
-        self.group.average_buffers(self.method)
+        self.processes.average_buffers(self.method)
         score = self._validate_or_stop(under_way)
         self.seconds += under_way.seconds
         self.epoch += 1
@@ -255,7 +255,7 @@ class Trainer:
             validation_quality=score.quality,
             measure=score.measure,
             validation_loss=score.loss,
-            images_per_second=under_way.images * self.group.size / under_way.seconds,
+            images_per_second=under_way.images * self.processes.size / under_way.seconds,
             train_seconds=self.seconds,
         )
         check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
@@ -264,7 +264,7 @@ class Trainer:
             callback.on_epoch(self, epoch)
         for name in (BEST, LAST) if is_best else (LAST,):
             self._save(name)
-        self.group.wait()
+        self.processes.wait()
 
     def _train_batches(self, under_way: UnderWay) -> dict[str, float | None]:
         """One pass over the training images, or the rest of it: the means of what was trained on.
@@ -291,7 +291,7 @@ class Trainer:
                     total += torch.stack([value.float() for value in sums])
                 under_way.images += batch_size(part.x)
                 if number % settings.log_every == 0 and number < batches:
-                    check_losses(self.group.mean(total), self.epoch, number, self.run_directory.file(LAST))
+                    check_losses(self.processes.mean(total), self.epoch, number, self.run_directory.file(LAST))
                 for callback in self.callbacks:
                     callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
                 whole = part.last
@@ -299,13 +299,13 @@ class Trainer:
                     began = under_way.note(number, total, began)
                     self._stop(under_way)
         except CannotRead as error:
-            if whole and self.group.size == 1 and self.stopping.asked_meanwhile():
+            if whole and self.processes.size == 1 and self.stopping.asked_meanwhile():
                 under_way.note(number, total, began)
                 self._stop(under_way)
             assert error.__cause__ is not None
             raise error.__cause__  # noqa: B904, it has a cause of its own
         under_way.note(number, total, began)  # the one wait for the epoch's end
-        means = self.group.mean(under_way.sums if self.group.size == 1 else total).cpu()
+        means = self.processes.mean(under_way.sums if self.processes.size == 1 else total).cpu()
         check_losses(means, self.epoch, number, self.run_directory.file(LAST))
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
         *means, accuracy = (means / batches).tolist()
@@ -314,21 +314,21 @@ class Trainer:
 
     def _is_to_stop(self, number: int) -> bool:
         """Whether training is to end behind a batch; several processes agree on that now and then."""
-        if self.group.size == 1:
+        if self.processes.size == 1:
             return self.stopping.asked is not None
         if number % self.recipe.training.log_every:
             return False
-        self.stopping.asked = self.group.greatest(self.stopping.asked or 0) or None
+        self.stopping.asked = self.processes.greatest(self.stopping.asked or 0) or None
         return self.stopping.asked is not None
 
     def _stop(self, under_way: UnderWay) -> None:
         """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
         check_parameters(self.method.parameters(), self.epoch + 1, self.run_directory.file(LAST))
-        self.group.average_buffers(self.method)
+        self.processes.average_buffers(self.method)
         self.under_way = under_way
         self._save(LAST)
         self.under_way = None
-        self.group.wait()
+        self.processes.wait()
         self.stopping.end()
 
     def _validate_or_stop(self, under_way: UnderWay) -> Score:
@@ -356,7 +356,7 @@ class Trainer:
             terms = self._gone_back(x, part)
         if part.last:
             if not self.wrapped_in_ddp:
-                self.group.average_gradients(self.method.parameters())
+                self.processes.average_gradients(self.method.parameters())
             self.update.take()
         return terms
 
@@ -384,7 +384,7 @@ class Trainer:
     def _validate(self) -> Score:
         with (
             self.method.as_deployed(),
-            divided(self.group.division),
+            divided(self.processes.division),
             measuring_as(self.recipe, self.fabric.device),
         ):
             statistics = None
@@ -398,12 +398,12 @@ class Trainer:
                 statistics=statistics,
                 temperatures=temperatures,
                 aim=self.data.aim,
-                after_batch=self.stopping.break_off if self.group.size == 1 else None,
+                after_batch=self.stopping.break_off if self.processes.size == 1 else None,
             )[0]
 
     def _save(self, name: str) -> None:
         """Write a checkpoint, which all processes have a part in."""
-        saved = states_of_all(self.group, self.under_way)
+        saved = states_of_all(self.processes, self.under_way)
         if not self.chief:
             return
         state = {
@@ -429,14 +429,14 @@ class Trainer:
     def _restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a checkpoint; each process with random states of its own."""
         if state is None:
-            seed_rank(self.recipe.seed, self.group.rank, 0)
+            seed_rank(self.recipe.seed, self.processes.rank, 0)
             return
         try:
             self.method.load_state_dict(state["method"])
             restore_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.update.restore(state)
-            self.under_way = restore_states(self.group, state, self.recipe.seed)
+            self.under_way = restore_states(self.processes, state, self.recipe.seed)
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
             if (log := state.get("log")) is not None:
                 rows_of_log(log)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stimulative.training.randomness import random_states, restore_random_states, seed_rank
-from stimulative.training.together import Group
+from stimulative.training.together import Processes
 
 
 @dataclass
@@ -59,9 +59,9 @@ class UnderWay:
         """From a checkpoint."""
         return cls(**mapping)
 
-    def together(self, group: Group) -> Self:
+    def together(self, processes: Processes) -> Self:
         """The same with what all processes have done, as a checkpoint has it."""
-        return replace(self, sums=group.mean(self.sums), images=self.images * group.size)
+        return replace(self, sums=processes.mean(self.sums), images=self.images * processes.size)
 
     def begin_again(self) -> None:
         """Put the global generators where they were when the epoch began, if some of it was trained before."""
@@ -74,38 +74,40 @@ class UnderWay:
             restore_random_states(self.now)
 
 
-def states_of_all(group: Group, under_way: UnderWay | None) -> dict[str, Any]:
+def states_of_all(processes: Processes, under_way: UnderWay | None) -> dict[str, Any]:
     """The random states of all processes, and what has been done of an epoch, as a checkpoint has them.
 
     Those of the first one stand where they stand in the checkpoint of a process alone; ``ranks`` has the others'.
     """
     if under_way is None:
-        first, *others = group.gathered({"random": random_states()})
+        first, *others = processes.gathered({"random": random_states()})
     else:
-        first, *others = group.gathered({"random": under_way.now, "under_way": under_way.together(group).to_mapping()})
+        first, *others = processes.gathered(
+            {"random": under_way.now, "under_way": under_way.together(processes).to_mapping()}
+        )
     return {**first, "ranks": others} if others else first
 
 
-def restore_states(group: Group, saved: Mapping[str, Any], seed: int) -> UnderWay | None:
+def restore_states(processes: Processes, saved: Mapping[str, Any], seed: int) -> UnderWay | None:
     """Put the generators of this process where a checkpoint has them.
 
     Args:
-        group: The processes that go on, which may be more or fewer than those that saved it.
+        processes: The processes that go on, which may be more or fewer than those that saved it.
         saved: The checkpoint.
         seed: Of the run, for the streams of processes that are new.
 
     Returns:
         What has been done of an epoch.
     """
-    own = saved if group.first else next(iter(saved.get("ranks", [])[group.rank - 1 : group.rank]), None)
+    own = saved if processes.first else next(iter(saved.get("ranks", [])[processes.rank - 1 : processes.rank]), None)
     done = saved.get("under_way")
     if own is not None:
         restore_random_states(own["random"])
     else:
-        seed_rank(seed, group.rank, int(saved["step"]))
+        seed_rank(seed, processes.rank, int(saved["step"]))
         if done is not None:
             own = {"under_way": {"began": random_states(), "now": random_states()}}
     if done is None or own is None:
         return None
     states = {key: own["under_way"][key] for key in ("began", "now")}
-    return UnderWay.from_mapping({**done, **states, "images": done["images"] // group.size})
+    return UnderWay.from_mapping({**done, **states, "images": done["images"] // processes.size})

@@ -19,8 +19,8 @@ _OF_MPI = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a process among those that train together.
+class World:
+    """The processes that train together, and the place of this one among them.
 
     Args:
         rank: Its number among all of them.
@@ -63,7 +63,7 @@ class Place:
         }
 
 
-def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
+def world_of_process(environment: Mapping[str, str] | None = None) -> World:
     """The place of this process, as its environment says it.
 
     Args:
@@ -86,7 +86,7 @@ def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
                 f"{launcher} has started {found[name]} processes, which do not find each other: start them by "
                 "torchrun --nproc-per-node N, or by srun"
             )
-    return Place()
+    return World()
 
 
 def is_first_of_node(environment: Mapping[str, str] | None = None) -> bool:
@@ -98,7 +98,7 @@ def is_first_of_node(environment: Mapping[str, str] | None = None) -> bool:
     return local == "0"
 
 
-def _by_torchrun(found: Mapping[str, str]) -> Place:
+def _by_torchrun(found: Mapping[str, str]) -> World:
     missing = [name for name in _TORCHRUN if name not in found]
     if missing:
         raise UsageError(
@@ -106,7 +106,7 @@ def _by_torchrun(found: Mapping[str, str]) -> Place:
         )
     size = int(found["WORLD_SIZE"])
     local_size = int(found.get("LOCAL_WORLD_SIZE", size))
-    place = Place(
+    world = World(
         int(found["RANK"]),
         size,
         int(found["LOCAL_RANK"]),
@@ -115,24 +115,24 @@ def _by_torchrun(found: Mapping[str, str]) -> Place:
         found["MASTER_ADDR"],
         int(found["MASTER_PORT"]),
     )
-    if size % local_size or not (place.rank < size and place.local_rank < local_size):
+    if size % local_size or not (world.rank < size and world.local_rank < local_size):
         raise UsageError(
             f"processes have to be as many on each node, got WORLD_SIZE {size} and LOCAL_WORLD_SIZE {local_size} for "
-            f"RANK {place.rank} and LOCAL_RANK {place.local_rank}"
+            f"RANK {world.rank} and LOCAL_RANK {world.local_rank}"
         )
-    return place
+    return world
 
 
-def _by_srun(found: Mapping[str, str]) -> Place:
+def _by_srun(found: Mapping[str, str]) -> World:
     size, nodes = int(found["SLURM_STEP_NUM_TASKS"]), int(found.get("SLURM_STEP_NUM_NODES", "1"))
     if size % nodes or "," in found.get("SLURM_STEP_TASKS_PER_NODE", ""):
         raise UsageError(
             f"srun has started {size} tasks on {nodes} nodes ({found.get('SLURM_STEP_TASKS_PER_NODE', 'not alike')}): "
-            "they have to be as many on each, srun --ntasks-per-node N"
+            "they have to be as many on each; say how many tasks there are per node"
         )
     nodes_of_step = found.get("SLURM_STEP_NODELIST") or found.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     job = f"{found.get('SLURM_JOB_ID', '0')}{found.get('SLURM_STEP_ID', '0')}"
-    return Place(
+    return World(
         int(found["SLURM_PROCID"]),
         size,
         int(found["SLURM_LOCALID"]),
@@ -150,24 +150,24 @@ def first_node(nodes: str) -> str:
     return "127.0.0.1" if match is None else "".join(part or "" for part in match.groups())
 
 
-def gpu_of(place: Place, visible: int) -> int:
+def gpu_of(world: World, visible: int) -> int:
     """Which of the GPUs that a process sees is its own.
 
     Args:
-        place: The place of the process.
+        world: The place of the process.
         visible: How many it sees.
 
     Raises:
         UsageError: If there are more processes than GPUs.
     """
-    if visible == 1 and place.launcher == "srun":
+    if visible == 1 and world.launcher == "srun":
         return 0  # srun --gpus-per-task 1 shows each task its own
-    if place.local_rank >= visible:
+    if world.local_rank >= visible:
         raise UsageError(
-            f"training.devices: {place.local_size} processes on a node that shows {visible} GPUs: start as many as "
+            f"training.devices: {world.local_size} processes on a node that shows {visible} GPUs: start as many as "
             "there are"
         )
-    return place.local_rank
+    return world.local_rank
 
 
 def gpus_of_job(slot: int, devices: int, gpus: Sequence[str]) -> tuple[str, ...]:
