@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,21 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else 0.0,
     }
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """The number and the median of some measurements, and a 95 % interval for the median by their order.
+
+    The interval is the narrowest symmetric pair of ordered values that holds the median with 95 % probability whatever
+    the distribution (David and Nagaraja, Order Statistics, section 7.1); all of the values where there are fewer than
+    6.
+    """
+    ordered, n = sorted(values), len(values)
+    cut = 0
+    while cut + 1 < n / 2 and 2 * sum(math.comb(n, k) for k in range(cut + 1)) / 2**n <= 0.05:
+        cut += 1
+    cut = max(0, cut - 1)
+    return {"n": n, "median": statistics.median(ordered), "low": ordered[cut], "high": ordered[n - 1 - cut]}
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:
