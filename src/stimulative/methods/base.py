@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of, tensors_in
+from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of, map_tensors, tensors_in
 from stimulative.tasks import Task, resolve_task
 
 
@@ -33,7 +32,7 @@ class Terms:
         subnets: The subnets that were trained besides the main net.
     """
 
-    __slots__ = ("auxiliary", "logits", "loss", "main_ce", "subnet_kl", "subnets")
+    __slots__ = ("_auxiliary", "_subnet_kl", "logits", "loss", "main_ce", "subnets")
 
     def __init__(
         self,
@@ -47,16 +46,26 @@ class Terms:
     ) -> None:
         self.loss = loss
         self.main_ce = main_ce.detach()
-        self.subnet_kl = torch.zeros_like(self.main_ce) if subnet_kl is None else subnet_kl.detach()
-        self.auxiliary = torch.zeros_like(self.main_ce) if auxiliary is None else auxiliary.detach()
-        self.logits = pytree.tree_map_only(Tensor, Tensor.detach, logits)
+        self._subnet_kl = None if subnet_kl is None else subnet_kl.detach()
+        self._auxiliary = None if auxiliary is None else auxiliary.detach()
+        self.logits = map_tensors(Tensor.detach, logits)
         self.subnets = tuple(subnets)
+
+    @property
+    def subnet_kl(self) -> Tensor:
+        """Mean divergence of the subnets."""
+        return torch.zeros_like(self.main_ce) if self._subnet_kl is None else self._subnet_kl
+
+    @property
+    def auxiliary(self) -> Tensor:
+        """Mean loss of auxiliary heads."""
+        return torch.zeros_like(self.main_ce) if self._auxiliary is None else self._auxiliary
 
     def __repr__(self) -> str:
         return (
             f"Terms(loss={self.loss.item():.4g}, main_ce={self.main_ce.item():.4g}, "
             f"subnet_kl={self.subnet_kl.item():.4g}, auxiliary={self.auxiliary.item():.4g}, "
-            f"logits={pytree.tree_map_only(Tensor, lambda one: tuple(one.shape), self.logits)}, "
+            f"logits={map_tensors(lambda one: tuple(one.shape), self.logits)}, "
             f"subnets=({', '.join(map(str, self.subnets))}))"
         )
 
@@ -267,7 +276,8 @@ def impossible(settings: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[
 def backward_through(backward: Backward, loss: Tensor, factor: float, *, retain_graph: bool) -> None:
     """Go backward from a loss by what takes a loss alone, also where the graph has to be retained.
 
-    It is given a stand-in, and what it makes of that (a loss scaled for half precision, say) goes on into the graph.
+    One of somebody else's is given a stand-in, and what it makes of that (a loss scaled for half precision, say) goes
+    on into the graph.
 
     Args:
         backward: Calls backward on a loss.
@@ -275,11 +285,19 @@ def backward_through(backward: Backward, loss: Tensor, factor: float, *, retain_
         factor: What the loss is multiplied by.
         retain_graph: Whether other losses have a part of its graph to go through.
     """
+    if backward is torch.autograd.backward:
+        loss.backward(loss.new_full((), factor), retain_graph=retain_graph)
+        return
     stand_in = loss.detach().requires_grad_()
     with torch.autocast(loss.device.type, enabled=False):  # a backward pass has its forward's formats
         backward(stand_in * factor)
         if stand_in.grad is not None:
             loss.backward(stand_in.grad, retain_graph=retain_graph)
+
+
+def mean_of(terms: Sequence[Tensor]) -> Tensor:
+    """The mean of one scalar or more."""
+    return terms[0] if len(terms) == 1 else torch.stack([*terms]).mean()
 
 
 def refuse_subnets(title: str, subnets: Sequence[SubnetLike] | None) -> None:

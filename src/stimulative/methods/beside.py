@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.errors import UsageError
-from stimulative.methods.base import Method
+from stimulative.methods.base import Method, mean_of
 from stimulative.methods.labels import known_targets
 from stimulative.methods.subnet_objectives import needs_targets
 from stimulative.naming import did_you_mean
@@ -83,7 +83,7 @@ class Beside:
         return self.weight * self._mean()
 
     def _mean(self) -> Tensor:
-        return torch.stack(self.divergences).mean() if self.divergences else torch.zeros(())
+        return mean_of(self.divergences) if self.divergences else torch.zeros(())
 
 
 @contextmanager

@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual import Pass, ResidualNetwork, Subnet, SubnetSpace, batch_size, quietly, tensors_in
+from stimulative.residual import (
+    Pass,
+    ResidualNetwork,
+    Subnet,
+    SubnetSpace,
+    batch_size,
+    map_tensors,
+    quietly,
+    tensors_in,
+)
 
 
 def samples_of(batch: int, share: float) -> int:
@@ -21,7 +30,7 @@ def samples_of(batch: int, share: float) -> int:
 
 def detached(tree: Any) -> Any:
     """The same without graph."""
-    return pytree.tree_map_only(Tensor, Tensor.detach, tree)
+    return map_tensors(Tensor.detach, tree)
 
 
 def sides_of(side: int, share: float) -> range:

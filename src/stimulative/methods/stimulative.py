@@ -48,7 +48,15 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ADVICE, ramped, warn_of_more_batches
-from stimulative.methods.base import Backward, Method, Terms, backward_through, check_settings, impossible
+from stimulative.methods.base import (
+    Backward,
+    Method,
+    Terms,
+    backward_through,
+    check_settings,
+    impossible,
+    mean_of,
+)
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import (
     check_part,
@@ -257,8 +265,8 @@ class StimulativeTraining(Method):
         self._count()
         if not others:
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        subnet_kl = torch.stack([self.subnet_term(one, main, y) for one in others]).mean()
-        loss = main_ce + weight * subnet_kl
+        subnet_kl = mean_of([self.subnet_term(one, main, y) for one in others])
+        loss = torch.add(main_ce, subnet_kl, alpha=weight)
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
     def backward(
@@ -293,8 +301,8 @@ class StimulativeTraining(Method):
             del output, outputs, term  # their graph has to go before the next pass
         assert main_ce is not None
         self._count()
-        subnet_kl = torch.stack(terms).mean() if terms else None
-        loss = main_ce if subnet_kl is None else main_ce + weight * subnet_kl
+        subnet_kl = mean_of(terms) if terms else None
+        loss = main_ce if subnet_kl is None else torch.add(main_ce, subnet_kl, alpha=weight)
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
     def beside(self, targets: Any = None) -> AbstractContextManager[Beside]:

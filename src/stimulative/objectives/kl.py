@@ -74,10 +74,9 @@ def kl_divergence(
         raise UsageError(f"the temperature must be a positive number; got {temperature}, 1.0 is plain KL")
 
     dtype = torch.promote_types(torch.float32, torch.promote_types(student_logits.dtype, teacher_logits.dtype))
-    # a class that is masked by -inf has probability 0 and adds nothing, but 0 times infinity would be no number
-    least = torch.finfo(dtype).min
-    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1).clamp(min=least)
-    teacher = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1).clamp(min=least)
+    student, teacher = (
+        _log_softmax(logits.to(dtype), temperature) for logits in (student_logits, teacher_logits.detach())
+    )
     if counted is not None:
         if counted.shape != student.shape[:-1]:
             raise UsageError(
@@ -126,6 +125,15 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
         logits.to(dtype), targets, label_smoothing=label_smoothing, ignore_index=IGNORED, reduction="sum"
     )
     return total / (targets != IGNORED).sum().clamp(min=1)  # the mean over no position at all is no number
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    softened = logits if temperature == 1 else logits / temperature
+    # a class that is masked by -inf has probability 0 and adds nothing, but 0 times infinity would be no number
+    least = torch.finfo(logits.dtype).min
+    return F.threshold(
+        F.log_softmax(softened, dim=-1), least, least
+    )  # whose backward is one kernel, of clamp's several
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

@@ -24,10 +24,13 @@ from stimulative.residual.access.slices import Slice as Slice
 from stimulative.residual.access.slices import narrow_for_good as narrow_for_good
 from stimulative.residual.access.slices import size_of as size_of
 from stimulative.residual.access.slices import treats_each as treats_each
+from stimulative.residual.access.slots import buffers_kept as buffers_kept
 from stimulative.residual.access.slots import computed_by_hooks as computed_by_hooks
 from stimulative.residual.access.slots import put_children as put_children
 from stimulative.residual.access.slots import put_statistics as put_statistics
 from stimulative.residual.access.slots import statistics_in as statistics_in
+from stimulative.residual.access.trees import map_tensors as map_tensors
+from stimulative.residual.access.trees import tensors_in as tensors_in
 from stimulative.residual.access.undisturbed import uncut as uncut
 from stimulative.residual.access.undisturbed import undisturbed as undisturbed
 from stimulative.residual.counted.layers import stacks_of as stacks_of
@@ -48,7 +51,6 @@ from stimulative.residual.finding.recording import Call as Call
 from stimulative.residual.finding.recording import arguments_of as arguments_of
 from stimulative.residual.finding.recording import quietly as quietly
 from stimulative.residual.finding.recording import record as record
-from stimulative.residual.finding.recording import tensors_in as tensors_in
 from stimulative.residual.finding.stacks import config_of as config_of
 from stimulative.residual.finding.wiring import Decision as Decision
 from stimulative.residual.finding.wiring import Place as Place

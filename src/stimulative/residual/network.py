@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from stimulative.residual.finding.carried import settle_carried
 from stimulative.residual.finding.dense import NotDense, find_dense, unlike_dense
 from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
 from stimulative.residual.finding.example import Example, as_in, check_batches, is_in_format
+from stimulative.residual.finding.inside import inside_of
 from stimulative.residual.finding.norms import find_norms
 from stimulative.residual.finding.recording import Call, arguments_of, record
 from stimulative.residual.finding.units import wire
@@ -31,7 +32,7 @@ from stimulative.residual.running.statistics import Statistics, frozen_statistic
 from stimulative.residual.subnet import Subnet, SubnetSpace
 
 SubnetLike = Subnet | str | Sequence[int]
-_CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"
+_REMEMBERED = 10_000
 
 
 @undisturbed
@@ -102,14 +103,7 @@ class ResidualNetwork(nn.Module):
         self._keeps_formats = not is_in_format(model, example_input)
         self.stages = stages
         self.wiring = wiring
-        self._around_blocks = sorted(
-            {
-                ".".join(name.split(".")[:end])
-                for names in wiring.blocks
-                for name in names
-                for end in range(name.count(".") + 1)
-            }
-        )
+        self._runnable: set[Subnet] = set()
         self.space = SubnetSpace(
             lengths=tuple(stage.blocks for stage in stages),
             fixed=tuple(stage.fixed_entry for stage in stages),
@@ -153,7 +147,7 @@ class ResidualNetwork(nn.Module):
                 observed.first_calls.setdefault(call.name, call)
         return observed.first_calls[name]
 
-    @property
+    @cached_property
     def full(self) -> Subnet:
         """The main net as a subnet."""
         return Subnet.from_depths(self.space.lengths)
@@ -334,8 +328,15 @@ class ResidualNetwork(nn.Module):
             )
         elif not isinstance(subnet, Subnet):
             subnet = Subnet.from_depths(subnet)
-        if subnet in self.space:
-            return subnet
+        if subnet not in self._runnable:
+            if subnet not in self.space:
+                self._check_runnable(subnet)
+            if len(self._runnable) >= _REMEMBERED:
+                self._runnable.clear()
+            self._runnable.add(subnet)
+        return subnet
+
+    def _check_runnable(self, subnet: Subnet) -> None:
         if len(subnet.stages) != len(self.stages):
             self.space.check(subnet)
         for number, (stage, kept) in enumerate(zip(self.stages, subnet.stages, strict=True)):
@@ -358,7 +359,13 @@ class ResidualNetwork(nn.Module):
                     f"subnet {subnet} does not fit stage {stage.name!r}: its block 0 {does} and always runs first, got "
                     f"{list(kept)}"
                 )
-        return subnet
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """A context in which compiled blocks run as they were written.
+
+        For evaluation: code that was compiled for training would be compiled once more for it, and for its last batch.
+        """
+        return inside_of(self.model, self.wiring).uncompiled()
 
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """A context in which layers in training mode leave their running statistics alone."""
@@ -369,15 +376,12 @@ class ResidualNetwork(nn.Module):
         return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
 
     def _check_compiled(self) -> None:
-        modules = dict(self.model.named_modules())
-        for name in self._around_blocks:
-            if name in modules:  # within only(...) a model of Transformers has not all of its layers
-                _check_not_compiled(name, modules[name])
+        for name, module in inside_of(self.model, self.wiring).around:
+            _check_not_compiled(name, module)
 
     def _check_checkpointing(self) -> None:
-        switches = _CHECKPOINTING if self.wiring.channels is None else (*_CHECKPOINTING, "memory_efficient")
-        for name, module in self.model.named_modules():
-            if any(getattr(module, switch, False) for switch in switches):
+        for name, module, switch in inside_of(self.model, self.wiring).switches:
+            if getattr(module, switch):
                 raise UsageError(
                     f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "
                     "the backward pass, when it is no longer known which were skipped. Turn it off "

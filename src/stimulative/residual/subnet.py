@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Literal, SupportsIndex, get_args
+from typing import Literal, get_args
 
 from stimulative.errors import UsageError
 
@@ -59,7 +59,7 @@ class Subnet:
             UsageError: If a depth is not a whole number from 0 on.
         """
         for number, depth in enumerate(depths):
-            if not isinstance(depth, SupportsIndex) or not 0 <= index(depth) <= _MOST:
+            if not hasattr(depth, "__index__") or not 0 <= index(depth) <= _MOST:
                 raise UsageError(
                     f"the depth of stage {number} is a whole number from 0 to {_MOST:,}, got {depth!r:.80}"
                 )

@@ -97,11 +97,13 @@ def check_indices(targets: Tensor, classes: int, *ignored: int) -> None:
     Raises:
         UsageError: If one is not.
     """
+    low, high = torch.stack(targets.aminmax()).tolist()
+    if low >= 0 and high < classes:
+        return
     known = targets != IGNORED
     for index in ignored:
         known &= targets != index
-    inside = torch.where(known, targets, 0)
-    low, high = int(inside.min()), int(inside.max())
+    low, high = torch.stack(torch.where(known, targets, 0).aminmax()).tolist()
     if low < 0 or high >= classes:
         raise UsageError(
             f"class indices are from 0 to {classes - 1} here, or {IGNORED} where none counts; got {low} to {high}"

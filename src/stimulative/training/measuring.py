@@ -99,7 +99,7 @@ def _measured(
         raise UsageError(f"{len(chosen)} subnets need as many temperatures, got {len(temperatures)}")
     meters = [aim.meter(temperature=1.0 if temperatures is None else temperatures[at]) for at in range(len(chosen))]
     batch = 0
-    with evaluating(network), torch.no_grad():
+    with evaluating(network), network.uncompiled(), torch.no_grad():
         for batch, (x, y) in enumerate(in_precision_of(network, batches), start=1):
             for position, returned, _ in network.passes(x, chosen, statistics=statistics):
                 outputs = aim.outputs_of(returned)

@@ -11,7 +11,7 @@ from torch import nn
 
 def call_slot(module: nn.Module) -> str:
     """The attribute that calling a module calls: ``forward``, or what ``module.compile()`` puts before it."""
-    return "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) else "forward"
+    return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
 
 
 @contextmanager
@@ -22,17 +22,17 @@ def intercepted(modules: Mapping[str, nn.Module], calls: Mapping[str, Callable[.
         modules: Modules by name, those to intercept among them.
         calls: What is called instead, by the same names.
     """
-    undo: list[tuple[nn.Module, str, bool, Any]] = []
+    undo: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for name, call in calls.items():
             module = modules[name]
             slot, own = call_slot(module), vars(module)
-            undo.append((module, slot, slot in own, own.get(slot)))
+            undo.append((own, slot, own.get(slot)))
             own[slot] = call
         yield
     finally:
-        for module, slot, had, value in reversed(undo):
-            if had:
-                vars(module)[slot] = value
+        for own, slot, value in reversed(undo):
+            if value is None:  # it was that of the class
+                del own[slot]
             else:
-                del vars(module)[slot]
+                own[slot] = value

@@ -8,13 +8,17 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stimulative.residual.access.trees import tensors_in
+
 
 def batch_size(tree: Any) -> int:
     """How many samples a batch holds: the first dimension that most of its tensors have, of several the first one.
 
     0 where no tensor has a dimension.
     """
-    lengths = Counter(len(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim())
+    if isinstance(tree, Tensor):
+        return len(tree) if tree.dim() else 0
+    lengths = Counter(len(tensor) for tensor in tensors_in(tree) if tensor.dim())
     return lengths.most_common(1)[0][0] if lengths else 0
 
 

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.passing import pass_through
-from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on, tensors_in
+from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on
 from stimulative.residual.finding.trying import kind_of, moved, own_parameters, run_with, same
 
 Group = tuple[str, str, tuple[str, ...]]

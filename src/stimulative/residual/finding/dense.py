@@ -22,10 +22,11 @@ from torch.utils import _pytree as pytree
 
 from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.slices import Runs, Slice, narrowed, sliced, treats_each
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.channels import Channels, DenseBlock, Reader
 from stimulative.residual.finding.discovery import Finder, stage_name
 from stimulative.residual.finding.identity import has_sibling
-from stimulative.residual.finding.recording import Call, arguments_of, quietly, record, tensors_in
+from stimulative.residual.finding.recording import Call, arguments_of, quietly, record
 from stimulative.residual.finding.trying import tolerance
 
 

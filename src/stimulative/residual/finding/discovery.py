@@ -21,10 +21,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.addends import find_addends
 from stimulative.residual.finding.identity import CONTAINERS, NO_PARAMETERS, shapes, try_modules
 from stimulative.residual.finding.passing import Input, Nothing, Template, inputs_of, needs_before, pass_through, widens
-from stimulative.residual.finding.recording import Call, Trace, tensors_in
+from stimulative.residual.finding.recording import Call, Trace
 from stimulative.residual.finding.sums import find_sums
 from stimulative.residual.finding.trying import kind_of, shapes_inside
 

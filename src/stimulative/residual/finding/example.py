@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual.finding.recording import arguments_of, tensors_in
+from stimulative.residual.access.trees import tensors_in
+from stimulative.residual.finding.recording import arguments_of
 
 TARGETS = "labels", "label", "targets", "target", "y"
 """What a mapping calls targets, where it has anything beside what the model is called with."""

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.passing import (
     Before,
     Input,
@@ -32,7 +33,7 @@ from stimulative.residual.finding.passing import (
     weighs,
     widens,
 )
-from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on, tensors_in
+from stimulative.residual.finding.recording import Call, Keywords, before_calls, has_storage, run_on
 from stimulative.residual.finding.trying import kind_of, own_parameters, precise, run_with, tolerance
 
 NO_PARAMETERS = "has no parameters"

@@ -29,7 +29,8 @@ from torch.utils import _pytree as pytree
 from stimulative.residual.access.interception import call_slot
 from stimulative.residual.access.samples import batch_size
 from stimulative.residual.access.slots import RUNNING, exchanged_statistics, statistics_in, untrained_in
-from stimulative.residual.finding.recording import Keywords, before_calls, run_on, tensors_in
+from stimulative.residual.access.trees import tensors_in
+from stimulative.residual.finding.recording import Keywords, before_calls, run_on
 
 _OWN_FORWARDS = {_BatchNorm.forward, SyncBatchNorm.forward, _InstanceNorm.forward}
 _SIZES: list[tuple[int, int | None]] = [(4, 4), (4, None), (1, None)]
@@ -81,7 +82,7 @@ def find_norms(model: nn.Module, example_input: Any) -> dict[str, Norm]:
 
 def is_norm_of_torch(layer: nn.Module) -> bool:
     """Whether a layer is one of PyTorch's norms, or derived from one, and has running statistics."""
-    return isinstance(layer, _NormBase) and isinstance(layer.running_mean, Tensor)
+    return isinstance(layer, _NormBase) and layer._buffers.get("running_mean") is not None
 
 
 def run_from(

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stimulative.residual.finding.recording import Call, Keywords, tensors_in
+from stimulative.residual.access.trees import tensors_in
+from stimulative.residual.finding.recording import Call, Keywords
 from stimulative.residual.finding.trying import tolerance
 
 _LEAST_GAIN = 1e-3

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from stimulative.residual.access.caches import check_example, configs_of, without_caches
 from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.slots import buffers_kept
+from stimulative.residual.access.trees import tensors_in
 
 Keywords = dict[str, Any]
 """The keyword arguments of a call."""
@@ -59,11 +60,6 @@ def arguments_of(example_input: Any) -> tuple[tuple[Any, ...], Keywords]:
     if isinstance(example_input, tuple | list):
         return tuple(example_input), {}
     return (example_input,), {}
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """All tensors in nested containers, in order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def has_storage(tensor: Tensor) -> bool:

@@ -30,8 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stimulative.residual.access.caches import is_cache
 from stimulative.residual.access.interception import intercepted
 from stimulative.residual.access.mode import evaluating
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.access.undisturbed import step
-from stimulative.residual.finding.recording import tensors_in
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:

@@ -5,7 +5,7 @@ Units are the blocks, and the largest modules beside them that hold none: what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -38,8 +38,31 @@ def wire(model: nn.Module, trace: Trace, finder: Finder, stages: Sequence[Stage]
     writers = frozenset(call.name for call in trace.calls if call.writes_input and call.name in {"", *units})
     inside = {name for unit in units for name, _ in model.get_submodule(unit).named_modules(prefix=unit)}
     fragile = frozenset(name for by, name in trace.writes if by not in inside and name in units)
-    channels = _channels(dense, units, stages)
-    return Wiring(units, tuple(places), tuple(stage.block_names for stage in stages), writers, fragile, channels)
+    return Wiring(
+        units,
+        tuple(places),
+        tuple(stage.block_names for stage in stages),
+        writers,
+        fragile,
+        _overwritten(trace, places, writers, fragile),
+        _channels(dense, units, stages),
+    )
+
+
+def _overwritten(
+    trace: Trace, places: Sequence[Place], writers: Collection[str], fragile: Collection[str]
+) -> frozenset[str]:
+    """The places of which the input may be written into, there or behind them.
+
+    A block that writes does so at any place of its stage.
+    """
+    calls = {call.name: number for number, call in enumerate(trace.calls)}  # the last of each
+    ends: dict[int, int] = {}
+    for place in places:
+        ends[place.stage] = max(ends.get(place.stage, 0), calls[place.name])
+    stages = {place.name: place.stage for place in places}
+    last = max((ends[stages[name]] if name in stages else calls[name] for name in writers if name), default=-1)
+    return frozenset(place.name for place in places if fragile or calls[place.name] <= last)
 
 
 def _channels(dense: Dense | None, units: Sequence[str], stages: Sequence[Stage]) -> Channels | None:

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from torch import Tensor, nn
+
 from stimulative.residual.access.slices import Slice
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.channels import Channels
+from stimulative.residual.finding.inside import Inside
 from stimulative.residual.finding.norms import Norm
 from stimulative.residual.finding.passing import needs_before, passed
-from stimulative.residual.finding.recording import Call, tensors_in
+from stimulative.residual.finding.recording import Call
 from stimulative.residual.finding.stacks import Stack
 
 Decision = int | None
@@ -64,6 +68,9 @@ class Observed:
         first_calls: How each module was called first on the example input, in shape; None until it was recorded.
         looked_at: In which modes of the model (``model.training``) it was looked at how it calls its blocks.
         bypasses: Whether tensors go around the cuts, of each way on which it was looked for.
+        inside: The modules that are asked for in every step; None until they are looked for.
+        writes: Whether a unit was seen to write into its input that did not when the model was unraveled.
+        spare: Running statistics that layers write into while they leave their own alone, by layer and name.
     """
 
     stacks: tuple[Stack, ...] | None = None
@@ -71,6 +78,9 @@ class Observed:
     first_calls: dict[str, Call] | None = None
     looked_at: set[bool] = field(default_factory=set)
     bypasses: dict[Way, bool] = field(default_factory=dict)
+    inside: Inside | None = None
+    writes: bool = False
+    spare: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,9 +89,11 @@ class Live:
 
     Args:
         shrunk: Whether layers that a config counts are out of their lists.
+        number: Which of the passes on a batch is running; 0 for the first one, and where there is no other.
     """
 
     shrunk: bool = False
+    number: int = 0
 
     @contextmanager
     def shrinking(self) -> Iterator[None]:
@@ -103,6 +115,7 @@ class Wiring:
         blocks: The module names of the blocks of each stage.
         writers: The units that write into their input; ``""`` if the model writes into its own.
         fragile: The units whose output is written into by code that belongs to no unit.
+        overwritten: The places of which the input may be written into, there or behind them.
         channels: What reads the channels of dense blocks, if there are any.
         norms: What layers keep of the batches that they see, by name, of those that are not PyTorch's own.
         observed: What has been observed about the model while it ran.
@@ -114,10 +127,19 @@ class Wiring:
     blocks: tuple[tuple[str, ...], ...]
     writers: frozenset[str]
     fragile: frozenset[str] = frozenset()
+    overwritten: frozenset[str] = frozenset()
     channels: Channels | None = None
     norms: Mapping[str, Norm] = field(default_factory=dict)
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
     live: Live = field(default_factory=Live, compare=False, repr=False)
+
+    def writes(self, unit: str) -> bool:
+        """Whether a unit may write into its input."""
+        return self.observed.writes or unit in self.writers
+
+    def overwrites(self, place: str) -> bool:
+        """Whether the input of the block at a place may be written into, there or behind it."""
+        return self.observed.writes or place in self.overwritten
 
     @cached_property
     def carrying(self) -> frozenset[int]:

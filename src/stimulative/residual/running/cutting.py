@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
-from stimulative.residual.finding.recording import Keywords, tensors_in
+from stimulative.residual.access.trees import map_tensors, tensors_in
+from stimulative.residual.finding.recording import Keywords
 from stimulative.residual.finding.wiring import Decision, Way, Wiring
 from stimulative.residual.running.remembering import Entry
 
@@ -38,8 +38,14 @@ class Cut:
             with torch.autocast(tensors[0].device.type, enabled=False):  # a backward pass has its forward's formats
                 torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
 
-    def through(self, args: tuple[Any, ...], kwargs: Keywords) -> tuple[tuple[Any, ...], Keywords]:
-        """The arguments of a call, with the graph cut before it."""
+    def through(self, args: tuple[Any, ...], kwargs: Keywords, *, written: bool) -> tuple[tuple[Any, ...], Keywords]:
+        """The arguments of a call, with the graph cut before it.
+
+        Args:
+            args: The positional ones.
+            kwargs: The keyword arguments.
+            written: Whether they may be written into.
+        """
         leaves: dict[int, Tensor] = {}
 
         def part(tensor: Tensor) -> Tensor:
@@ -49,20 +55,19 @@ class Cut:
                 leaf = tensor.detach().requires_grad_()
                 self.upstream.append(tensor)
                 self.leaves.append(leaf)
-                leaves[id(tensor)] = leaf.clone()  # a leaf must not be written into, its copy may
+                leaves[id(tensor)] = leaf.clone() if written else leaf  # a leaf must not be, its copy may
             return leaves[id(tensor)]
 
-        return pytree.tree_map_only(Tensor, part, (args, kwargs))
+        return map_tensors(part, (args, kwargs))
 
 
 def bypasses(
-    model: nn.Module,
     wiring: Wiring,
     outputs: Any,
     cuts: Mapping[int, Cut],
     entries: Sequence[Entry],
     decisions: tuple[Decision, ...],
-    end: int,
+    trained: int,
 ) -> bool:
     """Whether the graph of outputs reaches into a graph before a cut, so that backward must not free it.
 
@@ -70,11 +75,16 @@ def bypasses(
     have a graph of its own.
 
     It is the same in every step, so it is looked for once for each way through the network.
+
+    Args:
+        wiring: Of the model.
+        outputs: The outputs.
+        cuts: The cuts, by the number of their place.
+        entries: What the next pass remembers.
+        decisions: Which block runs at each place up to the outputs.
+        trained: How many parameters of the model ask for a gradient.
     """
-    if not cuts:
-        return False
-    trained = sum(parameter.requires_grad for parameter in model.parameters())
-    known, way = wiring.observed.bypasses, Way(frozenset(cuts), len(entries), decisions[:end], trained)
+    known, way = wiring.observed.bypasses, Way(frozenset(cuts), len(entries), decisions, trained)
     if way not in known:
         remembered = [tensor for entry in entries for tensor in tensors_in(entry.output)]
         before = _graph([*remembered, *(tensor for cut in cuts.values() for tensor in cut.upstream)])

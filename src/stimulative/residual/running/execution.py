@@ -18,18 +18,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.caches import check_for_several, configs_of, is_cache, without_caches
 from stimulative.residual.access.samples import batch_size
+from stimulative.residual.access.trees import map_tensors
 from stimulative.residual.access.undisturbed import step
 from stimulative.residual.counted.shrinking import numbered, shrunk
+from stimulative.residual.finding.inside import inside_of
 from stimulative.residual.finding.wiring import Decision, Wiring
 from stimulative.residual.running.cutting import Cut, bypasses
 from stimulative.residual.running.guarding import exclusive
@@ -122,9 +124,14 @@ class _Walk:
     modules: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.batch = batch_size((self.args, self.kwargs))
+        self.batch = batch_size((self.args, self.kwargs)) if self.samples is not None else 0
         self.alone = len(self.subnets) == 1 and self.around is None
         self.writes = "" in self.wiring.writers
+
+    @cached_property
+    def trained(self) -> int:
+        """How many parameters ask for a gradient."""
+        return inside_of(self.model, self.wiring).trained
 
     def run(self, number: int) -> Any:
         """Run the next subnet; what the model returns."""
@@ -134,9 +141,13 @@ class _Walk:
         context = (self.before_pass(position) if self.before_pass is not None else None) or nullcontext()
         with context, exclusive(model), _plain_tensors():
             # by their names when nobody else has taken layers out of the model
-            self.modules = self.modules or {name: model.get_submodule(name) for name in self.wiring.units}
+            self.modules = self.modules or inside_of(model, self.wiring).units
             with _as_smaller(run, self.order.passes[number], self.alone), run.intercepting(self.modules):
-                output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
+                self.wiring.live.number = number
+                try:
+                    output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
+                finally:
+                    self.wiring.live.number = 0
         if run.looking:
             self.wiring.observed.looked_at.add(model.training)
         self.entries = run.entries if run.keep is None else run.entries[: run.keep]
@@ -175,7 +186,10 @@ class _Walk:
         )
 
     def _bypassed(self, number: int, outputs: Any, end: int) -> bool:
-        return bypasses(self.model, self.wiring, outputs, self.cuts, self.entries, self.order.passes[number], end)
+        if not self.cuts:
+            return False
+        decisions = self.order.passes[number][:end]
+        return bypasses(self.wiring, outputs, self.cuts, self.entries, decisions, self.trained)
 
     def _own(self, tree: Any) -> Any:
         """Copies of the arguments, if the model writes into its own: the caller's stay as they are."""
@@ -183,7 +197,7 @@ class _Walk:
         def copied(x: Tensor) -> Tensor:
             return x.clone() if self.writes or x.is_inference() else x
 
-        return pytree.tree_map_only(Tensor, copied, tree, is_leaf=is_cache)  # the model fills the cache that it gets
+        return map_tensors(copied, tree, is_leaf=is_cache)  # the model fills the cache that it gets
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from stimulative.residual.access.interception import call_slot, intercepted
+from stimulative.residual.access.trees import map_tensors
 from stimulative.residual.counted.shrinking import check_whole
 from stimulative.residual.finding.wiring import Place, Wiring, skip
 
@@ -41,6 +41,6 @@ def _call(
 ) -> Any:
     given = (args, kwargs)
     if writes:  # the block may overwrite what skipping it returns
-        given = pytree.tree_map_only(Tensor, torch.Tensor.clone, given)
+        given = map_tensors(torch.Tensor.clone, given)
     output = original(*args, **kwargs)
     return callback(place, output, lambda: skip(place, output, *given[0], **given[1]))

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.slices import Slice, sliced
+from stimulative.residual.access.trees import map_tensors
 from stimulative.residual.finding.recording import Keywords
 from stimulative.residual.finding.wiring import Decision, Wiring, skip
 from stimulative.residual.running.cutting import Cut
 from stimulative.residual.running.guarding import refuse_checkpoint
-from stimulative.residual.running.remembering import Entry, cloned, protect
+from stimulative.residual.running.remembering import Entry, cloned, protect, versions_of
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,11 @@ class OnePass:
         self.thread = threading.get_ident()
         self.originals: dict[str, Callable[..., Any]] = {}
 
-    @contextmanager
-    def intercepting(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    def intercepting(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
         """Route the calls of all units through this pass, and take every trace of it away again."""
         self.originals = {name: getattr(module, call_slot(module)) for name, module in modules.items()}
         calls = {name: partial(self._call, name, original) for name, original in self.originals.items()}
-        with intercepted(modules, calls):
-            yield
+        return intercepted(modules, calls)
 
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:
@@ -104,14 +102,14 @@ class OnePass:
             self.reusable = number  # the model took another way than before: what is remembered ends here
             del self.entries[number:]
         if cut is not None:
-            given, (args, kwargs) = args, cut.through(args, kwargs)
+            given, (args, kwargs) = args, cut.through(args, kwargs, written=self.wiring.overwrites(name))
             if self.places[name].concatenates:
                 # a dense block goes on with the list that it gave to its layer, so what is in there is cut, too
                 for old, new in zip(given, args, strict=True):
                     if isinstance(old, list):
                         old[:] = new
-        elif name in self.departs and torch.is_grad_enabled():
-            # what comes next may write, and the graph of an earlier pass may hold what is handed to it
+        elif name in self.departs and self.wiring.overwrites(name) and torch.is_grad_enabled():
+            # the graph of an earlier pass may hold what is handed to what comes next
             args, kwargs = cloned((args, kwargs))
         self.departs.discard(name)
         self.inside = True
@@ -124,7 +122,10 @@ class OnePass:
         return self._handed_out(name, output)
 
     def _handed_out(self, name: str, output: Any) -> Any:
-        output = self.cut_down(cloned(output) if name in self.wiring.fragile else output)
+        if name in self.wiring.fragile:
+            output = cloned(output)
+        if self.part is not None:
+            output = self.cut_down(output)
         if name in self.places and self.places[name].stage in self.wiring.carrying:
             self.made[self.places[name].stage] = output
         return output
@@ -134,7 +135,7 @@ class OnePass:
         if self.part is None:
             return tree
         whole, part = self.part
-        return pytree.tree_map_only(Tensor, lambda x: x[:part] if x.dim() and len(x) == whole else x, tree)
+        return map_tensors(lambda x: x[:part] if x.dim() and len(x) == whole else x, tree)
 
     def _compute(
         self,
@@ -152,12 +153,18 @@ class OnePass:
                 return skip(place, self.made.get(place.stage), *args, **kwargs)
             unit = self.wiring.blocks[place.stage][block]
             original = self.originals[unit]
-        written = protect(self.entries, self.guarded, args, kwargs) if unit in self.wiring.writers else []
-        with sliced(self.model, self.slices[unit]) if unit in self.slices else nullcontext():
-            if self.around is None:
-                output = original(*args, **kwargs)
-            else:
-                output = self.around(Node(unit, number, self.path), partial(original, *args, **kwargs))
+        written = protect(self.entries, self.guarded, args, kwargs) if self.wiring.writes(unit) else []
+        before = versions_of((args, kwargs)) if self.looking else []
+        compute = partial(original, *args, **kwargs)
+        if self.around is not None:
+            compute = partial(self.around, Node(unit, number, self.path), compute)
+        if unit in self.slices:
+            with sliced(self.model, self.slices[unit]):
+                output = compute()
+        else:
+            output = compute()
         for entry in written:
             entry.written()
+        if self.looking and not self.wiring.writes(unit) and before != versions_of((args, kwargs)):
+            self.wiring.observed.writes = True  # in training mode alone, as dropout of its own making may
         return output

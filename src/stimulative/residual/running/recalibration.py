@@ -25,8 +25,10 @@ from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.samples import batch_size, first_samples
 from stimulative.residual.access.slots import statistics_in
+from stimulative.residual.access.trees import tensors_in
+from stimulative.residual.finding.inside import inside_of
 from stimulative.residual.finding.norms import Norm
-from stimulative.residual.finding.recording import arguments_of, tensors_in
+from stimulative.residual.finding.recording import arguments_of
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.execution import replay
 from stimulative.residual.running.guarding import exclusive
@@ -128,6 +130,7 @@ class _Collect:
 
     def __init__(self, model: nn.Module, wiring: Wiring) -> None:
         self.model = model
+        self.wiring = wiring
         self.norms: dict[nn.Module, Norm] = {}
         self.names: dict[nn.Module, str] = {}
         for name, layer, norm in norms_in(model, wiring):
@@ -165,7 +168,13 @@ class _Collect:
             for name, layer in modules.items()
         }
         own = [layer for layer, norm in self.norms.items() if norm.as_torch]
-        with evaluating(self.model), _buffers_of(self.norms), _forgetting(own), intercepted(modules, calls):
+        with (
+            evaluating(self.model),
+            inside_of(self.model, self.wiring).uncompiled(),
+            _buffers_of(self.norms),
+            _forgetting(own),
+            intercepted(modules, calls),
+        ):
             yield
 
     def statistics(self) -> dict[Node, LayerStatistics]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from stimulative.residual.finding.recording import Keywords, has_storage, tensors_in
+from stimulative.residual.access.trees import map_tensors, tensors_in
+from stimulative.residual.finding.recording import Keywords, has_storage
 
 
 @dataclass
@@ -24,16 +24,16 @@ class Entry:
     @classmethod
     def of(cls, unit: str, output: Any) -> Entry:
         """An output as it is now."""
-        return cls(unit, output, _versions(output))
+        return cls(unit, output, versions_of(output))
 
     @property
     def intact(self) -> bool:
         """Whether nothing was written into the output since."""
-        return self.versions == _versions(self.output)
+        return self.versions == versions_of(self.output)
 
     def written(self) -> None:
         """Take what was written into the output for its own."""
-        self.versions = _versions(self.output)
+        self.versions = versions_of(self.output)
 
 
 def protect(entries: Sequence[Entry], guarded: int, args: tuple[Any, ...], kwargs: Keywords) -> list[Entry]:
@@ -62,11 +62,11 @@ def protect(entries: Sequence[Entry], guarded: int, args: tuple[Any, ...], kwarg
 
 def cloned(tree: Any) -> Any:
     """The same with copies of all tensors, through which gradients flow."""
-    return pytree.tree_map_only(Tensor, torch.Tensor.clone, tree)
+    return map_tensors(torch.Tensor.clone, tree)
 
 
-def _versions(tree: Any) -> list[int]:
-    """How often each tensor was written into; a tensor of inference mode cannot be, outside of it."""
+def versions_of(tree: Any) -> list[int]:
+    """How often each of some tensors was written into; one of inference mode cannot be, outside of it."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(tree)]
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slots import statistics_in
+from stimulative.residual.access.trees import map_tensors
 from stimulative.residual.finding.norms import Norm, run_from
 
 _CALLS = 12  # squares need five; what does not settle grows
@@ -49,7 +49,7 @@ def settled(
     others = {key: value if value.is_floating_point() else torch.zeros_like(value) for key, value in others.items()}
 
     def run(values: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
-        given, named = pytree.tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))
+        given, named = map_tensors(torch.Tensor.clone, (args, kwargs))
         held = dict(zip(norm.keys, values, strict=True)) | others
         output, left = run_from(layer, partial(original, *given, **named), held)
         return output, [left[key].double() for key in norm.keys]

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from stimulative.errors import UsageError
-from stimulative.residual.access.slots import exchanged_statistics, statistics_in
+from stimulative.residual.access.slots import RUNNING, exchanged_statistics, statistics_in
+from stimulative.residual.finding.inside import inside_of
 from stimulative.residual.finding.norms import TORCH_NORM, Norm, is_norm_of_torch
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.one_pass import Node
@@ -93,9 +95,9 @@ def layers_with_statistics(model: nn.Module, wiring: Wiring) -> dict[str, Norm]:
 
 def norms_in(model: nn.Module, wiring: Wiring) -> Iterator[tuple[str, Any, Norm]]:
     """The layers of ``layers_with_statistics``, each with its name and what it keeps."""
-    for name, layer in model.named_modules():
-        norm = wiring.norms.get(name, TORCH_NORM if is_norm_of_torch(layer) else None)
-        if norm is not None and norm.keys and not getattr(layer, FROZEN, False):
+    for name, layer, of_its_own in inside_of(model, wiring).norms:
+        norm = of_its_own or (TORCH_NORM if is_norm_of_torch(layer) else None)
+        if norm is not None and norm.keys and not vars(layer).get(FROZEN, False):
             yield name, layer, norm
 
 
@@ -138,25 +140,43 @@ def with_statistics(
 
 @contextmanager
 def frozen_statistics(model: nn.Module, wiring: Wiring) -> Iterator[None]:
-    """Layers in training mode normalise by their batch, as always, but leave their running statistics alone."""
-    tracking: list[Any] = []
+    """Layers in training mode normalise by their batch, as always, but leave their running statistics alone.
+
+    PyTorch's own norms have a switch for that, which costs nothing. Code that was compiled would be compiled once more
+    for it, so compiled units have others to write into, always the same ones.
+    """
+    tracking: list[dict[str, Any]] = []
     other: dict[nn.Module, dict[str, Tensor | None]] = {}
+    compiled = inside_of(model, wiring).compiled
     for _, layer, norm in norms_in(model, wiring):
         if not layer.training:
             continue
-        if not norm.as_torch:  # what it writes goes into copies
+        if not norm.as_torch:  # it may read what it writes
             own = statistics_in(layer, (*norm.keys, *norm.others))
             other[layer] = {key: value if value is None else value.detach().clone() for key, value in own.items()}
         elif layer.track_running_stats:
-            tracking.append(layer)
-            if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
-                # it updates whatever statistics it has, without regard to the switch, so it has none for a while
-                other[layer] = dict.fromkeys(norm.keys)
-    for layer in tracking:
-        layer.track_running_stats = False
+            if compiled or isinstance(layer, _InstanceNorm):  # which has no regard to the switch
+                other[layer] = _spare(layer, wiring.observed.spare)
+            else:
+                tracking.append(vars(layer))
+    for attributes in tracking:
+        attributes["track_running_stats"] = False
     try:
         with exchanged_statistics(other):
             yield
     finally:
-        for layer in tracking:
-            layer.track_running_stats = True
+        for attributes in tracking:
+            attributes["track_running_stats"] = True
+
+
+def _spare(layer: nn.Module, known: dict[nn.Module, dict[str, Tensor]]) -> dict[str, Tensor | None]:
+    """Statistics for one of PyTorch's norms to write into, which nobody reads."""
+    own, spare = statistics_in(layer, (*RUNNING, "num_batches_tracked")), known.setdefault(layer, {})
+    for key, value in own.items():
+        if value is not None and not _alike(spare.get(key), value):
+            spare[key] = value.detach().clone()
+    return {key: value if value is None else spare[key] for key, value in own.items()}
+
+
+def _alike(one: Tensor | None, other: Tensor) -> bool:
+    return one is not None and (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.passing import inputs_of
-from stimulative.residual.finding.recording import Call, Trace, record, tensors_in
+from stimulative.residual.finding.recording import Call, Trace, record
 from stimulative.residual.finding.trying import moved, precise, run_with
 from stimulative.residual.finding.wiring import Place
 from stimulative.residual.network import ResidualNetwork

@@ -89,6 +89,7 @@ def keep_only(network: ResidualNetwork, subnet: SubnetLike) -> ResidualNetwork:
         blocks=tuple(stage.block_names for stage in stages),
         writers=frozenset(names.left(wiring.writers)),
         fragile=frozenset(names.left(wiring.fragile)),
+        overwritten=frozenset(names.left(wiring.overwritten)),
         norms={names.now(name): norm for name, norm in wiring.norms.items() if not names.is_gone(name)},
         observed=Observed(),
         live=Live(),

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from stimulative.residual.access.caches import configs_of, without_caches
+from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.access.undisturbed import uncut
-from stimulative.residual.finding.recording import Keywords, arguments_of, before_calls, quietly, tensors_in
+from stimulative.residual.finding.recording import Keywords, arguments_of, before_calls, quietly
 from stimulative.residual.network import ResidualNetwork
 from stimulative.residual.running.statistics import FROZEN, layers_with_statistics
 

@@ -1,0 +1,100 @@
+"""What is inside of a model: found by one walk over all of its modules, which is too long for every step.
+
+It holds as long as every module holds the modules that it held; where one holds others by now, the model is walked
+through anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from stimulative.residual.finding.norms import Norm
+
+if TYPE_CHECKING:
+    from stimulative.residual.finding.wiring import Wiring
+
+_CHECKPOINTING = "grad_checkpointing", "gradient_checkpointing"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The modules of a model that are asked for in every step.
+
+    Args:
+        modules: All of them, the model itself first.
+        holding: Those that hold others.
+        held: What these hold, one after the other.
+        units: The units by name; those that are in their place.
+        around: What holds blocks, by name, the model itself (``""``) among them.
+        switches: What can checkpoint activations: its name, itself, and the attribute that says whether it does.
+        norms: What may keep running statistics: its name, itself, and what it keeps; None for PyTorch's own norms.
+    """
+
+    modules: tuple[nn.Module, ...]
+    holding: tuple[nn.Module, ...]
+    held: list[nn.Module | None]
+    units: dict[str, nn.Module]
+    around: tuple[tuple[str, nn.Module], ...]
+    switches: tuple[tuple[str, nn.Module, str], ...]
+    norms: tuple[tuple[str, nn.Module, Norm | None], ...]
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether it is still what is inside of a model."""
+        return self.modules[0] is model and _held(self.holding) == self.held
+
+    @property
+    def trained(self) -> int:
+        """How many parameters ask for a gradient; one that several modules share counts for each of them."""
+        slots = [value for module in self.modules for value in module._parameters.values()]
+        return sum([value.requires_grad for value in slots if value is not None])
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """A context in which compiled units run as they were written."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a unit is compiled."""
+        return any([unit._compiled_call_impl for unit in self.units.values()])
+
+
+def inside_of(model: nn.Module, wiring: Wiring) -> Inside:
+    """What is inside of a model at the moment."""
+    known = wiring.observed.inside
+    if known is None or not known.is_of(model):
+        known = wiring.observed.inside = _walk(model, wiring)
+    return known
+
+
+def _walk(model: nn.Module, wiring: Wiring) -> Inside:
+    named = dict(model.named_modules())
+    above = {name[:at] for names in wiring.blocks for name in names for at in _dots(name)} | {""}
+    checkpointing = _CHECKPOINTING if wiring.channels is None else (*_CHECKPOINTING, "memory_efficient")
+    holding = tuple(module for module in named.values() if module._modules)
+    return Inside(
+        modules=tuple(named.values()),
+        holding=holding,
+        held=_held(holding),
+        units={name: named[name] for name in wiring.units if name in named},
+        around=tuple((name, named[name]) for name in sorted(above) if name in named),
+        switches=tuple((name, one, key) for name, one in named.items() for key in checkpointing if hasattr(one, key)),
+        norms=tuple(
+            (name, one, wiring.norms.get(name))
+            for name, one in named.items()
+            if name in wiring.norms or isinstance(one, _NormBase)
+        ),
+    )
+
+
+def _held(holding: tuple[nn.Module, ...]) -> list[nn.Module | None]:
+    return [child for module in holding for child in module._modules.values()]
+
+
+def _dots(name: str) -> list[int]:
+    return [at for at, letter in enumerate(name) if letter == "."]
