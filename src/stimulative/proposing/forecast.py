@@ -179,6 +179,27 @@ def forecast_of(
     return _Forecasting(recipe, TrainingWork(prepared), amounts, machine, gpus, price_per_hour).forecast()
 
 
+@dataclass(frozen=True)
+class _Measuring:
+    """What measuring takes.
+
+    Args:
+        validation: Seconds of the validation behind an epoch.
+        once: Seconds of what a run measures at its end.
+        subnets: How many subnets are evaluated.
+        recalibrate: Seconds of estimating their statistics.
+        evaluate: Seconds of all of their evaluation.
+        flops: Floating-point operations of it.
+    """
+
+    validation: Estimate
+    once: Estimate
+    subnets: int
+    recalibrate: Estimate
+    evaluate: Estimate
+    flops: float
+
+
 class _Forecasting:
     """Puts counts and rates together."""
 
@@ -197,8 +218,7 @@ class _Forecasting:
         self.data, self.network = work.prepared.data, work.prepared.network
 
     def forecast(self) -> Forecast:
-        settings, schedule, batch = self.recipe.training, self.recipe.schedule, self.recipe.data.batch_size
-        batch = min(batch, self.data.train.images)
+        settings, schedule, batch = self.recipe.training, self.recipe.schedule, self.work.batch
         step, (update, kept) = self.work.step(batch), self.work.update()
         gradients = sum(p.numel() * p.element_size() for p in self.work.method.parameters() if p.requires_grad)
         communicated = 2 * (self.devices - 1) / self.devices * gradients
@@ -209,22 +229,9 @@ class _Forecasting:
         total = min(total, schedule.epochs * updates)
         epochs = math.ceil(total / updates)
         taken = min(total * settings.accumulate, schedule.epochs * batches)
-        chosen = choose_subnets(
-            self.network, self.recipe.evaluation.subnets, self.recipe.seed, self.recipe.evaluation.space
-        )
-        rows = min(self.recipe.data.evaluation_batch_size, max(2, self.amounts.validation))
-        passes = self.work.passes(chosen, rows)
-        calibrating = self.work.passes(chosen, rows, evaluation=False)
-        main = self._passes(passes, rows, self.amounts.validation, all_of_them=False)
-        once = main.plus(self._passes(passes, rows, self.amounts.test, all_of_them=False))
-        # the main net's statistics are estimated on one or two views of training images, and each is measured
-        once = once.plus(self._passes(calibrating, rows, 2 * self._calibrated, all_of_them=False)).plus(main.times(2))
-        recalibrated = self._passes(calibrating, rows, self._calibrated, all_of_them=True)
-        measured = self._passes(passes, rows, self.amounts.validation + self.amounts.test, all_of_them=True)
-        trained = of_step.seconds.times(taken)
-        whole = trained.plus(main.times(epochs)).plus(once)
-        flops = _per_sample(passes, rows) * (self.amounts.validation + self.amounts.test)
-        flops += _per_sample(calibrating, rows) * self._calibrated
+        measuring = self._measuring()
+        validation = measuring.validation.times(epochs)
+        whole = of_step.seconds.times(taken).plus(validation).plus(measuring.once)
         return Forecast(
             machine=self.machine.name,
             source=self.machine.source,
@@ -242,18 +249,41 @@ class _Forecasting:
             opened=self.amounts.opened,
             step=of_step,
             train_seconds=whole,
-            validation_seconds=main.times(epochs),
+            validation_seconds=validation,
             images_per_second=Estimate(
                 *(self.devices * batch / getattr(of_step.seconds, case) for case in _CASES),
             ),
-            subnets=len(chosen),
-            evaluate_flops=flops,
-            evaluate_seconds=measured.plus(recalibrated),
-            recalibrate_seconds=recalibrated,
+            subnets=measuring.subnets,
+            evaluate_flops=measuring.flops,
+            evaluate_seconds=measuring.evaluate,
+            recalibrate_seconds=measuring.recalibrate,
             memory=memory_of(self.work, batch, kept, self.machine),
             communicated=communicated,
-            money=self._money(whole.times(self.devices).plus(measured).plus(recalibrated)),
+            money=self._money(whole.times(self.devices).plus(measuring.evaluate)),
             warnings=tuple(self._warnings(of_step, batch)),
+        )
+
+    def _measuring(self) -> _Measuring:
+        """What measuring takes, during training and after it."""
+        settings, amounts = self.recipe.evaluation, self.amounts
+        chosen = choose_subnets(self.network, settings.subnets, self.recipe.seed, settings.space)
+        rows = min(self.recipe.data.evaluation_batch_size, max(2, amounts.validation))
+        passes = self.work.passes(chosen, rows)
+        calibrating = self.work.passes(chosen, rows, evaluation=False)
+        share = 1 / self.devices  # devices that train together measure together
+        main = self._passes(passes, rows, amounts.validation * share, all_of_them=False)
+        once = main.plus(self._passes(passes, rows, amounts.test * share, all_of_them=False))
+        # the main net's statistics are estimated on one or two views of training images, and each is measured
+        estimated = self._passes(calibrating, rows, 2 * self._calibrated * share, all_of_them=False)
+        looked_at = amounts.validation + amounts.test
+        recalibrate = self._passes(calibrating, rows, self._calibrated, all_of_them=True)
+        return _Measuring(
+            validation=main,
+            once=once.plus(estimated).plus(main.times(2)),
+            subnets=len(chosen),
+            recalibrate=recalibrate,
+            evaluate=recalibrate.plus(self._passes(passes, rows, looked_at, all_of_them=True)),
+            flops=_per_sample(passes, rows) * looked_at + _per_sample(calibrating, rows) * self._calibrated,
         )
 
     @property
@@ -307,7 +337,7 @@ class _Forecasting:
         total = sum(parts.values())
         return {name: part / total for name, part in parts.items()}
 
-    def _passes(self, passes: Passes, rows: int, samples: int, *, all_of_them: bool) -> Estimate:
+    def _passes(self, passes: Passes, rows: int, samples: float, *, all_of_them: bool) -> Estimate:
         """How long forward passes on so many samples take."""
         found = []
         for case in _CASES:

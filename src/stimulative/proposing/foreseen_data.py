@@ -18,7 +18,8 @@ from stimulative.training import Prepared, prepare
 _KNOWN = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 """Training and test images of data sets that would be downloaded."""
 
-_TOLD = FOLDER, "multilabel:", "segmentation:"
+_IN_FILES = FOLDER, "wds:"
+"""Images of one class each, of which only their number, classes and size matter here."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def foresee(recipe: Recipe, *, processes: int, images: Sequence[int] | None = No
     try:
         prepared = prepare(recipe, world_size=processes, weights=recipe.data.task == "embedding")
     except UsageError as error:
-        if recipe.data.name.startswith(_TOLD) and "data.classes" not in str(error):
+        if recipe.data.name.startswith(_IN_FILES) and "data.classes" not in str(error):
             raise UsageError(
                 f"{error}. To plan without the data, say how many images there will be: images="
             ) from error
@@ -67,7 +68,7 @@ def foresee(recipe: Recipe, *, processes: int, images: Sequence[int] | None = No
 def _stood_in(recipe: Recipe, processes: int, images: tuple[int, int], *, told: bool) -> tuple[Prepared, Amounts]:
     name, settings = recipe.data.name, recipe.data
     small = name in NATIVE_CLASSES
-    if told and (small or not name.startswith(_TOLD[0])):
+    if told and not name.startswith(_IN_FILES):
         raise UsageError(f"images= is for images of {FOLDER}PATH that are not here; {name} says itself how many it has")
     if not small and settings.classes is None:
         raise UsageError("data.classes: to plan without the data, say how many classes they have")

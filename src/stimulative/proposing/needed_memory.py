@@ -81,7 +81,9 @@ def memory_of(work: TrainingWork, batch: int, kept: float, machine: Machine) -> 
             if isinstance(work.method, StimulativeTraining) and work.method.schedule == "joint":
                 instead.append("method.schedule lean, which takes the memory of common training")
             if largest:
-                instead.append(f"data.batch_size {largest} (with training.accumulate for as many a step)")
+                instead.append(
+                    f"{largest} samples a device (data.batch_size; training.accumulate makes as many of them a step)"
+                )
             else:
                 instead.append("no batch fits: a device with more memory, or a smaller model")
             if work.prepared.recipe.training.precision == "32-true":

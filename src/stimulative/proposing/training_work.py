@@ -93,6 +93,9 @@ class TrainingWork:
 
     Args:
         prepared: The recipe's network, method and data. What it trains is changed by counting.
+
+    Attributes:
+        batch: Samples of a batch of one process.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -100,11 +103,13 @@ class TrainingWork:
         self.network, self.method = prepared.network, prepared.method
         self._found: dict[Hashable, tuple[Any, Any]] = {}
         self._set_format()
-        self.x, self.y = self._batch()
-        samples = batch_size(self.x)
-        if samples < 2:
-            raise UsageError("data: a batch holds 1 sample, and what a larger one costs cannot be told from it")
-        self.sizes = _SIZES if samples >= _SIZES[1] else (1, samples)
+        x, y = next(iter(prepared.data.train))
+        self.batch = batch_size(x)
+        if self.batch < 2:
+            raise UsageError("data: a batch of one sample, from which nothing can be told of larger ones; plan with 2")
+        self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
+        self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
+        self.y = first_samples(y, self.sizes[1], self.batch)
 
     def step(self, size: int) -> StepWork:
         """The operations of a step on a batch of a size."""
@@ -192,12 +197,6 @@ class TrainingWork:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self._half else nullcontext()
-
-    def _batch(self) -> tuple[Any, Any]:
-        x, y = next(iter(self.prepared.data.train))
-        samples = batch_size(x)
-        few = min(_SIZES[1], samples)
-        return in_format(first_samples(x, few, samples), self._dtype), first_samples(y, few, samples)
 
     def _counted(self, method: Method, size: int, *, subnets: Any = None, seed: int = 0, **instead: Any) -> Operations:
         """The operations of a method's step, extended to a batch size.
