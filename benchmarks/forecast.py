@@ -1,8 +1,8 @@
 """What `stimulative plan` foresees of a step, beside what the step takes on this machine's processor.
 
 For each of some recipes the typical forecast of a step's time over the time measured, and the bounds of its memory
-over the peak measured. Rates are measured anew in each round, right before the steps, as the machine may be shared; the
-cases take turns. A step is the method's own on the recipe's batch, and the optimiser's step.
+over the peak measured. Rates are measured anew in each round, as the machine may be shared; the cases take turns. A
+step is the method's own on the recipe's batch, and the optimiser's step.
 
     python benchmarks/forecast.py --json
 """
@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from common import arguments, interval, peak_bytes, report, seconds, surroundings
+from common import arguments, in_turns, interval, peak_bytes, report, rounded, seconds, surroundings
 
 from stimulative.config import load_recipe
-from stimulative.proposing import forecast_of, measured_machine
+from stimulative.proposing import Forecast, Machine, measured_machine
+from stimulative.proposing.forecast import Forecasting
+from stimulative.proposing.foreseen_data import foresee
+from stimulative.proposing.training_work import TrainingWork
 from stimulative.training import optimizer_of, prepare
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,21 +41,18 @@ def main() -> None:
     cases = {name: Measured(recipe, changes) for name, (recipe, changes) in CASES.items()}
     ratios: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(options.rounds):
-        names = list(cases)
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            case = cases[name]
-            foreseen = forecast_of(case.recipe, machine=measured_machine())
+        machine = measured_machine()
+        for name in in_turns(list(cases), number):
             # a step draws its subnets, so the mean of some is what is foreseen
-            taken = statistics.fmean(seconds(case.step, device) for _ in range(5))
-            ratios[name].append(foreseen.step.seconds.typical / taken)
+            taken = statistics.fmean(seconds(cases[name].step, device) for _ in range(5))
+            ratios[name].append(cases[name].foreseen(machine).step.seconds.typical / taken)
     rows = {}
     for name, case in cases.items():
-        foreseen = forecast_of(case.recipe, machine=measured_machine())
+        foreseen = case.foreseen(measured_machine())
         held = foreseen.memory.weights + foreseen.memory.optimizer + foreseen.memory.batch
         peak = held + max(peak_bytes(case.step, device) for _ in range(6))
         rows[name] = {
-            "time": interval(ratios[name]),
+            "time": rounded(interval(ratios[name])),
             "memory_least": round(foreseen.memory.least / peak, 3),
             "memory_most": round(foreseen.memory.most / peak, 3),
             "flops_beside": round(foreseen.step.flops_beside / foreseen.step.flops_common, 4),
@@ -81,6 +80,8 @@ class Measured:
         threads = {"training.threads": torch.get_num_threads()}
         fake = _OF_FAKE if changes.get("data.name") == "fake" else {}
         self.recipe = load_recipe(recipe, {**threads, **changes, **fake})
+        counted, self.amounts = foresee(self.recipe, processes=1)
+        self.work = TrainingWork(counted)
         prepared = prepare(self.recipe)
         method = prepared.method
         x, y = next(iter(prepared.data.train))
@@ -94,7 +95,11 @@ class Measured:
 
         self.step: Callable[[], None] = step
         for _ in range(2):
-            seconds(partial(step), torch.device("cpu"))
+            step()
+
+    def foreseen(self, machine: Machine) -> Forecast:
+        """What a plan says of it on a machine; operations are counted once."""
+        return Forecasting(self.recipe, self.work, self.amounts, machine, 1, None).forecast()
 
 
 if __name__ == "__main__":

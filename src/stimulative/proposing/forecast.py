@@ -176,7 +176,7 @@ def forecast_of(
         raise UsageError(f"price_per_hour= is 0 or more, got {price_per_hour}")
     machine = machine or (measured_machine() if gpu == HERE else machine_named(gpu))
     prepared, amounts = foresee(recipe, processes=gpus, images=images)
-    return _Forecasting(recipe, TrainingWork(prepared), amounts, machine, gpus, price_per_hour).forecast()
+    return Forecasting(recipe, TrainingWork(prepared), amounts, machine, gpus, price_per_hour).forecast()
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,17 @@ class _Measuring:
     flops: float
 
 
-class _Forecasting:
-    """Puts counts and rates together."""
+class Forecasting:
+    """Puts counts and rates together.
+
+    Args:
+        recipe: The recipe.
+        work: What it has to compute.
+        amounts: How many images there are.
+        machine: What it runs on.
+        devices: How many of these.
+        price: What one costs an hour.
+    """
 
     def __init__(
         self,
@@ -218,6 +227,7 @@ class _Forecasting:
         self.data, self.network = work.prepared.data, work.prepared.network
 
     def forecast(self) -> Forecast:
+        """What the run will take."""
         settings, schedule, batch = self.recipe.training, self.recipe.schedule, self.work.batch
         step, (update, kept) = self.work.step(batch), self.work.update()
         gradients = sum(p.numel() * p.element_size() for p in self.work.method.parameters() if p.requires_grad)

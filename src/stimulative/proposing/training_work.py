@@ -7,6 +7,7 @@ methods, which may draw as they like, some steps are run and averaged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -118,12 +119,12 @@ class TrainingWork:
         if type(method) is StimulativeTraining:
             return self._stimulative(method, size)
         common = self._counted(METHODS["common"](self.network, task=method.task), size)
-        if method.__class__ is METHODS["common"]:
+        if type(method) is METHODS["common"]:
             return StepWork(common, (), common.saved)
         period = getattr(method, "every", 1)
-        drawn = [self._counted(method, size, seed=number) for number in range(max(_DRAWS, 2 * period))]
+        drawn = [self._counted(method, size, seed=number) for number in range(period * math.ceil(_DRAWS / period))]
         rows = [(1 / len(drawn), one) for one in drawn]
-        spread = len({(len(one), float(one.flops.sum())) for one in drawn[:: period or 1]}) > 1
+        spread = len({(len(one), float(one.flops.sum())) for one in drawn[::period]}) > 1
         words = f"the mean of {len(drawn)} steps of the method, which draws at random" if spread else ""
         return StepWork(common, ((-1.0, common), *rows), max(one.saved for one in drawn), words)
 
@@ -139,10 +140,8 @@ class TrainingWork:
         ends = self._counted(method, samples, subnets=[full], schedule="joint", **_ON_ALL)
         rows = [(draws, ends), (-draws, self._counted(method, samples, subnets=[]))]
         if method.schedule == "lean" and odds.of.get(full):  # which goes backward through all of the main net again
-            rows += [
-                (draws * odds.of[full], self._counted(method, samples, subnets=[full])),
-                (-draws * odds.of[full], ends),
-            ]
+            again = self._counted(method, samples, subnets=[full], **_ON_ALL)
+            rows += [(draws * odds.of[full], again), (-draws * odds.of[full], ends)]
         most, sides, drawn = 0.0, self._sides(method), f"{odds.drawn:,} draws of the sampler" if odds.drawn else ""
         for side, chance in sides.items():
             x = self.x if side is None else resized(self.x, side)
