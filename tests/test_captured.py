@@ -162,7 +162,7 @@ def test_a_run_that_captures_ends_with_the_same_weights(tmp_path, monkeypatch, s
 
 def test_capturing_is_for_gpus(tmp_path):
     recipe = load_recipe("digits", {"training.capture": True, "training.device": "cpu"})
-    with pytest.raises(UsageError, match="training.capture: CUDA graphs are recorded on a GPU"):
+    with pytest.raises(UsageError, match=r"training.capture: CUDA graphs are recorded on a GPU"):
         stimulative.train(recipe, tmp_path / "run", progress=False)
     with pytest.raises(UsageError, match="capture: it records the kernels"):
         load_recipe("digits", {"training.capture": True, "training.compile": True})
