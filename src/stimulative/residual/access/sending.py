@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SHARES_MEMORY = "cpu", "mps"
+_NEEDS_NO_COPY = "cpu", "mps", "meta"
+"""Devices that share the memory of the CPU, or have none."""
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -20,6 +21,6 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if tensor.device.type != "cpu" or device.type == "cpu":
         return tensor.to(device)
-    if device.type not in _SHARES_MEMORY and not tensor.is_pinned():
+    if device.type not in _NEEDS_NO_COPY and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
