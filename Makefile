@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test browser faults fuzz coverage lint format
+.PHONY: help install demo test browser faults fuzz coverage bench lint format
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,10 @@ coverage: install  ## Write docs/coverage.md: which architectures can be taken a
 	$(BIN)/python benchmarks/coverage.py --page docs/coverage.md --json docs/results/coverage.json \
 	  --keep .coverage.jsonl
 	rm .coverage.jsonl
+
+# PARTS="step-cost latency" runs these alone; benchmarks/bench.py has their names.
+bench: install  ## Measure steps, the host, all subnets and plans, and write docs/benchmarks.md (20 minutes, quiet machine)
+	$(BIN)/python benchmarks/bench.py $(PARTS)
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""All 216 subnets of `cifar/resnet50`, recalibrated and evaluated: replay against one by one.
+"""All subnets of a ResNet, 216 of `cifar/resnet50`, recalibrated and evaluated: replay against one by one.
 
 One by one means: a model from which the blocks are really removed, its BatchNorm statistics estimated by a loop written
-out by hand, then evaluated. Both see the same images; the outputs are compared.
+out by hand, then evaluated. Both see the same images, and take turns; the outputs are compared, and the operations of
+both counted.
 
     python benchmarks/all_subnets.py --json
 """
@@ -11,20 +12,21 @@ from __future__ import annotations
 import copy
 
 import torch
-from common import arguments, report, seconds, surroundings
+from common import arguments, in_turns, interval, ratios, report, rounded, seconds, surroundings
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import stimulative
 from stimulative import models
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", images=16)
+    options = arguments(__doc__ or "", images=16, rounds=3, model="cifar/resnet50", size=32)
     device = torch.device(options.device)
     torch.manual_seed(0)
-    model = models.build("cifar/resnet50", classes=100).to(device)
-    calibration = [torch.randn(options.images, 3, 32, 32, device=device)]
-    x = torch.randn(options.images, 3, 32, 32, device=device)
+    model = models.build(options.model, classes=100).to(device)
+    calibration = [torch.randn(options.images, 3, options.size, options.size, device=device)]
+    x = torch.randn(options.images, 3, options.size, options.size, device=device)
     network = stimulative.unravel(model, x[:2])
     network.eval()
     subnets = list(network.space)
@@ -46,25 +48,34 @@ def main() -> None:
 
     with torch.no_grad():
         network(x)
-    replay_seconds = seconds(replay, device)
-    plain_seconds = seconds(plain, device)
+    times: dict[str, list[float]] = {"replay": [], "one by one": []}
+    for number in range(options.rounds):
+        for name in in_turns(list(times), number):
+            times[name].append(seconds(replay if name == "replay" else plain, device))
+    with FlopCounterMode(display=False) as shared:
+        replay()
+    with FlopCounterMode(display=False) as alone:
+        plain()
+    operations = alone.get_total_flops() / shared.get_total_flops()
+    speedup = ratios(times["one by one"], times["replay"])
     difference = max(float((by_replay[s] - one_by_one[s]).abs().max()) for s in subnets)
     result = {
         "subnets": len(subnets),
-        "speedup": round(plain_seconds / replay_seconds, 3),
+        "speedup": speedup,
+        "by_operations": round(operations, 3),
         "max_difference": difference,
         "max_logit": max(float(logits.abs().max()) for logits in one_by_one.values()),
-        "replay_seconds": round(replay_seconds, 2),
-        "one_by_one_seconds": round(plain_seconds, 2),
-        "images": options.images,
+        "seconds": {name: rounded(interval(of)) for name, of in times.items()},
+        **{"images": options.images, "image_size": options.size, "model": options.model},
         **surroundings(device),
     }
     report(
         options,
         result,
         [
-            f"{len(subnets)} subnets: {plain_seconds:.1f} s one by one, {replay_seconds:.1f} s by replay, "
-            f"{result['speedup']:.2f} times as fast; outputs differ by at most {difference:.1e}"
+            f"{len(subnets)} subnets: by replay {speedup['median']:.2f} times as fast as one by one "
+            f"({speedup['low']:.2f} to {speedup['high']:.2f}, n = {speedup['n']}); by operations {operations:.2f} "
+            f"times; outputs differ by at most {difference:.1e}"
         ],
     )
 

@@ -1,17 +1,22 @@
-"""What the benchmarks share: the machine, spread, and the memory that work takes."""
+"""What the benchmarks share: the machine, turns, spread, and the memory and the operations that work takes."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from stimulative.analysis import operations_of
 from stimulative.runs.environment import device_name, versions
 
 
@@ -26,8 +31,14 @@ def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": versions()}
+    """What the numbers were measured on, and by which command."""
+    command = ["python", *sys.argv]
+    return {
+        "command": " ".join(command),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
@@ -37,6 +48,69 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - began
+
+
+def in_turns(names: Sequence[str], number: int) -> Iterator[str]:
+    """The names in the order of a round: each round another one goes first."""
+    first = number % len(names)
+    yield from names[first:]
+    yield from names[:first]
+
+
+def ratios(of: Sequence[float], to: Sequence[float]) -> dict[str, float]:
+    """The ratios of two contenders, round by round, with their interval."""
+    return rounded(interval([a / b for a, b in zip(of, to, strict=True)]))
+
+
+def rounded(values: Mapping[str, float], digits: int = 4) -> dict[str, float]:
+    """The same numbers with fewer digits."""
+    return {key: round(value, digits) for key, value in values.items()}
+
+
+def counts(work: Callable[[], Any]) -> dict[str, int]:
+    """What work is made of, counted exactly.
+
+    Floating-point operations, operations of ATen that are dispatched, those of them that compute something (on a GPU, a
+    kernel or some), and calls of Python functions and of functions written in C.
+    """
+    with FlopCounterMode(display=False) as flops:
+        work()
+    with _Dispatched() as dispatched:
+        work()
+    return {
+        "flops": flops.get_total_flops(),
+        "aten_operations": dispatched.count,
+        "kernels": len(operations_of(work)),
+        "python_calls": python_calls(work),
+    }
+
+
+def python_calls(work: Callable[[], Any]) -> int:
+    """How many functions are called, those written in C among them, in this thread."""
+    called = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal called
+        called += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+class _Dispatched(TorchDispatchMode):
+    """Counts operations of ATen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 def synchronize(device: torch.device) -> None:
@@ -71,6 +145,21 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else 0.0,
     }
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """The number and the median of some measurements, and a 95 % interval for the median by their order.
+
+    The interval is the narrowest symmetric pair of ordered values that holds the median with 95 % probability whatever
+    the distribution (David and Nagaraja, Order Statistics, section 7.1); all of the values where there are fewer than
+    6.
+    """
+    ordered, n = sorted(values), len(values)
+    cut = 0
+    while cut + 1 < n / 2 and 2 * sum(math.comb(n, k) for k in range(cut + 1)) / 2**n <= 0.05:
+        cut += 1
+    cut = max(0, cut - 1)
+    return {"n": n, "median": statistics.median(ordered), "low": ordered[cut], "high": ordered[n - 1 - cut]}
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:

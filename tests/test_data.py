@@ -118,13 +118,14 @@ def test_all_problems_are_reported_together():
 
 
 def test_each_kind_has_the_settings_that_it_reads_and_no_others():
-    names = ("digits", "cifar10", "folder:x", "fake", "pydoc")
+    names = ("digits", "cifar10", "folder:x", "fake", "pydoc", "wds:x")
     keys = {name: set(DataSettings(name).kind.keys()) for name in names}
     assert set.union(*keys.values()) | {"arguments"} == {field.name for field in dataclasses.fields(DataSettings)}
     assert set.intersection(*keys.values()) == {"name", "batch_size", "evaluation_batch_size"}
     assert keys["cifar10"] - keys["digits"] == {"path"}
     assert (keys["folder:x"] - keys["fake"], keys["fake"] - keys["folder:x"]) == ({"validation"}, {"images"})
     assert keys["pydoc"] - keys["digits"] == {"length", "tokenizer"}
+    assert keys["wds:x"] - keys["folder:x"] == {"test_shards", "train_images", "streams"}
     assert DataSettings("fake", length=-1).kind.problems() == {}  # that is no business of made-up images
     with pytest.raises(UsageError, match="unknown data set 'mnist'"):
         _ = DataSettings("mnist").kind

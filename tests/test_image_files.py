@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from stimulative.data import DataSettings, load
+from stimulative.data.augmentation import Preparation, channels_of, training_transform
 from stimulative.data.image_files import AGAIN, HIDDEN, NO_IMAGE, NOWHERE, images_below, read_rgb, size_of
 from stimulative.errors import UsageError
 from stimulative.runs import RunDirectory
@@ -82,6 +85,30 @@ def test_an_image_that_is_too_slim_is_refused_at_once(tmp_path):
     Image.new("L", (60_000, 1)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="60000x1 pixels; one side may be 200 times the other"):
         read_rgb(str(tmp_path / "a.png"))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_prepared_as_torchvision_prepares_them(interpolation):
+    image, mode = noise(90, 70), v2.InterpolationMode(interpolation)
+    assert torch.equal(channels_of(image), v2.functional.pil_to_tensor(image))
+    crop = v2.RandomResizedCrop(32, interpolation=mode, antialias=True)
+    theirs = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    ours = training_transform(
+        32, flip=True, interpolation=interpolation, color_jitter=0.0, auto_augment=None, mean=(0.5, 0.5, 0.5)
+    )
+    for seed in range(10):
+        torch.manual_seed(seed)
+        wanted, after = theirs(image), torch.get_rng_state()
+        torch.manual_seed(seed)
+        assert torch.equal(ours(image), wanted)
+        assert torch.equal(torch.get_rng_state(), after)
+    still = v2.Compose([v2.Resize(40, interpolation=mode, antialias=True), v2.CenterCrop(32), v2.PILToTensor()])
+    prepared = Preparation(resize=40, interpolation=interpolation, antialias=True, crop=32).transform()
+    assert torch.equal(prepared(image), still(image))
 
 
 def make(folder: Path, classes: str = "ab", images: int = 6) -> None:

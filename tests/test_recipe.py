@@ -730,7 +730,7 @@ def test_all_problems_are_reported_together(file: Path) -> None:
         "  optimizer.lr: got 'fast' (mine.yaml, line 11), allowed: a number",
         "  method.steps: got 'x' (command line), allowed: a whole number",
         "  data.name: unknown data set 'digitz'; known: digits, cifar10, cifar100, folder:PATH, fake, multilabel:PATH, "
-        "segmentation:PATH, pydoc, "
+        "segmentation:PATH, wds:PATTERN, pydoc, "
         "text:PATH, sentences:PATH; did you mean 'digits'? (mine.yaml, line 4)",
         "  method.volume: must be at least 0, got -2.0 (mine.yaml, line 8)",
         "  optimizer.momentum: must be at least 0 and below 1, got 2.0 (mine.yaml, line 12)",

@@ -13,8 +13,17 @@ from stimulative.analysis.latency import MAX_ROUNDS as MAX_ROUNDS
 from stimulative.analysis.latency import SECONDS as SECONDS
 from stimulative.analysis.latency import Latencies as Latencies
 from stimulative.analysis.latency import measure_modules as measure_modules
+from stimulative.analysis.operations import Operations as Operations
+from stimulative.analysis.operations import operations_of as operations_of
 from stimulative.analysis.steps import Steps as Steps
 from stimulative.analysis.trained import open_run as open_run
+from stimulative.analysis.unit_work import UnitWork as UnitWork
+from stimulative.analysis.unit_work import Visits as Visits
+from stimulative.analysis.unit_work import beside_main as beside_main
+from stimulative.analysis.unit_work import count_units as count_units
+from stimulative.analysis.unit_work import most_kept as most_kept
+from stimulative.analysis.unit_work import runs as runs
+from stimulative.analysis.unit_work import visits as visits
 from stimulative.analysis.verifying import Finding as Finding
 from stimulative.analysis.verifying import trained_on as trained_on
 from stimulative.analysis.verifying import verify as verify

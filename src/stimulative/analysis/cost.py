@@ -29,6 +29,7 @@ class CostModel:
     def __init__(self, network: ResidualNetwork, example_input: Any) -> None:
         self.network = network
         per_unit: dict[str, int] = {}
+        self._per_unit = per_unit
         readers = network.wiring.channels.readers if network.wiring.channels is not None else {}
         self._readers = {
             reader.name: _Reader(network.model.get_submodule(reader.name)) for of in readers.values() for reader in of
@@ -71,6 +72,14 @@ class CostModel:
             self.main.parameters - sum(cost.parameters for cost in saved),
             self.main.flops - sum(cost.flops for cost in saved),
         )
+
+    def narrowed(self, subnet: Subnet) -> dict[str, float]:
+        """Of units that read the channels of dense layers, which share of their operations a subnet does."""
+        shares = {}
+        for unit, slices in self.network.wiring.slices(subnet.stages).items():
+            saved = sum(self._readers[piece.name].saved(piece).flops for piece in slices)
+            shares[unit] = 1 - saved / self._per_unit[unit] if self._per_unit.get(unit) else 1.0
+        return shares
 
     def _own_parameters(self, name: str) -> int:
         """Parameters that go with a block: those that no other module uses."""

@@ -29,6 +29,8 @@ from stimulative.training import (
     estimate_statistics,
     measure,
     measure_and_fit,
+    measuring_as,
+    tuned,
     warn_of_loss,
 )
 
@@ -161,19 +163,21 @@ def _evaluated(
 ) -> tuple[Summary, Family]:
     """The summary with what is said of subnets, and the subnets."""
     opened = _laid_out(opened)
+    device, recipe = next(opened.network.parameters()).device, opened.recipe
     network, data = opened.network, opened.data
     chosen = choose_subnets(network, asked.subnets, asked.seed, asked.kept)
     count = network.space.keeping(asked.kept).count
     calibrates = summary.method is not None and opened.method.calibrates
     looks = len(data.validation) + len(data.test)
     steps = Steps(progress, looks + (0 if asked.batch is None else MAX_ROUNDS))
-    calibration = calibration_of(opened, summary, asked.calibration)
-    if calibration is None:
-        statistics = network.recalibrate((), chosen)
-    else:
-        warn_of_loss(calibration)
-        statistics = estimate_statistics(opened, calibration.view, chosen)
-    family = _measured(opened, chosen, statistics, steps, calibrates=calibrates)
+    with tuned(recipe, device), measuring_as(recipe, device):
+        calibration = calibration_of(opened, summary, asked.calibration)
+        if calibration is None:
+            statistics = network.recalibrate((), chosen)
+        else:
+            warn_of_loss(calibration)
+            statistics = estimate_statistics(opened, calibration.view, chosen)
+        family = _measured(opened, chosen, statistics, steps, calibrates=calibrates)
     times: Latencies | None = None
     if asked.batch is not None:
         times = measure_latency(

@@ -25,6 +25,7 @@ from stimulative.cli.commands import (
     loafing,
     matrix,
     pack,
+    plan,
     report,
     rerun,
     sweep,
@@ -65,6 +66,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "unravel": unravel,
     "init": init,
+    "plan": plan,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,

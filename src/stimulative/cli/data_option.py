@@ -21,9 +21,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="NAME",
-        help="train on these images instead of the recipe's: digits, cifar10, cifar100, folder:PATH, or fake (made up, "
-        "of the same size and in as many classes; to try a recipe without its data); a language model on these texts: "
-        "pydoc or text:PATH; a sentence encoder on sentences:PATH; or your own, package.module:name",
+        help="train on these images instead of the recipe's: digits, cifar10, cifar100, folder:PATH, wds:PATTERN, or "
+        "fake (made up, of the same size and in as many classes; to try a recipe without its data); a language model "
+        "on these texts: pydoc or text:PATH; a sentence encoder on sentences:PATH; or your own, package.module:name",
     )
 
 

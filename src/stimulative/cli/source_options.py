@@ -61,7 +61,8 @@ def add_source(
     group.add_argument(
         "--data",
         metavar="NAME",
-        help="digits, cifar10, cifar100, folder:PATH, pydoc, text:PATH, sentences:PATH or package.module:name",
+        help="digits, cifar10, cifar100, folder:PATH, wds:PATTERN, pydoc, text:PATH, sentences:PATH or "
+        "package.module:name",
     )
     if out:
         group.add_argument(

@@ -15,6 +15,9 @@ from stimulative.extension import imported, is_own
 CalibrationSetting = Literal["auto", "training", "evaluation"]
 """Which view of the training images statistics come from; auto takes what the main net does better by."""
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+"""What torch.compile calls its modes."""
+
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "comet", "neptune")
 
 
@@ -47,6 +50,8 @@ class OptimizerSettings:
         weight_decay: Strength of weight decay (L2 for sgd, decoupled for adamw).
         decay_norms_and_biases: Apply weight decay to normalisation layers and biases too.
         clip_norm: Scale the gradient down to this norm when it is longer; null leaves it alone.
+        fused: Take the optimiser's step in one kernel, which rounds otherwise; null does on a GPU, where it is faster
+            and spares 16-mixed a wait in each step.
         trunk_lr: Learning rate of what was loaded from model.weights, as a share of lr, which is that of what is new: a
             head for other classes, auxiliary classifiers. 1 trains all alike.
     """
@@ -59,6 +64,7 @@ class OptimizerSettings:
     weight_decay: float = 5e-4
     decay_norms_and_biases: bool = False
     clip_norm: float | None = None
+    fused: bool | None = None
     trunk_lr: float = 1.0
 
     def problems(self) -> list[str]:
@@ -135,7 +141,16 @@ class TrainingSettings:
             for few images on each of them (below about 16). It costs an exchange for each layer and pass.
         threads: CPU threads PyTorch computes with; null leaves PyTorch's choice.
         channels_last: Store images and weights channels-last, faster for convolutions on most devices.
-        compile: Compile the model with torch.compile; slow to start, faster after.
+        compile: Compile each block of the model with torch.compile; slow to start, faster after.
+        compile_mode: How, in the words of torch.compile: reduce-overhead records CUDA graphs, max-autotune tries more
+            kernels at the start. Only with compile.
+        capture: Record each block as CUDA graphs, once as it runs in the main net and once for each subnet of a step,
+            and replay them: for nets whose kernels take less time than launching them. Each recording takes memory. On
+            one GPU, without compile.
+        tf32: Multiply float32 with 10 bits behind the point instead of 23 (TF32), for which NVIDIA's GPUs from 2020 on
+            have faster units; sums keep all bits. Other devices do not read it, nor does what is computed in 16 bits.
+        cudnn_benchmark: Let cuDNN try its algorithms for each new size of a convolution, and keep the fastest. It may
+            take another one when a run is repeated, and round otherwise. Other devices than GPUs do not read it.
         loggers: Where metrics go beside metrics.csv: tensorboard, another of Lightning's loggers (wandb,
             mlflow, comet, neptune) or the class of one as package.module:Class.
         log_every: Steps between two rows of metrics and looks at the progress.
@@ -152,6 +167,10 @@ class TrainingSettings:
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
+    compile_mode: CompileMode = "default"
+    capture: bool = False
+    tf32: bool = True
+    cudnn_benchmark: bool = True
     loggers: tuple[str, ...] = ("tensorboard",)
     log_every: int = 50
 
@@ -164,6 +183,13 @@ class TrainingSettings:
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 found.append(f"{name}: must be at least 1, got {value}")
+        if self.compile_mode != "default" and not self.compile:
+            found.append(
+                f"compile_mode: {self.compile_mode!r} says how to compile, but compile is false; set that to true, or "
+                "leave this out"
+            )
+        if self.capture and self.compile:
+            found.append("capture: it records the kernels that PyTorch launches, and compile makes others; choose one")
         if self.threads is not None and self.threads < 1:
             found.append(f"threads: must be at least 1, or null for PyTorch's choice, got {self.threads}")
         found += [f"loggers: {problem}" for problem in map(_problem_with_logger, self.loggers) if problem]
@@ -198,12 +224,16 @@ class EvaluationSettings:
             training, augmented; as for evaluation; or auto, which measures the main net by both on the validation part
             and takes the better (a study takes for all its runs what its reference has).
         calibration_images: Training images on which normalisation statistics are re-estimated before evaluation.
+        autocast: Validate, recalibrate and evaluate in the 16 bits of a mixed training.precision, too, which is faster.
+            By default in the 32 bits that the weights are saved with, so that scores are those of the model that comes
+            out, on every device, and differences of subnets of a tenth of a point are not those of rounding.
     """
 
     subnets: int | Literal["auto", "all"] = "auto"
     space: Literal["ordered", "suffix", "every_other", "unordered"] = "ordered"
     calibration: CalibrationSetting = "auto"
     calibration_images: int = 2000
+    autocast: bool = False
 
     def problems(self) -> list[str]:
         """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""

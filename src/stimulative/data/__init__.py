@@ -30,5 +30,7 @@ from stimulative.data.folder import FOLDER_SIZE as FOLDER_SIZE
 from stimulative.data.folder import ImageFolders as ImageFolders
 from stimulative.data.opening import load as load
 from stimulative.data.own_loaders import from_loaders as from_loaders
+from stimulative.data.shard_writing import index_shards as index_shards
+from stimulative.data.shard_writing import write_shards as write_shards
 from stimulative.data.small_images import NATIVE_CLASSES as NATIVE_CLASSES
 from stimulative.data.small_images import NATIVE_SIZE as NATIVE_SIZE

@@ -63,7 +63,7 @@ def training_transform(
 ) -> Callable[[Any], Tensor]:
     """What is done to a training image: from a PIL image to uint8 (3, size, size).
 
-    Draws from the global generators of PyTorch, NumPy and Python.
+    Draws from the global generator of PyTorch; policies, from those of NumPy and Python, too.
 
     Args:
         size: Side of the result in pixels.
@@ -92,7 +92,17 @@ def training_transform(
         steps.append(policy(auto_augment, size=size, mean=mean, interpolation=interpolation))
     if color_jitter:
         steps.append(v2.ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter))
-    return v2.Compose([*steps, v2.PILToTensor()])
+    return v2.Compose([*steps, channels_of])
+
+
+def channels_of(image: Any) -> Tensor:
+    """PIL's RGB of (width, height) as uint8 (3, height, width).
+
+    Taken channel by channel, as tensors have them: a batch of pixels that have their channels side by side would have
+    to be transposed.
+    """
+    channels = bytearray().join(image.tobytes("raw", channel) for channel in "RGB")
+    return torch.frombuffer(channels, dtype=torch.uint8).view(3, image.height, image.width)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class Preparation(Record):
         resize = v2.Resize(
             self.resize, interpolation=v2.InterpolationMode(self.interpolation), antialias=self.antialias
         )
-        return v2.Compose([resize, v2.CenterCrop(self.crop), v2.PILToTensor()])
+        return v2.Compose([resize, v2.CenterCrop(self.crop), channels_of])
 
     def __str__(self) -> str:
         return (

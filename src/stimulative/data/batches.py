@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stimulative.residual import sent
+
 Batch = tuple[Any, Any]
 """What a model takes, and its targets; None where there are none."""
 
@@ -107,8 +109,8 @@ class LazyLoader:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
 
-    def every(self, first: int, step: int) -> Iterator[Batch]:
-        """Every so many-th batch of a pass."""
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them."""
         return every(self.loader, first, step)
 
 
@@ -137,17 +139,18 @@ class ChangedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self._change, self._loader)
+        return self.every(0)
 
-    def every(self, first: int, step: int) -> Iterator[Batch]:
-        """Every so many-th batch of a pass."""
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them."""
         return map(self._change, every(self._loader, first, step))
 
 
-def every(loader: Iterable[Any], first: int, step: int) -> Iterator[Any]:
-    """The batches of a pass with the numbers ``first``, ``first + step`` and so on.
+def every(loader: Iterable[Any], first: int, step: int = 1) -> Iterator[Any]:
+    """The batches of a pass with the numbers `first`, `first + step` and so on.
 
-    Of loaders that have a method ``every`` it is that, which need not read the others.
+    A loader whose batches take long to make has a method `every` of that meaning, and does not make the others. Of any
+    other loader they are read and left out.
     """
     own: Callable[[int, int], Iterator[Any]] | None = getattr(loader, "every", None)
     return islice(loader, first, None, step) if own is None else own(first, step)
@@ -156,7 +159,7 @@ def every(loader: Iterable[Any], first: int, step: int) -> Iterator[Any]:
 def moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on a device."""
     x, y = batch
-    return pytree.tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), (x, y))
+    return pytree.tree_map_only(Tensor, lambda part: sent(part, device), (x, y))
 
 
 def derived_seed(seed: int, purpose: str) -> int:

@@ -15,6 +15,7 @@ from stimulative.data.masks import SEGMENTATION, MaskSettings
 from stimulative.data.own_data import OwnSettings
 from stimulative.data.resized_images import ResizedSettings
 from stimulative.data.sentences import SENTENCES, SentenceSettings
+from stimulative.data.shards import SHARDS, ShardSettings
 from stimulative.data.texts import PYDOC, TEXT, TextSettings
 from stimulative.data.tokens import BYTES
 from stimulative.data.value_checks import CHECKS, Interpolation, value_problems
@@ -35,12 +36,14 @@ _IN_FOLDERS: Mapping[str, type[KindSettings]] = {
     MULTILABEL: LabelListSettings,
     SEGMENTATION: MaskSettings,
     SENTENCES: SentenceSettings,
+    SHARDS: ShardSettings,
     TEXT: TextSettings,
 }
 _KINDS = {*_NAMED.values(), *_IN_FOLDERS.values()}
 
 KNOWN = (
     *("digits", "cifar10", "cifar100", FOLDER + "PATH", FAKE, MULTILABEL + "PATH", SEGMENTATION + "PATH"),
+    SHARDS + "PATTERN",
     *(PYDOC, TEXT + "PATH", SENTENCES + "PATH"),
 )
 
@@ -48,6 +51,9 @@ _TOLD_FIRST = ("name", "path", "classes", "images", "image_size")
 _OF_ONE = {
     "path": "only cifar10 and cifar100 are read from a path, got {}",
     "images": "only fake makes as many images as it is told, got {}",
+    "test_shards": "only wds:PATTERN has shards to test on, got {}; leave it out",
+    "train_images": "only wds:PATTERN is told how many images its shards hold, got {}; leave it out",
+    "streams": "only wds:PATTERN has shards to read from in turn, got {}; leave it out",
     "arguments": "only a data set of your own (package.module:name) takes arguments, got {}; leave it out",
 }
 _OF_RESIZED = "only images of folder:PATH and fake are prepared so, got {}; leave it out"
@@ -64,11 +70,12 @@ class DataSettings:
             `multilabel:PATH`, images of which each has any number of labels, listed in `PATH/train.csv` and
             `PATH/val.csv` (file and labels, `a.jpg,cat|dog`; or a column of 0 and 1 for each label), and
             `segmentation:PATH`, with the class of each pixel in masks beside the images (`PATH/train/images`,
-            `PATH/train/masks`, `PATH/val/...`; 255 is no class). For language models `pydoc`
-            (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a document
-            a file, in `PATH/train` and `PATH/val`. For sentence encoders `sentences:PATH`, texts without labels, a line
-            each in `PATH/train.txt` and `PATH/val.txt`. Or `package.module:name`: a function of your own that gets
-            these settings and returns a `Data`, most simply what `from_loaders` gives.
+            `PATH/train/masks`, `PATH/val/...`; 255 is no class), and `wds:PATTERN`, images in shards, tar files as
+            WebDataset has them, such as `wds:imagenet/train-{000..146}.tar`, with `test_shards`. For language models
+            `pydoc` (the manual pages on the language that come with Python) or `text:PATH` with text files (.txt), a
+            document a file, in `PATH/train` and `PATH/val`. For sentence encoders `sentences:PATH`, texts without
+            labels, a line each in `PATH/train.txt` and `PATH/val.txt`. Or `package.module:name`: a function of your own
+            that gets these settings and returns a `Data`, most simply what `from_loaders` gives.
         path: For CIFAR only: where torchvision keeps it and downloads it to (`$STIMULATIVE_DATA`, else
             `~/.cache/stimulative`, if not given), or a folder of Parquet files as Hugging Face lays them out
             (`train-*.parquet`, `test-*.parquet`).
@@ -76,6 +83,11 @@ class DataSettings:
             `fake` has as many as it is told, 10 if null.
         images: For `fake`: training images; a quarter as many are held out, half as many are tested on. Null is
             2,000, 500 and 1,000, or an image of every class where that is more.
+        test_shards: For `wds:PATTERN`: the shards to test on, such as `imagenet/val-{000..006}.tar`.
+        train_images: For `wds:PATTERN`: how many images the shards to train on have to hold, those held out included;
+            another number is an error, null is as many as there are.
+        streams: For `wds:PATTERN`: how many shards training images are read from in turn. Several processes whose
+            number divides it read from different shards.
         length: For text: tokens of a sequence, 128 if null. Documents are cut into sequences of so many, and a
             document's last one is padded. Of `sentences:PATH` the most tokens of a text; what is longer is cut off.
         tokenizer: For text: `bytes`, which needs nothing and has 257 tokens, or the path of a `tokenizer.json` or of a
@@ -124,6 +136,9 @@ class DataSettings:
     path: str | None = None
     classes: int | None = None
     images: int | None = None
+    test_shards: str | None = None
+    train_images: int | None = None
+    streams: int = 16
     length: int | None = None
     tokenizer: str = BYTES
     batch_size: int = 128

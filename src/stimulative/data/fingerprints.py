@@ -67,6 +67,20 @@ def of_files(root: str, files: _Named, targets: Iterable[object] = ()) -> str:
     return f"{len(paths):,} files, sha256 {digest.hexdigest()[:16]}"
 
 
+def of_shards(names: Iterable[str], *values: np.ndarray) -> str:
+    """The fingerprint of images in shards: the shards' names, and hashes of what is known of their images.
+
+    Args:
+        names: The shards' names.
+        values: Where the images are, how large they are, and what they show; (images,) each.
+
+    Contents are not read, as of files.
+    """
+    names = list(names)
+    digest = hashlib.sha256(f"{of_texts(names)} {of_values(*values)}".encode())
+    return f"{len(values[0]):,} images in {len(names):,} shards, sha256 {digest.hexdigest()[:16]}"
+
+
 def of_split(
     root: str, train: _Named, test: _Named, train_targets: Iterable[object] = (), test_targets: Iterable[object] = ()
 ) -> dict[str, str]:

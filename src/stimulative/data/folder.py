@@ -15,12 +15,14 @@ from stimulative.data.image_files import images_below, read_rgb
 from stimulative.data.resized_images import ImageSource, ResizedSettings
 from stimulative.data.split import hold_out
 from stimulative.errors import UsageError
-from stimulative.files import user_path
+from stimulative.files import regular, user_path
 
 FOLDER = "folder:"
 FOLDER_SIZE = 224
 
 _TRAIN, _TEST = "train", "val"
+_LONGEST_LIST = 2**26
+"""Bytes of a list of classes."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,19 @@ class ImageFolders:
         test, test_files = _image_list(root / _TEST, class_names, left_out)
         _check_apart(root, train_files, test_files)
         return cls(class_names, train, test, {reason: count for reason, count in left_out.items() if count})
+
+
+def names_in(file: Path) -> tuple[str, ...]:
+    """The names of classes that are the lines of a file.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        lines = regular(file, most=_LONGEST_LIST).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"data.name: {file} cannot be read as a list of classes: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _class_names(split: Path) -> tuple[str, ...]:

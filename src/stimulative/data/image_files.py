@@ -77,7 +77,22 @@ def images_below(folder: Path, left_out: Counter[str]) -> dict[str, str]:
 
 
 def read_rgb(path: str) -> Any:
-    """The image of a file as PIL's RGB, upright, whatever it is stored as; transparent pixels are white.
+    """The image of a file, as `as_rgb` gives it.
+
+    Raises:
+        OSError: If it cannot be read; besides, whatever `as_rgb` raises.
+    """
+    from PIL import Image
+
+    with Image.open(regular(Path(path))) as image:
+        return as_rgb(image)
+
+
+def as_rgb(image: Any) -> Any:
+    """An image as PIL's RGB, upright, whatever it is stored as; transparent pixels are white.
+
+    Args:
+        image: What PIL has opened, and not read yet.
 
     Raises:
         ValueError: If nobody can tell how its numbers are meant, or it is too slim to be resized.
@@ -85,25 +100,24 @@ def read_rgb(path: str) -> Any:
     """
     from PIL import Image
 
-    with Image.open(regular(Path(path))) as image:
-        width, height = image.size
-        if max(width, height) > _SLIMMEST * min(width, height):
-            raise ValueError(f"it has {width}x{height} pixels; one side may be {_SLIMMEST} times the other at most")
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-            # Pillow's own conversion would clip 16-bit grey to white.
-            image = _upright(image)
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(
-                f"its grey values are 32-bit {'integers' if image.mode == 'I' else 'floating point numbers'}, of which "
-                "nobody knows what is black and what is white; save it with 8 or 16 bits"
-            )
+    width, height = image.size
+    if max(width, height) > _SLIMMEST * min(width, height):
+        raise ValueError(f"it has {width}x{height} pixels; one side may be {_SLIMMEST} times the other at most")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # Pillow's own conversion would clip 16-bit grey to white.
         image = _upright(image)
-        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image.load()
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
-        return image.convert("RGB")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"its grey values are 32-bit {'integers' if image.mode == 'I' else 'floating point numbers'}, of which "
+            "nobody knows what is black and what is white; save it with 8 or 16 bits"
+        )
+    image = _upright(image)
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image.load()
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def size_of(path: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from stimulative.data.augmentation import lighting_noise
 from stimulative.data.batches import Batch, batches_in, generator_for, share_of
 from stimulative.data.pixels import Normalisation
 from stimulative.errors import UsageError
+from stimulative.residual import sent
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,10 +72,11 @@ class _Unreadable(NamedTuple):
 class _Prepared(Dataset[_Sample | _Unreadable]):
     """Images, prepared, by `(number, random number)`."""
 
-    def __init__(self, images: Images, transform: Transform, lighting: float) -> None:
+    def __init__(self, images: Images, transform: Transform, lighting: float, *, policy: bool) -> None:
         self._images = images
         self._transform = transform
         self._lighting = lighting
+        self._seeded = _all_seeded if policy else _seeded
 
     def __len__(self) -> int:
         return len(self._images)
@@ -86,7 +88,7 @@ class _Prepared(Dataset[_Sample | _Unreadable]):
         # Decoders raise almost anything on damaged files: OSError, SyntaxError, ValueError, struct.error.
         except Exception as error:
             return _Unreadable(self._images.origin(number), str(error))
-        with _seeded(random_number):
+        with self._seeded(random_number):
             prepared, target = self._transform(image, target)
             light = lighting_noise(self._lighting) if self._lighting else torch.zeros(3)
         return _Sample(prepared, target, light)
@@ -94,21 +96,31 @@ class _Prepared(Dataset[_Sample | _Unreadable]):
 
 @contextmanager
 def _seeded(number: int) -> Iterator[None]:
-    """Seed all generators that augmentations draw from, and leave them as they were.
+    """Seed the generator that augmentations draw from, and leave it as it was.
 
-    Without workers they are the training's own.
+    Without workers it is the training's own.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(number)
-    # PyTorch's generator and NumPy's are the same one and seeded by 32 bits: with the same bits they would agree.
-    np.random.seed(number >> 31)
+    state = torch.get_rng_state()
     torch.default_generator.manual_seed(number)
     try:
         yield
     finally:
+        torch.set_rng_state(state)
+
+
+@contextmanager
+def _all_seeded(number: int) -> Iterator[None]:
+    """Seed all generators that policies draw from, too; NumPy's and Python's take fifty times as long as PyTorch's."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(number)
+    # PyTorch's generator and NumPy's are the same one and seeded by 32 bits: with the same bits they would agree.
+    np.random.seed(number >> 31)
+    try:
+        with _seeded(number):
+            yield
+    finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def _collate(samples: list[_Sample | _Unreadable]) -> tuple[Tensor, Tensor, Tensor] | _Unreadable:
@@ -147,6 +159,7 @@ class ImageLoader:
     Args:
         images: The images.
         transform: PIL image and what it shows to uint8 (3, side, side) and the target.
+        policy: Whether it draws from the generators of NumPy and Python, and not from PyTorch's alone.
         order: Numbers and random numbers of the images of an epoch; always equally many.
         count: How many.
         batch_size: Images per batch.
@@ -172,6 +185,7 @@ class ImageLoader:
         device: torch.device,
         normalisation: Normalisation,
         std: tuple[float, ...],
+        policy: bool = False,
         lighting: float = 0.0,
         drop_incomplete: bool = False,
         keep_workers: bool = False,
@@ -182,9 +196,9 @@ class ImageLoader:
         self._device = device
         self._normalisation = normalisation
         self._lighting = lighting
-        self._std = torch.tensor(std)
+        self._std = torch.tensor(std, device=device)
         self._batches = DataLoader(
-            _Prepared(images, transform, lighting),
+            _Prepared(images, transform, lighting, policy=policy),
             batch_size=batch_size,
             sampler=self._order,
             drop_last=self._images < count,
@@ -208,39 +222,45 @@ class ImageLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def every(self, first: int, step: int) -> Iterator[Batch]:
-        """Every so many-th batch of a pass; the images of the others are not read."""
-        self._order.batches = slice(first, None, step)
-        try:
-            yield from self
-        finally:
-            self._order.batches = slice(None)
-
     def __iter__(self) -> Iterator[Batch]:
+        return self.every(0)
+
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them; images of the others are not read."""
+        self._order.batches = slice(first, None, step)
         for batch in self._batches:
             if isinstance(batch, _Unreadable):
                 raise UsageError(f"{batch.origin} cannot be read as an image ({batch.reason}); replace or remove it")
             x, y, light = batch
-            x = self._normalisation(x.to(self._device, non_blocking=True))
+            x = self._normalisation(sent(x, self._device))
             if self._lighting:
-                x.add_((light / self._std).to(self._device)[:, :, None, None])
-            yield x, y.to(self._device, non_blocking=True)
+                x.add_((sent(light, self._device) / self._std)[:, :, None, None])
+            yield x, sent(y, self._device)
 
 
-def shuffled(index: np.ndarray, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+Arrangement = Callable[[np.ndarray, torch.Generator], Tensor]
+"""From images (images,) to the same in an order that a generator decides."""
+
+
+def anyhow(index: np.ndarray, generator: torch.Generator) -> Tensor:
+    """The images at `index`, every order of which is as likely."""
+    return torch.from_numpy(index)[torch.randperm(len(index), generator=generator)]
+
+
+def shuffled(index: np.ndarray, seed: int, purpose: str, arrangement: Arrangement = anyhow) -> tuple[Tensor, Tensor]:
     """The images at `index` in random order, each with a random number to be augmented by."""
     generator = generator_for(seed, purpose)
-    numbers = torch.from_numpy(index)[torch.randperm(len(index), generator=generator)]
+    numbers = arrangement(index, generator)
     return numbers, torch.randint(2**63 - 1, (len(index),), generator=generator)
 
 
 def training_order(
-    index: np.ndarray, *, seed: int, rank: int, world_size: int
+    index: np.ndarray, *, seed: int, rank: int, world_size: int, arrangement: Arrangement = anyhow
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """The images at `index` in an order of their own in every epoch; one process's share of them."""
 
     def order(epoch: int) -> tuple[Tensor, Tensor]:
-        numbers, random_numbers = shuffled(index, seed, f"training epoch {epoch}")
+        numbers, random_numbers = shuffled(index, seed, f"training epoch {epoch}", arrangement)
         return share_of(numbers, rank, world_size), share_of(random_numbers, rank, world_size)
 
     return order

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from stimulative.data import fingerprints
-from stimulative.data.augmentation import Preparation
-from stimulative.data.folder import FOLDER_SIZE
+from stimulative.data.augmentation import Preparation, channels_of
+from stimulative.data.folder import FOLDER_SIZE, names_in
 from stimulative.data.image_files import read_rgb, size_of
 from stimulative.data.images import Transform
 from stimulative.data.resized_images import ImageSource, ResizedSettings
@@ -171,21 +171,15 @@ class MaskedImages:
 
 def _together(transform: Any, image: Any, target: Any) -> tuple[Tensor, Tensor]:
     """An image and its mask, changed alike."""
-    from torchvision.transforms import v2
-
     image, mask = transform(image, target)
-    return v2.functional.pil_to_tensor(image), torch.as_tensor(mask).long()
+    return channels_of(image), torch.as_tensor(mask).long()
 
 
 def _class_names(root: Path, train: MaskedImages, classes: int | None) -> tuple[str, ...]:
     """The names of the classes: those of the file, or numbers up to the greatest one in a mask of training."""
     file = root / _NAMES
     if file.exists():
-        try:
-            lines = regular(file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"data.name: {file} cannot be read as a list of classes: {error}") from error
-        names = tuple(line.strip() for line in lines if line.strip())
+        names = names_in(file)
         if classes not in (None, len(names)):
             raise UsageError(f"data.classes: {file} has {len(names)} classes, got {classes}; leave it out")
     elif classes is not None:

@@ -15,12 +15,13 @@ Both are torchvision's. timm's refuse batches of an odd size.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stimulative.data.batches import Batch, Loader, generator_for
+from stimulative.data.batches import Batch, Loader, every, generator_for
 from stimulative.data.dataset import ImageData
 
 
@@ -58,9 +59,13 @@ class MixedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Give `(x, y)`: x as the loader does, y the probabilities of the classes, float32 (batch, classes)."""
-        numbers = generator_for(self._seed, f"mixing epoch {self._epoch}")
-        for x, y in self._loader:
-            number = int(torch.randint(2**63 - 1, (), generator=numbers))
+        return self.every(0)
+
+    def every(self, first: int, step: int = 1) -> Iterator[Batch]:
+        """The batches of a pass from one on, or every so many-th of them."""
+        generator = generator_for(self._seed, f"mixing epoch {self._epoch}")
+        drawn = iter(lambda: int(torch.randint(2**63 - 1, (), generator=generator)), None)
+        for (x, y), number in zip(every(self._loader, first, step), islice(drawn, first, None, step), strict=False):
             # torchvision draws from the global generator, which is the training's own
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(number)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from stimulative.data.batches import Batch, CountedBatches, generator_for, share_of
+from stimulative.residual import sent
 
 
 class Pixels(NamedTuple):
@@ -163,7 +164,7 @@ class PixelLoader(CountedBatches):
 
     def __iter__(self) -> Iterator[Batch]:
         device = self._store.padded.device
-        views = Views(*(values.to(device) for values in self._views(self._epoch)))
+        views = Views(*(sent(values, device) for values in self._views(self._epoch)))
         for start in range(0, self._images, self._batch_size):
             stop = min(start + self._batch_size, self._images)
             yield self._store.batch(Views(*(values[start:stop] for values in views)))

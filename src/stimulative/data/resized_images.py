@@ -36,6 +36,7 @@ class ImageSource:
         test: Images to test on.
         fingerprint: By part of the data, a short text that changes when the data do.
         left_out: By reason, how many files were left out.
+        arrangement: How training images are put in random order.
     """
 
     class_names: tuple[str, ...]
@@ -46,6 +47,7 @@ class ImageSource:
     test: images.Images
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    arrangement: images.Arrangement = images.anyhow
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,13 @@ class ResizedSettings(ImageSettings):
             normalisation=Normalisation(mean, std, opening.device),
             std=std,
         )
-        augmented = partial(loader, source.train, self.augmentation(source.size, mean), lighting=self.lighting)
+        augmented = partial(
+            loader,
+            source.train,
+            self.augmentation(source.size, mean),
+            policy=self.auto_augment is not None,
+            lighting=self.lighting,
+        )
         prepared = Preparation.of(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
         show = self.prepared(prepared)
 
@@ -135,7 +143,7 @@ class ResizedSettings(ImageSettings):
             task=self.task or "images",
             preparation=prepared,
             train=augmented(
-                images.training_order(source.training, seed=seed, rank=opening.rank, world_size=opening.world_size),
+                _training_order(source, opening),
                 count=len(source.training) // opening.world_size,
                 batch_size=self.batch_size,
                 drop_incomplete=True,
@@ -191,6 +199,16 @@ class ImageAlone:
     def __call__(self, image: Any, target: Any) -> tuple[Tensor, Tensor]:
         """The image prepared, and the target as it is."""
         return self.transform(image), target
+
+
+def _training_order(source: ImageSource, opening: Opening) -> Callable[[int], tuple[Tensor, Tensor]]:
+    return images.training_order(
+        source.training,
+        seed=opening.seed,
+        rank=opening.rank,
+        world_size=opening.world_size,
+        arrangement=source.arrangement,
+    )
 
 
 def _processors() -> int:

@@ -17,6 +17,7 @@ from stimulative.data.texts import DEFAULT_LENGTH
 from stimulative.data.tokens import Tokenizer, tokenizer_of
 from stimulative.errors import UsageError
 from stimulative.files import user_path
+from stimulative.residual import sent
 
 SENTENCES = "sentences:"
 
@@ -98,7 +99,7 @@ class Sentences:
 
     Args:
         tokens: Tokens, int32 (texts, tokens of the longest one), padded behind their ends.
-        lengths: How many of them each text has, int64 (texts,).
+        lengths: How many of them each text has, int64 (texts,), on the CPU, which has to know how long a batch is.
     """
 
     tokens: Tensor
@@ -110,7 +111,7 @@ class Sentences:
         cut = [torch.tensor(tokenizer.whole(text, length), dtype=torch.int32) for text in texts]
         longest = max(map(len, cut))
         padded = [F.pad(tokens, (0, longest - len(tokens)), value=tokenizer.padding) for tokens in cut]
-        return cls(torch.stack(padded).to(device), torch.tensor([len(tokens) for tokens in cut], device=device))
+        return cls(torch.stack(padded).to(device), torch.tensor([len(tokens) for tokens in cut]))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -119,8 +120,10 @@ class Sentences:
         """Some of them, as long as the longest of these, and no targets."""
         lengths = self.lengths[numbers]
         longest = int(lengths.max())
-        mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
-        return {"input_ids": self.tokens[numbers, :longest].long(), "attention_mask": mask.long()}, None
+        mask = torch.arange(longest) < lengths[:, None]
+        device = self.tokens.device
+        tokens = self.tokens[sent(numbers, device), :longest]
+        return {"input_ids": tokens.long(), "attention_mask": sent(mask.long(), device)}, None
 
 
 def read_lines(path: Path) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from stimulative.data.batches import Batch, CountedBatches, generator_for, share_of
 from stimulative.data.tokens import Tokenizer
 from stimulative.objectives import IGNORED
+from stimulative.residual import sent
 
 
 class Batched(Protocol):
@@ -27,7 +28,11 @@ class Batched(Protocol):
         ...
 
     def batch(self, numbers: Tensor) -> Batch:
-        """Some of them, as the model takes them."""
+        """Some of them, as the model takes them.
+
+        Args:
+            numbers: Which ones, int64, on the CPU.
+        """
         ...
 
 
@@ -59,6 +64,7 @@ class Sequences:
 
     def batch(self, numbers: Tensor) -> Batch:
         """Some of them, as the model takes them."""
+        numbers = sent(numbers, self.tokens.device)
         targets = self.targets[numbers].long()
         x = {"input_ids": self.tokens[numbers].long(), "attention_mask": (targets != IGNORED).long()}
         return x, targets
@@ -93,7 +99,7 @@ class SequenceLoader(CountedBatches):
         self._order = order
 
     def __iter__(self) -> Iterator[Batch]:
-        numbers = self._order(self._epoch)[: self._images].to(self._sequences.tokens.device)
+        numbers = self._order(self._epoch)[: self._images]
         for chosen in numbers.split(self._batch_size):
             yield self._sequences.batch(chosen)
 

@@ -104,6 +104,8 @@ CHECKS: Mapping[str, Check] = {
     "classes": optional(whole_number(least=2)),
     "images": optional(whole_number(least=1)),
     "image_size": optional(whole_number(least=1, most=_LARGEST)),
+    "train_images": optional(whole_number(least=1)),
+    "streams": whole_number(least=1, most=10_000),
     "length": optional(whole_number(least=1)),
     "batch_size": whole_number(least=1),
     "evaluation_batch_size": whole_number(least=1),

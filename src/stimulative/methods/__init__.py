@@ -10,6 +10,9 @@ from stimulative.methods.beside import called_instead as called_instead
 from stimulative.methods.beside import check_settings_beside as check_settings_beside
 from stimulative.methods.common import CommonTraining as CommonTraining
 from stimulative.methods.group_knowledge import GroupKnowledge as GroupKnowledge
+from stimulative.methods.inputs import resized as resized
+from stimulative.methods.inputs import samples_of as samples_of
+from stimulative.methods.inputs import sides_of as sides_of
 from stimulative.methods.labels import known_targets as known_targets
 from stimulative.methods.labels import shifted_labels as shifted_labels
 from stimulative.methods.layer_supervision import LayerSupervision as LayerSupervision

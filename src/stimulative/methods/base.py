@@ -80,6 +80,10 @@ class Terms:
         )
 
 
+_SECOND_LOOK = 64
+"""The second step whose targets are looked at where that has to be waited for; what is wrong mostly is so at once."""
+
+
 def _with_loss(loss: Iterable[Any], terms: Terms) -> Terms:
     rebuilt = copy.copy(terms)
     (rebuilt.loss,) = loss
@@ -141,6 +145,7 @@ class Method(nn.Module):
         self.label_smoothing = label_smoothing
         self.total_steps = total_steps
         self.step = 0
+        self._looked: int | None = None  # the last step whose targets' values were looked at, where that takes a wait
         self.generator = torch.Generator().manual_seed(seed)
 
     # What the loop asks a method, so that it need not know which one it trains by. Each answers for common training; a
@@ -226,7 +231,7 @@ class Method(nn.Module):
         y: Any,
         subnets: Sequence[SubnetLike] | None = None,
         *,
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
         backward: Backward = torch.autograd.backward,
     ) -> Terms:
         """The terms of one step, with their gradients added to the parameters'.
@@ -235,28 +240,38 @@ class Method(nn.Module):
             x: A batch, as the network takes it.
             y: Its targets.
             subnets: The subnets to train besides the main net, instead of those that the method would draw.
-            scale: Factor on the gradients, such as one over the number of accumulated batches.
+            scale: Factor on the gradients, such as one over the number of accumulated batches; a number, or a scalar.
             backward: What calls backward on a loss, its only argument: ``lambda loss: scaler.scale(loss).backward()``
                 with a ``GradScaler``, ``fabric.backward``, ``accelerator.backward``. A step of several backward passes
                 (``calls_backward``) calls it for each, with a scalar that stands for the pass's loss and has no graph
                 behind it; the gradient that arrives there goes on into the pass.
         """
         terms = self(x, y, subnets)
-        backward(terms.loss * scale if scale != 1.0 else terms.loss)
+        backward(terms.loss * scale if isinstance(scale, Tensor) or scale != 1.0 else terms.loss)
         terms.loss = terms.loss.detach()
         return terms
 
     def label_loss(self, outputs: Any, y: Any) -> Tensor:
         """What the main net learns by, of its outputs and the targets; a scalar.
 
-        Values of targets are looked at in each step on a CPU, and less and less often where that has to be waited for.
+        Values of targets are looked at in each step on a CPU. Where that has to be waited for, it is once in the first
+        step, and once each in steps 64, 128, 256 and so on.
 
         Raises:
             UsageError: If the targets do not fit the outputs or the task.
         """
-        waits = any(tensor.device.type != "cpu" for tensor in tensors_in(outputs))
-        self.task.check(outputs, y, values=not waits or self.step & (self.step - 1) == 0)
+        self.task.check(outputs, y, values=self._looks_at(outputs))
         return self.task.loss(outputs, y, label_smoothing=self.label_smoothing)
+
+    def _looks_at(self, outputs: Any) -> bool:
+        """Whether this is when values of targets are looked at."""
+        if all(tensor.device.type == "cpu" for tensor in tensors_in(outputs)):
+            return True
+        often = self.step >= _SECOND_LOOK and self.step & (self.step - 1) == 0
+        if self._looked is not None and (self._looked == self.step or not often):
+            return False
+        self._looked = self.step
+        return True
 
     def run_main(self, x: Any) -> Any:
         """The main net's outputs, by the model itself: nothing has to be known of its blocks."""
@@ -291,7 +306,7 @@ def impossible(settings: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[
     ]
 
 
-def backward_through(backward: Backward, loss: Tensor, factor: float, *, retain_graph: bool) -> None:
+def backward_through(backward: Backward, loss: Tensor, factor: float | Tensor, *, retain_graph: bool) -> None:
     """Go backward from a loss by what takes a loss alone, also where the graph has to be retained.
 
     One of somebody else's is given a stand-in, and what it makes of that (a loss scaled for half precision, say) goes
@@ -304,7 +319,8 @@ def backward_through(backward: Backward, loss: Tensor, factor: float, *, retain_
         retain_graph: Whether other losses have a part of its graph to go through.
     """
     if backward is torch.autograd.backward:
-        loss.backward(loss.new_full((), factor), retain_graph=retain_graph)
+        gradient = factor.to(loss) if isinstance(factor, Tensor) else loss.new_full((), factor)
+        loss.backward(gradient, retain_graph=retain_graph)
         return
     stand_in = loss.detach().requires_grad_()
     with torch.autocast(loss.device.type, enabled=False):  # a backward pass has its forward's formats

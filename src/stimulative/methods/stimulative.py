@@ -267,7 +267,7 @@ class StimulativeTraining(Method):
         y: Any,
         subnets: Sequence[SubnetLike] | None = None,
         *,
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
         backward: Backward = torch.autograd.backward,
     ) -> Terms:
         """The terms of one step, with their gradients added to the parameters'; see ``Method.backward``."""

@@ -43,7 +43,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.methods.base import Method, Terms, check_settings, impossible
-from stimulative.residual import Place, ResidualNetwork, Subnet, SubnetLike, branch_ends, tensors_in
+from stimulative.residual import Place, ResidualNetwork, Subnet, SubnetLike, branch_ends, sent, tensors_in
 from stimulative.tasks import Task
 
 Decay = Literal["linear", "uniform", "exponential"]
@@ -217,7 +217,7 @@ class StochasticDepth(Method):
         size = len(first)
         names = [place.name for place in self.network.wiring.places]
         drawn = torch.rand(len(self.probabilities), size, generator=self.generator, dtype=torch.float64)
-        rows = (drawn < self.probabilities[:, None]).to(first.device, non_blocking=True)
+        rows = sent(drawn < self.probabilities[:, None], first.device)
         survives = dict(zip(names, rows, strict=True))
 
         def choose(place: Place, output: Any, skipped: Callable[[], Any]) -> Any:

@@ -20,10 +20,12 @@ from stimulative.residual.access.interception import intercepted as intercepted
 from stimulative.residual.access.mode import evaluating as evaluating
 from stimulative.residual.access.samples import batch_size as batch_size
 from stimulative.residual.access.samples import first_samples as first_samples
+from stimulative.residual.access.sending import sent as sent
 from stimulative.residual.access.slices import Slice as Slice
 from stimulative.residual.access.slices import narrow_for_good as narrow_for_good
 from stimulative.residual.access.slices import size_of as size_of
 from stimulative.residual.access.slices import treats_each as treats_each
+from stimulative.residual.access.slots import buffers_kept as buffers_kept
 from stimulative.residual.access.slots import computed_by_hooks as computed_by_hooks
 from stimulative.residual.access.slots import put_children as put_children
 from stimulative.residual.access.slots import put_statistics as put_statistics

@@ -360,6 +360,13 @@ class ResidualNetwork(nn.Module):
                     f"{list(kept)}"
                 )
 
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """A context in which compiled blocks run as they were written.
+
+        For evaluation: code that was compiled for training would be compiled once more for it, and for its last batch.
+        """
+        return inside_of(self.model, self.wiring).uncompiled()
+
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """A context in which layers in training mode leave their running statistics alone."""
         return frozen_statistics(self.model, self.wiring)

@@ -126,13 +126,14 @@ def _in_shape(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _check_probabilities(targets: Tensor) -> None:
-    sums = targets.detach().float().sum(-1)
-    low, high = float(targets.min()), float(targets.max())
-    if low >= 0 and float((sums - 1).abs().max()) <= _SUM_TOLERANCE:
+    given = targets.detach().float()
+    ends = (*torch.aminmax(given), *torch.aminmax(given.sum(-1)))
+    low, high, least, most = torch.stack(ends).tolist()  # at once, to wait once
+    if low >= 0 and max(1 - least, most - 1) <= _SUM_TOLERANCE:
         return
     raise UsageError(
         "targets that are floating point are class probabilities, 0 or more and 1 together; got values from "
-        f"{low:.4g} to {high:.4g} that add up to {float(sums.min()):.4g} to {float(sums.max()):.4g}. For several "
+        f"{low:.4g} to {high:.4g} that add up to {least:.4g} to {most:.4g}. For several "
         "labels of a sample say task='multilabel', for numbers or images task='regression'"
     )
 

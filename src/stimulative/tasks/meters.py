@@ -1,10 +1,12 @@
 """How good the outputs of a net are on a data set: batches are added up, and the result is one number and a few more.
 
-Top-1 and losses are counted here; all other scores are torchmetrics'.
+Losses, and what is counted by class, are counted here: torchmetrics counts by ``torch.bincount``, for which the host
+waits for an accelerator in each batch. All other scores are torchmetrics'.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -77,13 +79,52 @@ class Meter(ABC):
         return int(self._samples)
 
     def _add_loss(self, total: Tensor, samples: Tensor | int) -> None:
-        double = total.double() if total.device.type != "mps" else total
+        double = _double(total)
         self._loss = double if self._loss is None else self._loss + double
         self._samples = self._samples + samples
 
     def _mean_loss(self) -> float:
         assert self._loss is not None
         return float(self._loss) / max(1, self.samples)
+
+
+class ClassCounts:
+    """How often each class was predicted rightly, was predicted, and was there.
+
+    Args:
+        classes: How many classes there are.
+        device: Where to count.
+    """
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._classes = classes
+        # the last place is for what does not count
+        self._counts = torch.zeros(3, classes + 1, dtype=torch.int64, device=device)
+
+    def add(self, predicted: Tensor, actual: Tensor) -> None:
+        """Count a batch in: class indices of one shape; -100 where the class is not known."""
+        known = actual != IGNORED
+        for row, (classes, counts) in enumerate(
+            ((actual, known & (predicted == actual)), (predicted, known), (actual, known))
+        ):
+            places = torch.where(counts, classes, self._classes).flatten()
+            self._counts[row].scatter_add_(0, places, torch.ones_like(places))
+
+    def __add__(self, other: ClassCounts) -> ClassCounts:
+        both = copy.copy(self)
+        both._counts = self._counts + other._counts
+        return both
+
+    def cpu(self) -> ClassCounts:
+        """The same on the CPU."""
+        moved = copy.copy(self)
+        moved._counts = self._counts.cpu()
+        return moved
+
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three counts, shape ``(classes,)``, float64, on the CPU."""
+        right, predicted, actual = self._counts[:, :-1].cpu().double()
+        return right, predicted, actual
 
 
 class ClassMeter(Meter):
@@ -93,19 +134,17 @@ class ClassMeter(Meter):
         temperature: What logits are divided by for the loss.
     """
 
-    summed = ("_hits", "_f1", "_of_sequences")
+    summed = ("_hits", "_counts", "_of_sequences")
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
         self._temperature = temperature
         self._hits: Tensor | int = 0
-        self._f1: Any = None
+        self._counts: ClassCounts | None = None
         self._of_sequences = False
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits, and class indices or probabilities."""
-        from torchmetrics.classification import MulticlassF1Score
-
         logits = two_classes(outputs)
         if targets.dim() == logits.dim() and not targets.is_floating_point():
             targets = targets.squeeze(-1)
@@ -117,56 +156,50 @@ class ClassMeter(Meter):
         self._of_sequences = logits.dim() > 2
         self._add_loss(loss, len(targets) if counts is None else counts.sum())
         if logits.dim() == 2 and logits.shape[-1] <= _MOST_CLASSES:
-            if self._f1 is None:
-                classes = logits.shape[-1]
-                self._f1 = MulticlassF1Score(classes, average=None, validate_args=False).to(logits.device)
-            self._f1.update(logits, targets.argmax(-1) if targets.is_floating_point() else targets)
+            self._counts = self._counts or ClassCounts(logits.shape[-1], logits.device)
+            self._counts.add(logits.argmax(-1), targets.argmax(-1) if targets.is_floating_point() else targets)
 
     def measured(self) -> Measurement:
         """Top-1 accuracy and macro F1 in percent, the loss in nats."""
         top1 = 100 * int(self._hits) / max(1, self.samples)
-        if self._f1 is None:
+        if self._counts is None:
             return Measurement(top1, self._mean_loss(), {}, {}, self._of_sequences)
-        there = (self._f1.tp + self._f1.fn) > 0
-        by_class = _of_those(100 * self._f1.compute(), there)
+        right, predicted, actual = self._counts.read()
+        by_class = _of_those(200 * right / (predicted + actual), actual > 0)
         return Measurement(top1, self._mean_loss(), {"macro_f1": _mean(by_class)}, by_class)
 
 
 class LabelMeter(Meter):
     """Labels that are present or not: mean average precision, and that of each label."""
 
-    summed = ("_precision", "_f1", "_present")
+    summed = ("_kept",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._precision: Any = None
-        self._f1: Any = None
-        self._present: Tensor | int = 0
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits, and 0 or 1 for each label, -100 where nobody knows."""
-        from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
-
         known = targets != IGNORED
         self._add_loss(label_cross_entropy(outputs, targets) * known.sum(), known.sum())
-        settings: dict[str, Any] = {"average": None, "ignore_index": IGNORED, "validate_args": False}
-        if self._precision is None:
-            self._precision = MultilabelAveragePrecision(outputs.shape[1], **settings).to(outputs.device)
-            self._f1 = MultilabelF1Score(outputs.shape[1], **settings).to(outputs.device)
         rounded = torch.where(known, targets.round(), IGNORED).long()
-        self._precision.update(outputs.float().sigmoid(), rounded)
-        self._f1.update(outputs.float().sigmoid(), rounded)
-        self._present = self._present + (rounded == 1).sum(0)
+        self._kept.append((outputs.float().sigmoid(), rounded))
 
     def measured(self) -> Measurement:
         """Mean average precision and macro F1 in percent, over the labels that occur; the loss in nats."""
-        assert isinstance(self._present, Tensor)
+        from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
+        # on the CPU, since what is told of each label by itself would be waited for as often
+        given, wanted = (torch.cat(part).cpu() for part in zip(*self._kept, strict=True))
+        settings: dict[str, Any] = {"average": None, "ignore_index": IGNORED, "validate_args": False}
+        present = (wanted == 1).any(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of labels that do not occur, which are left out
-            precision, f1 = 100 * self._precision.compute(), 100 * self._f1.compute()
-        by_class = _of_those(precision, self._present > 0)
-        macro = _mean(_of_those(f1, self._present > 0))
-        return Measurement(_mean(by_class), self._mean_loss(), {"macro_f1": macro}, by_class)
+            precision, f1 = (
+                _of_those(100 * score(given, wanted, given.shape[1], **settings), present)
+                for score in (multilabel_average_precision, multilabel_f1_score)
+            )
+        return Measurement(_mean(precision), self._mean_loss(), {"macro_f1": _mean(f1)}, precision)
 
 
 class PixelMeter(Meter):
@@ -176,34 +209,30 @@ class PixelMeter(Meter):
         aim: The task, which brings logits to the resolution of the targets.
     """
 
-    summed = ("_hits", "_overlap")
+    summed = ("_hits", "_counts")
 
     def __init__(self, aim: Any) -> None:
         super().__init__()
         self._aim = aim
-        self._overlap: Any = None
+        self._counts: ClassCounts | None = None
         self._hits: Tensor | int = 0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: logits of shape (batch, classes, ...), and a class index of each place."""
-        from torchmetrics.classification import MulticlassJaccardIndex
-
         rows, known = self._aim.rows_and_indices(outputs, targets)
         counts = known != IGNORED
         self._add_loss(self._aim.loss(outputs, targets) * counts.sum(), counts.sum())
         predicted = rows.argmax(-1)
         self._hits = self._hits + (predicted == known).sum()
-        if self._overlap is None:
-            self._overlap = MulticlassJaccardIndex(
-                rows.shape[-1], average=None, ignore_index=IGNORED, validate_args=False
-            ).to(rows.device)
-        self._overlap.update(predicted, known)
+        self._counts = self._counts or ClassCounts(rows.shape[-1], rows.device)
+        self._counts.add(predicted, known)
 
     def measured(self) -> Measurement:
         """Mean IoU, over the classes that occur or are predicted, and pixel accuracy in percent; the loss in nats."""
-        matrix = self._overlap.confmat
-        there = (matrix.sum(0) + matrix.sum(1)) > 0
-        by_class = _of_those(100 * self._overlap.compute(), there)
+        assert self._counts is not None
+        right, predicted, actual = self._counts.read()
+        union = predicted + actual - right
+        by_class = _of_those(100 * right / union, union > 0)
         accuracy = 100 * int(self._hits) / max(1, self.samples)
         return Measurement(_mean(by_class), self._mean_loss(), {"pixel_accuracy": accuracy}, by_class)
 
@@ -211,56 +240,53 @@ class PixelMeter(Meter):
 class NumberMeter(Meter):
     """Numbers: the share of their variance that is explained."""
 
-    summed = ("_r2", "_mae")
+    summed = ("_rows", "_sums")
 
     def __init__(self) -> None:
         super().__init__()
-        self._r2: Any = None
-        self._mae: Any = None
+        self._rows = 0
+        self._sums: Tensor | None = None
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: outputs and targets of one shape."""
-        from torchmetrics.regression import MeanAbsoluteError, R2Score
-
-        targets = targets.view_as(outputs).float()
-        self._add_loss(F.mse_loss(outputs.float(), targets, reduction="sum"), targets.numel())
-        if self._r2 is None:
-            self._r2, self._mae = R2Score().to(outputs.device), MeanAbsoluteError().to(outputs.device)
-        flat, wanted = outputs.float().flatten(1).squeeze(1), targets.flatten(1).squeeze(1)
-        self._r2.update(flat, wanted)
-        self._mae.update(flat.contiguous(), wanted.contiguous())
+        found, wanted = (_double(one.reshape(len(outputs), -1)) for one in (outputs.float(), targets))
+        off = found - wanted
+        self._add_loss(off.square().sum(), targets.numel())
+        sums = torch.stack([wanted.sum(0), wanted.square().sum(0), off.square().sum(0), off.abs().sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._rows += len(outputs)
 
     def measured(self) -> Measurement:
         """R², the mean over outputs, and the mean absolute error; the loss is the mean squared error."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            r2 = float(self._r2.compute()) if int(self._r2.total) > 1 else 0.0
-        return Measurement(r2, self._mean_loss(), {"mae": float(self._mae.compute())}, {})
+        assert self._sums is not None
+        total, squares, off, distance = self._sums.cpu().double()
+        spread = squares - total.square() / self._rows
+        constant = spread <= 1e-12 * squares  # nothing is to be explained, which rounding must not make much of
+        explained = torch.where(constant, (off == 0).double(), 1 - off / spread)
+        r2 = float(explained.mean()) if self._rows > 1 else 0.0
+        return Measurement(r2, self._mean_loss(), {"mae": float(distance.mean()) / self._rows}, {})
 
 
 class ImageMeter(Meter):
     """Images of images: the peak signal-to-noise ratio, the mean over images of values from 0 to 1."""
 
-    summed = ("_psnr",)
+    summed = ("_decibels", "_images")
 
     def __init__(self) -> None:
         super().__init__()
-        self._psnr: Any = None
+        self._decibels: Tensor | float = 0.0
         self._images = 0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch in: images of one shape, (batch, channels, height, width)."""
-        from torchmetrics.image import PeakSignalNoiseRatio
-
-        self._add_loss(F.mse_loss(outputs.float(), targets.float(), reduction="sum"), targets.numel())
-        if self._psnr is None:
-            dims = tuple(range(1, outputs.dim()))
-            self._psnr = PeakSignalNoiseRatio(data_range=1.0, dim=dims).to(outputs.device)
-        self._psnr.update(outputs.float(), targets.float())
+        errors = _double((outputs.float() - targets.float()).square()).flatten(1).mean(1)
+        self._add_loss(errors.sum() * (targets.numel() // len(targets)), targets.numel())
+        self._decibels = self._decibels - 10 * errors.log10().sum()
+        self._images += len(targets)
 
     def measured(self) -> Measurement:
         """The ratio in dB; the loss is the mean squared error."""
-        return Measurement(float(self._psnr.compute()), self._mean_loss(), {}, {})
+        return Measurement(float(self._decibels) / max(1, self._images), self._mean_loss(), {}, {})
 
 
 class VectorMeter(Meter):
@@ -283,8 +309,9 @@ class VectorMeter(Meter):
         from torchmetrics.functional import spearman_corrcoef
 
         loss = self._mean_loss()
-        given, wanted = (torch.cat(part)[:_MOST_PAIRED] for part in zip(*self._kept, strict=True))
-        pairs = torch.triu_indices(len(given), len(given), 1, device=given.device)
+        # in double precision, which no autocast changes
+        given, wanted = (torch.cat(part)[:_MOST_PAIRED].cpu().double() for part in zip(*self._kept, strict=True))
+        pairs = torch.triu_indices(len(given), len(given), 1)
         if pairs.shape[1] < 2:
             return Measurement(1 - loss, loss, {}, {})
         similar = [(F.normalize(one) @ F.normalize(one).T)[pairs[0], pairs[1]] for one in (given, wanted)]
@@ -320,6 +347,11 @@ class OwnMeter(Meter):
         return Measurement(-loss if self._of_score is None else self._score / max(1, self.samples), loss, {}, {})
 
 
+def _double(values: Tensor) -> Tensor:
+    """In double precision, where the device has that."""
+    return values if values.device.type == "mps" else values.double()
+
+
 def _has_samples(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
 
@@ -332,19 +364,10 @@ def portable(value: Any) -> Any:
 
 
 def together(one: Any, other: Any) -> Any:
-    """Two sums of one kind as one: of numbers and tensors, lists, or torchmetrics' states; None is nothing yet."""
+    """Two sums of one kind as one: of numbers, tensors, counts, or lists; None is nothing yet."""
     if one is None or other is None:
         return other if one is None else one
-    if isinstance(one, bool):
-        return one or other
-    if hasattr(one, "metric_state"):
-        from torchmetrics.utilities import dim_zero_mean
-
-        for name, state in other.metric_state.items():
-            if one._reductions[name] is not dim_zero_mean:  # which is of a setting of the metric
-                setattr(one, name, together(getattr(one, name), state))
-        return one
-    return one + other
+    return one or other if isinstance(one, bool) else one + other
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class MultiLabel(Task):
             raise UsageError(f"{_WHAT}; got logits {shape_of(outputs)} and targets {shape_of(targets)}{hint}")
         if values and targets.numel():
             known = torch.where(targets != IGNORED, targets, 0)
-            low, high = float(known.min()), float(known.max())
+            low, high = torch.stack(torch.aminmax(known)).tolist()  # at once, to wait once
             if low < 0 or high > 1:
                 raise UsageError(f"{_WHAT}; got values from {low:.4g} to {high:.4g}")
 

@@ -34,3 +34,5 @@ from stimulative.training.temperature import measure_and_fit as measure_and_fit
 from stimulative.training.together import Processes as Processes
 from stimulative.training.together import ProcessLost as ProcessLost
 from stimulative.training.trainer import Trainer as Trainer
+from stimulative.training.tuning import measuring_as as measuring_as
+from stimulative.training.tuning import tuned as tuned

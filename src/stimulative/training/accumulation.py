@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from stimulative.data import Batch
+from stimulative.data import Batch, Loader, every
 from stimulative.training.measuring import samples_in
 
 
@@ -18,19 +19,18 @@ class StepPart(NamedTuple):
     Args:
         x: What the model takes.
         y: Its targets.
-        share: The share of the batch's gradient in that of the step.
+        share: The share of the batch's gradient in that of the step; a scalar tensor on the device of the targets where
+            it goes by what counts of them, which takes nobody's waiting.
         last: Whether it is the step's last one.
     """
 
     x: Any
     y: Tensor
-    share: float
+    share: float | Tensor
     last: bool
 
 
-def parts(
-    batches: Iterable[Batch], steps: int, accumulate: int, *, by_tokens: bool, done: int = 0
-) -> Iterator[StepPart]:
+def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done: int = 0) -> Iterator[StepPart]:
     """Divide the batches of an epoch into optimiser steps.
 
     Args:
@@ -39,11 +39,9 @@ def parts(
         accumulate: Batches of an optimiser step; the epoch's last one may have less.
         by_tokens: Weigh each batch by the tokens in it that count, of which padding leaves more or less. Otherwise
             batches count alike. It reads the batches of a step before the first of them is given.
-        done: How many were trained on before, whole optimiser steps; they are read, at once, and left out.
+        done: How many were trained on before, whole optimiser steps; they are left out.
     """
-    source = iter(batches) if done < steps else iter(())
-    for _ in itertools.islice(source, done):
-        pass
+    source = every(batches, done) if done < steps else iter(())
     return _divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens)
 
 
@@ -67,6 +65,16 @@ def reading(parts: Iterator[StepPart]) -> Iterator[StepPart]:
         yield part
 
 
+def _shares(counts: Sequence[Tensor | int]) -> Sequence[Tensor | float]:
+    """What share each of some numbers of samples has in their sum."""
+    known = [count for count in counts if isinstance(count, int)]
+    if len(known) == len(counts):
+        return [count / max(1, sum(known)) for count in known]
+    several = torch.stack([torch.as_tensor(count) for count in counts])
+    several = several.float() if several.device.type == "mps" else several.double()
+    return (several / several.sum().clamp(min=1)).unbind()
+
+
 def _divided(
     source: Iterator[Batch], firsts: range, steps: int, accumulate: int, by_tokens: bool
 ) -> Iterator[StepPart]:
@@ -74,8 +82,7 @@ def _divided(
         size = min(accumulate, steps - first)
         if by_tokens and size > 1:
             group = list(itertools.islice(source, size))
-            counts = [int(samples_in(y)) for _, y in group]
-            shares = [count / max(1, sum(counts)) for count in counts]
+            shares = _shares([samples_in(y) for _, y in group])
         else:
             group, shares = itertools.islice(source, size), [1 / size] * size
         for place, ((x, y), share) in enumerate(zip(group, shares, strict=False), start=1):

@@ -12,6 +12,7 @@ from stimulative.training.calibration import choose_calibration, estimate_statis
 from stimulative.training.measuring import measure_main
 from stimulative.training.preparing import Prepared
 from stimulative.training.temperature import fit_temperatures
+from stimulative.training.tuning import measuring_as
 
 if TYPE_CHECKING:
     from stimulative.training.trainer import Trainer
@@ -29,13 +30,14 @@ def finish(trainer: Trainer) -> Summary:
     peak = trainer.memory.mib()
     prepared, network = trainer.prepared, trainer.network
     trainer.method.deploy()
-    calibration = choose_calibration(prepared, trainer.calibration)
-    if calibration is not None:
-        warn_of_loss(calibration)
-        network.load_statistics(estimate_statistics(prepared, calibration.view))
-    temperatures = main_temperatures(prepared)
-    temperature = None if temperatures is None else temperatures[0]
-    main = measure_main(network, trainer.data.test, trainer.data, temperature=temperature)
+    with measuring_as(trainer.recipe, trainer.fabric.device):
+        calibration = choose_calibration(prepared, trainer.calibration)
+        if calibration is not None:
+            warn_of_loss(calibration)
+            network.load_statistics(estimate_statistics(prepared, calibration.view))
+        temperatures = main_temperatures(prepared)
+        temperature = None if temperatures is None else temperatures[0]
+        main = measure_main(network, trainer.data.test, trainer.data, temperature=temperature)
     summary = Summary(
         task=trainer.data.task,
         method=trainer.recipe.method.name,

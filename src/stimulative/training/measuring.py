@@ -105,7 +105,7 @@ def _measured(
     shares, found = division(), meters()
     own: list[list[dict[str, Any]]] = []
     batch = 0
-    with evaluating(network), torch.no_grad():
+    with evaluating(network), network.uncompiled(), torch.no_grad():
         mine = batches if shares is None else every(batches, shares.rank, shares.size)
         for batch, (x, y) in enumerate(in_precision_of(network, mine), start=1):
             of_batch = found if shares is None else meters()

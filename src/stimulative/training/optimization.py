@@ -37,9 +37,29 @@ def optimizer_of(
         groups = param_groups_weight_decay(module, settings.weight_decay)
     if trunk is not None and settings.trunk_lr != 1:
         groups = _slower(groups, {id(parameter) for parameter in trunk}, settings.lr * settings.trunk_lr)
+    # false would also turn off what PyTorch does instead, a few kernels for all parameters
+    fused = _is_fused(groups, settings) or None
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+
+
+def _is_fused(groups: Sequence[Mapping[str, Any]], settings: OptimizerSettings) -> bool:
+    if settings.fused is not None:
+        return settings.fused
+    return all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+
+
+def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on from a saved state, by the kernels of this device, not by those that it was saved with.
+
+    Args:
+        optimizer: The optimiser.
+        state: Its ``state_dict``, of any device.
+    """
+    fused = optimizer.defaults["fused"]
+    groups = [{**group, "fused": fused} for group in state["param_groups"]]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def _slower(groups: Sequence[Mapping[str, Any]], trunk: Collection[int], lr: float) -> list[dict[str, Any]]:

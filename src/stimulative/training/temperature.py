@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stimulative.data import Batch
 from stimulative.errors import UsageError
-from stimulative.objectives import counted
+from stimulative.objectives import IGNORED
 from stimulative.ranks import divided, division
 from stimulative.residual import ResidualNetwork, Statistics, Subnet
 from stimulative.runs import Score
@@ -61,28 +61,34 @@ class LossCurve:
             logits: Shape ``(B, classes)``, or ``(B, positions, classes)`` of text.
             targets: Class indices in their shape without the classes, -100 where none counts.
         """
-        counts = counted(targets)
-        if counts is not None:
-            logits, targets = logits[counts], targets[counts]
-        if not len(targets):
+        if not targets.numel():
             return
-        z = logits.detach().to(torch.float32 if logits.device.type == "mps" else torch.float64)
+        z = logits.detach().flatten(0, -2).to(torch.float32 if logits.device.type == "mps" else torch.float64)
+        targets = targets.flatten()
+        counts = targets != IGNORED  # all rows stay, since the shape of those that count would have to be waited for
+
+        def total(values: Tensor) -> Tensor:
+            return torch.where(counts, values, 0).sum()
+
+        samples = counts.sum()
         if not self.inverse.dim():
-            self.scale = z.std(-1, correction=0).mean()
+            deviations = z.std(-1, correction=0)
+            # a batch in which nothing counts has one, too
+            self.scale = torch.where(samples > 0, total(deviations) / samples.clamp(min=1), deviations.mean())
             steps = torch.arange(_POINTS, device=z.device, dtype=z.dtype) / _OCTAVE
             self.inverse = _LEAST * steps.exp2() / self.scale
             self.normalisers = z.new_zeros(_POINTS)
             self.behind, self.ahead = z.new_zeros(()), z.new_zeros(())
         greatest = z.amax(-1, keepdim=True)
-        right = z.gather(-1, targets[:, None])
+        right = z.gather(-1, torch.where(counts, targets, 0)[:, None])
         for first in range(_OCTAVE):
             powers = (self.inverse[first] * (z - greatest)).exp()
             for point in range(first, _POINTS, _OCTAVE):
-                self.normalisers[point] += powers.sum(-1).log().sum()
+                self.normalisers[point] += total(powers.sum(-1).log())
                 powers.square_()  # twice the inverse temperature, without another exponential
-        self.behind += (greatest - right).sum()
-        self.ahead += (right - z.mean(-1, keepdim=True)).sum()
-        self.samples += len(z)
+        self.behind += total((greatest - right)[:, 0])
+        self.ahead += total(right[:, 0] - z.mean(-1))
+        self.samples = self.samples + samples
 
     def of_batch(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
         """What a batch alone would be counted in as, at the temperatures of this curve, on the CPU."""

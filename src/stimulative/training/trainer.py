@@ -24,11 +24,13 @@ from stimulative.data import Data, TextData, View
 from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.ranks import divided
-from stimulative.residual import batch_size, keep_frozen
+from stimulative.residual import batch_size, keep_frozen, sent
 from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
+from stimulative.training.capturing import Capturing
+from stimulative.training.compiling import TellsOfFallbacks, compile_blocks, compiling
 from stimulative.training.devices import assembled, check_strategy, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
@@ -36,7 +38,7 @@ from stimulative.training.events import Callback, Step
 from stimulative.training.finishing import finish, main_temperatures
 from stimulative.training.measuring import in_format, measure, samples_in
 from stimulative.training.memory import PeakMemory
-from stimulative.training.optimization import optimizer_of, schedule_of
+from stimulative.training.optimization import optimizer_of, restore_optimizer, schedule_of
 from stimulative.training.preparing import prepare
 from stimulative.training.randomness import seed_rank
 from stimulative.training.resuming import (
@@ -49,7 +51,9 @@ from stimulative.training.resuming import (
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.synchronising import synchronise
 from stimulative.training.together import one_voice
+from stimulative.training.tuning import measuring_as, tuned
 from stimulative.training.under_way import UnderWay, restore_states, states_of_all
+from stimulative.training.updating import Update
 from stimulative.training.watching import ChanceWarning, Log, Watch
 
 _OF_CLASSES = "images", "text"
@@ -154,13 +158,17 @@ class Trainer:
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.network.to(memory_format=self.layout)
         if settings.compile:
-            for stage in self.network.stages:
-                for name in stage.block_names:
-                    self.network.model.get_submodule(name).compile()
+            varied = self.data.is_text or bool(self.recipe.method.settings.get("smaller_inputs"))
+            compile_blocks(self.network, mode=settings.compile_mode, varied=varied)
+        self.capturing = Capturing(self.recipe, self.network, self.fabric.device)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)
-        self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.wrapped, optimizer = self.fabric.setup(self.method, self.optimizer)
+        self.update = Update(
+            self.fabric, self.wrapped, self.optimizer, optimizer, self.scheduler, self.recipe.optimizer.clip_norm
+        )
+        self.update.keeps_gradients = self.capturing.wanted
         self.wrapped_in_ddp = bool(getattr(self.fabric.strategy, "wraps", False))
         if self.visible and self.prepared.loaded:
             print(f"{self.run_directory.path.name}: {self.prepared.loaded}", file=sys.stderr, flush=True)
@@ -172,7 +180,13 @@ class Trainer:
             UsageError: If another process trains in the directory.
             TrainingStopped: If a signal has asked for the end.
         """
-        with claimed(self.run_directory.path, "training"), self.processes.whole(), one_voice(self.processes):
+        with (
+            claimed(self.run_directory.path, "training"),
+            self.processes.whole(),
+            one_voice(self.processes),
+            tuned(self.recipe, self.fabric.device),
+            compiling(),
+        ):
             return self._run()
 
     def _run(self) -> Summary:
@@ -184,7 +198,7 @@ class Trainer:
             visible=self.visible,
             unit="seq" if isinstance(self.data, TextData) else "img",
         )
-        own: list[Callback] = [ChanceWarning()]
+        own: list[Callback] = [ChanceWarning(), *([TellsOfFallbacks()] if self.recipe.training.compile else [])]
         if self.chief:
             self.log = Log(self)
             if self.prepared.teacher is not None and not self.goes_on:
@@ -260,7 +274,7 @@ class Trainer:
         settings = self.recipe.training
         self.method.train()
         keep_frozen(self.network.model)
-        total = under_way.sums.to(self.fabric.device)
+        total = sent(under_way.sums, self.fabric.device)
         batches, done = len(self.data.train), under_way.batches
         if self.recipe.schedule.max_steps is not None:
             left = self.recipe.schedule.max_steps - self.epoch * self.updates
@@ -276,7 +290,7 @@ class Trainer:
                     sums = (terms.loss, terms.main_ce, terms.subnet_kl, terms.auxiliary, accuracy)
                     total += torch.stack([value.float() for value in sums])
                 under_way.images += batch_size(part.x)
-                if number % settings.log_every == 0 or number == batches:
+                if number % settings.log_every == 0 and number < batches:
                     check_losses(self.processes.mean(total), self.epoch, number, self.run_directory.file(LAST))
                 for callback in self.callbacks:
                     callback.on_step(self, Step(self.epoch + 1, number, batches, part, terms))
@@ -290,9 +304,11 @@ class Trainer:
                 self._stop(under_way)
             assert error.__cause__ is not None
             raise error.__cause__  # noqa: B904, it has a cause of its own
-        under_way.note(number, total, began)
+        under_way.note(number, total, began)  # the one wait for the epoch's end
+        means = self.processes.mean(under_way.sums if self.processes.size == 1 else total).cpu()
+        check_losses(means, self.epoch, number, self.run_directory.file(LAST))
         names = ("loss", "main_ce", "subnet_kl", "auxiliary")
-        *means, accuracy = self.processes.mean(total / batches).tolist()
+        *means, accuracy = (means / batches).tolist()
         told = 100 * accuracy if self.data.task in _OF_CLASSES else None
         return {**dict(zip(names, means, strict=True)), "train_quality": told}
 
@@ -331,28 +347,30 @@ class Trainer:
 
     def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
-        x = part.x
+        x = in_format(part.x, next(self.method.parameters()).dtype)
+        if self.recipe.training.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         if self.layout is torch.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=self.layout)
-        if self.method.calls_backward:
-            x = in_format(x, next(self.method.parameters()).dtype)
-            with self.fabric.autocast():
-                terms = self._checked(self.method.backward(x, part.y, scale=part.share, backward=self.fabric.backward))
-        else:
-            # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
-            with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.wrapped_in_ddp):
-                terms = self._checked(self.wrapped(x, part.y))
-                self.fabric.backward(terms.loss * part.share)
-            terms.loss = terms.loss.detach()
+        with self.capturing.step(x):
+            terms = self._gone_back(x, part)
         if part.last:
             if not self.wrapped_in_ddp:
                 self.processes.average_gradients(self.method.parameters())
-            if self.recipe.optimizer.clip_norm is not None:
-                norm = self.recipe.optimizer.clip_norm
-                self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=norm)
-            self.wrapped_optimizer.step()
-            self.wrapped_optimizer.zero_grad(set_to_none=True)
-            self.scheduler.step()
+            self.update.take()
+        return terms
+
+    def _gone_back(self, x: Any, part: StepPart) -> Terms:
+        """The terms of a batch, with gradients added."""
+        if self.method.calls_backward:
+            with self.fabric.autocast():
+                backward = self.update.backward
+                return self._checked(self.method.backward(x, part.y, scale=part.share, backward=backward))
+        # Fabric's wrapper sees to precision, and on several devices to synchronising gradients
+        with self.fabric.no_backward_sync(self.wrapped, enabled=not part.last and self.wrapped_in_ddp):
+            terms = self._checked(self.wrapped(x, part.y))
+            self.fabric.backward(terms.loss * part.share)
+        terms.loss = terms.loss.detach()
         return terms
 
     def _checked(self, terms: Any) -> Terms:
@@ -364,7 +382,11 @@ class Trainer:
         return terms
 
     def _validate(self) -> Score:
-        with self.method.as_deployed(), divided(self.processes.division):
+        with (
+            self.method.as_deployed(),
+            divided(self.processes.division),
+            measuring_as(self.recipe, self.fabric.device),
+        ):
             statistics = None
             if self.method.pollutes_statistics:
                 view = "training" if self.calibration == "auto" else self.calibration
@@ -396,6 +418,7 @@ class Trainer:
             "recipe": self.recipe.to_mapping(),
             "data": dict(self.data.fingerprint),
             "log": self.log.file.text,
+            **self.update.state(),
         }
         if self.prepared.origin is not None:
             state["weights"] = self.prepared.origin.to_mapping()
@@ -410,8 +433,9 @@ class Trainer:
             return
         try:
             self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            self.update.restore(state)
             self.under_way = restore_states(self.processes, state, self.recipe.seed)
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
             if (log := state.get("log")) is not None:

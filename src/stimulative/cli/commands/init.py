@@ -42,7 +42,8 @@ def add(commands: Any) -> None:
         "--data",
         metavar="NAME",
         required=True,
-        help="digits, cifar10, cifar100, folder:PATH, fake, pydoc, text:PATH, sentences:PATH or package.module:name",
+        help="digits, cifar10, cifar100, folder:PATH, wds:PATTERN, fake, pydoc, text:PATH, sentences:PATH or "
+        "package.module:name",
     )
     add_from(parser)
     parser.add_argument("--out", metavar="FILE", default="recipe.yaml", help="file to write (default: recipe.yaml)")

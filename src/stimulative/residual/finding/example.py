@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.residual.access.sending import sent
 from stimulative.residual.access.trees import tensors_in
 from stimulative.residual.finding.recording import arguments_of
 
@@ -35,7 +36,7 @@ def as_in(module: nn.Module, tree: Any, *, keep_formats: bool = False) -> Any:
         return tree
 
     def moved(x: Tensor) -> Tensor:
-        return x.to(own.device, own.dtype if x.is_floating_point() and not keep_formats else x.dtype)
+        return sent(x, own.device).to(own.dtype if x.is_floating_point() and not keep_formats else x.dtype)
 
     return pytree.tree_map_only(Tensor, moved, tree)
 

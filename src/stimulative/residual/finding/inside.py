@@ -6,9 +6,11 @@ through anew.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -51,6 +53,10 @@ class Inside:
         """How many parameters ask for a gradient; one that several modules share counts for each of them."""
         slots = [value for module in self.modules for value in module._parameters.values()]
         return sum([value.requires_grad for value in slots if value is not None])
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """A context in which compiled units run as they were written."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     @property
     def compiled(self) -> bool:

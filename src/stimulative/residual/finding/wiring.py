@@ -89,9 +89,11 @@ class Live:
 
     Args:
         shrunk: Whether layers that a config counts are out of their lists.
+        number: Which of the passes on a batch is running; 0 for the first one, and where there is no other.
     """
 
     shrunk: bool = False
+    number: int = 0
 
     @contextmanager
     def shrinking(self) -> Iterator[None]:

@@ -143,7 +143,11 @@ class _Walk:
             # by their names when nobody else has taken layers out of the model
             self.modules = self.modules or inside_of(model, self.wiring).units
             with _as_smaller(run, self.order.passes[number], self.alone), run.intercepting(self.modules):
-                output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
+                self.wiring.live.number = number
+                try:
+                    output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
+                finally:
+                    self.wiring.live.number = 0
         if run.looking:
             self.wiring.observed.looked_at.add(model.training)
         self.entries = run.entries if run.keep is None else run.entries[: run.keep]

@@ -27,6 +27,7 @@ from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.samples import batch_size, first_samples
 from stimulative.residual.access.slots import statistics_in
 from stimulative.residual.access.trees import tensors_in
+from stimulative.residual.finding.inside import inside_of
 from stimulative.residual.finding.norms import Norm
 from stimulative.residual.finding.recording import arguments_of
 from stimulative.residual.finding.wiring import Wiring
@@ -153,6 +154,7 @@ class _Collect:
 
     def __init__(self, model: nn.Module, wiring: Wiring) -> None:
         self.model = model
+        self.wiring = wiring
         self.norms: dict[nn.Module, Norm] = {}
         self.names: dict[nn.Module, str] = {}
         for name, layer, norm in norms_in(model, wiring):
@@ -190,7 +192,13 @@ class _Collect:
             for name, layer in modules.items()
         }
         own = [layer for layer, norm in self.norms.items() if norm.as_torch]
-        with evaluating(self.model), _buffers_of(self.norms), _forgetting(own), intercepted(modules, calls):
+        with (
+            evaluating(self.model),
+            inside_of(self.model, self.wiring).uncompiled(),
+            _buffers_of(self.norms),
+            _forgetting(own),
+            intercepted(modules, calls),
+        ):
             yield
 
     def taken(self) -> Sums:

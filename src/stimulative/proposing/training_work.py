@@ -1,0 +1,269 @@
+"""What the steps of a recipe are made of, counted by running the real step on batches of two and four samples.
+
+Of stimulative training the main net's step, what a subnet adds at its end, and each unit are counted once, and the
+expectation over subnets is a sum (``stimulative.analysis.unit_work``): exact in floating-point operations. Of other
+methods, which may draw as they like, some steps are run and averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stimulative.analysis import (
+    CostModel,
+    Operations,
+    UnitWork,
+    beside_main,
+    count_units,
+    most_kept,
+    operations_of,
+    runs,
+    visits,
+)
+from stimulative.errors import UsageError
+from stimulative.methods import METHODS, Method, StimulativeTraining, resized, samples_of, sides_of
+from stimulative.proposing.odds import odds_of
+from stimulative.residual import as_in, batch_size, evaluating, first_samples, tensors_in
+from stimulative.training import Prepared, in_format, optimizer_of
+
+Cost = Callable[[Operations], float]
+"""What operations cost: their number, their floating-point operations, their time on a machine."""
+
+_SIZES = (2, 4)
+_DRAWS = 8
+_SIDES = 9
+"""So many of the sides of smaller inputs are counted, evenly spread, where there are more."""
+
+_ON_ALL = {"smaller_inputs": None, "subnet_share": 1.0}
+"""Settings of stimulative training by which subnets run on the batch as it is."""
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """The operations of a training step on one batch.
+
+    Args:
+        main: Those of a common step.
+        subnets: What a step has besides, on average: operations with their weights.
+        most_saved: The most bytes that a step keeps for its backward passes.
+        estimate: How what is besides is known only roughly, in words; empty where it is exact.
+    """
+
+    main: Operations
+    subnets: tuple[tuple[float, Operations], ...]
+    most_saved: float
+    estimate: str = ""
+
+    def extra(self, cost: Cost) -> float:
+        """The expected cost of what a step has besides a common one."""
+        return sum(weight * cost(operations) for weight, operations in self.subnets)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The operations of the forward passes of an evaluation, on one batch.
+
+    Args:
+        shared: What all passes share: what runs before the first block.
+        main: The main net's rest.
+        subnets: The rest of all that are measured, each prefix once.
+    """
+
+    shared: Operations
+    main: Operations
+    subnets: tuple[tuple[float, Operations], ...]
+
+    def of_main(self, cost: Cost) -> float:
+        """The cost of the main net's pass."""
+        return cost(self.shared) + cost(self.main)
+
+    def of_all(self, cost: Cost) -> float:
+        """The cost of the passes of all that are measured."""
+        return cost(self.shared) + sum(weight * cost(operations) for weight, operations in self.subnets)
+
+
+class TrainingWork:
+    """Counts what a recipe has to compute.
+
+    Args:
+        prepared: The recipe's network, method and data. What it trains is changed by counting.
+
+    Attributes:
+        batch: Samples of a batch of one process.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.network, self.method = prepared.network, prepared.method
+        self._found: dict[Hashable, tuple[Any, Any]] = {}
+        self._set_format()
+        x, y = next(iter(prepared.data.train))
+        self.batch = batch_size(x)
+        if self.batch < 2:
+            raise UsageError("data: a batch of one sample, from which nothing can be told of larger ones; plan with 2")
+        self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
+        self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
+        self.y = first_samples(y, self.sizes[1], self.batch)
+
+    def step(self, size: int) -> StepWork:
+        """The operations of a step on a batch of a size."""
+        method = self.method
+        method.train()
+        if type(method) is StimulativeTraining:
+            return self._stimulative(method, size)
+        common = self._counted(METHODS["common"](self.network, task=method.task), size)
+        if type(method) is METHODS["common"]:
+            return StepWork(common, (), common.saved)
+        period = getattr(method, "every", 1)
+        drawn = [self._counted(method, size, seed=number) for number in range(period * math.ceil(_DRAWS / period))]
+        rows = [(1 / len(drawn), one) for one in drawn]
+        spread = len({(len(one), float(one.flops.sum())) for one in drawn[::period]}) > 1
+        words = f"the mean of {len(drawn)} steps of the method, which draws at random" if spread else ""
+        return StepWork(common, ((-1.0, common), *rows), max(one.saved for one in drawn), words)
+
+    def _stimulative(self, method: StimulativeTraining, size: int) -> StepWork:
+        main = self._counted(method, size, subnets=[])
+        if not method.balance:
+            return StepWork(main, (), main.saved)
+        odds = odds_of(method.sampler, self.network.space)
+        draws, samples = method.subnets_per_step, samples_of(size, method.subnet_share)
+        narrowed = self._narrowed(self.x)
+        # a subnet that skips nothing shares all of the main net's pass, so what it adds is what every subnet adds
+        full = self.network.full
+        ends = self._counted(method, samples, subnets=[full], schedule="joint", **_ON_ALL)
+        rows = [(draws, ends), (-draws, self._counted(method, samples, subnets=[]))]
+        if method.schedule == "lean" and odds.of.get(full):  # which goes backward through all of the main net again
+            again = self._counted(method, samples, subnets=[full], **_ON_ALL)
+            rows += [(draws * odds.of[full], again), (-draws * odds.of[full], ends)]
+        most, sides, drawn = 0.0, self._sides(method), f"{odds.drawn:,} draws of the sampler" if odds.drawn else ""
+        for side, chance in sides.items():
+            x = self.x if side is None else resized(self.x, side)
+            units = self._units(x, samples)
+            nodes = visits(self.network, {subnet: odd * chance for subnet, odd in odds.of.items()}, draws)
+            if side is None:
+                nodes = beside_main(self.network, nodes)
+            else:
+                before = 1 - (1 - chance) ** draws
+                rows += [(before, unit.again) for unit in units if not unit.place]
+            rows += [(weight, unit.again) for weight, unit in runs(units, nodes, narrowed)]
+            most = max(most, most_kept(self.network, units, odds.of, whole=side is not None))
+        some = f"{len(sides)} of the sides of images" if method.smaller_inputs and len(sides) == _SIDES else ""
+        lean = "all subnets of a step being different" if method.schedule == "lean" and draws > 1 else ""
+        words = " and ".join(filter(None, (drawn, some, lean)))
+        joint = main.saved + (draws * most if method.schedule == "joint" else 0.0)
+        rows = [(weight / method.every, operations) for weight, operations in rows]
+        return StepWork(main, tuple(rows), joint, f"from {words}" if words else "")
+
+    def passes(self, subnets: Any, size: int, *, evaluation: bool = True) -> Passes:
+        """The operations of forward passes of subnets on a batch of a size."""
+        example = self.prepared.data.example(self.sizes[1], evaluation=evaluation)
+        x = in_format(as_in(self.network, example), self._dtype)
+        with evaluating(self.network):
+            units = self._units(x, size, backward=False)
+        shared = _joined(unit.forward for unit in units if not unit.place)
+        main = _joined(unit.forward for unit in units if unit.place)
+        tree = visits(self.network, dict.fromkeys(subnets, 1.0))
+        rows = runs(units, tree, self._narrowed(x))
+        return Passes(shared, main, tuple((weight, unit.forward) for weight, unit in rows))
+
+    def update(self) -> tuple[Operations, int]:
+        """The operations of an optimiser's step, and the bytes of what it keeps."""
+        optimizer = optimizer_of(self.method, self.prepared.recipe.optimizer, self.prepared.trunk())
+        for parameter in self.method.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        optimizer.step()  # the first one makes what is kept
+        operations = operations_of(optimizer.step)
+        self.method.zero_grad(set_to_none=True)
+        kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        return operations, sum(value.numel() * value.element_size() for value in kept)
+
+    def _set_format(self) -> None:
+        """Weights in the recipe's number format; computing in half precision is what an autocast makes of it."""
+        precision = self.prepared.recipe.training.precision
+        self._dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+        self.method.to(self._dtype)
+        # of the same width as float16, which a processor is slow at
+        self._half = precision in ("bf16-mixed", "16-mixed")
+        if self.prepared.recipe.training.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16) if self._half else nullcontext()
+
+    def _counted(self, method: Method, size: int, *, subnets: Any = None, seed: int = 0, **instead: Any) -> Operations:
+        """The operations of a method's step, extended to a batch size.
+
+        Args:
+            method: The method.
+            size: The batch size.
+            subnets: The subnets to train; by default those that it draws.
+            seed: What it draws by, and the number of its step.
+            instead: Settings of the method that are others meanwhile.
+        """
+
+        def run(samples: int) -> Operations:
+            x, y = (first_samples(of, samples, self.sizes[1]) for of in (self.x, self.y))
+            torch.manual_seed(seed)
+            method.generator.manual_seed(seed)
+            method.step = seed
+            method.zero_grad(set_to_none=True)
+            held = [*method.parameters(), *method.buffers(), *tensors_in(x), *tensors_in(y)]
+            with self._autocast():
+                counted = operations_of(lambda: method.backward(x, y, subnets), held)
+            method.zero_grad(set_to_none=True)
+            return counted
+
+        own = {name: getattr(method, name) for name in instead}
+        vars(method).update(instead)
+        key = type(method), None if subnets is None else tuple(subnets), seed, tuple(instead.items())
+        few, many = self._once(key, run)
+        vars(method).update(own)
+        return few.extended(many, self.sizes, size)
+
+    def _units(self, x: Any, size: int, *, backward: bool = True) -> list[UnitWork]:
+        def run(samples: int) -> list[UnitWork]:
+            with self._autocast():
+                return count_units(self.network, first_samples(x, samples, self.sizes[1]), backward=backward)
+
+        shapes = tuple(tensor.shape for tensor in tensors_in(x))
+        few, many = self._once((shapes, backward), run)
+        return [one.extended(other, self.sizes, size) for one, other in zip(few, many, strict=True)]
+
+    def _once(self, what: Hashable, run: Callable[[int], Any]) -> tuple[Any, Any]:
+        """What is counted at both batch sizes, counted once."""
+        if what not in self._found:
+            self._found[what] = run(self.sizes[0]), run(self.sizes[1])
+        return self._found[what]
+
+    def _narrowed(self, x: Any) -> Callable[[Any], dict[str, float]]:
+        if self.network.wiring.channels is None:
+            return lambda subnet: {}
+        with self._autocast():
+            return CostModel(self.network, first_samples(x, 1, self.sizes[1])).narrowed
+
+    def _sides(self, method: StimulativeTraining) -> dict[int | None, float]:
+        """The sides of images that subnets get, with their probabilities; None is the full one."""
+        if method.smaller_inputs is None:
+            return {None: 1.0}
+        *smaller, full = sides_of(self.x.shape[-1], method.smaller_inputs)
+        share = 1 / (len(smaller) + 1)
+        if len(smaller) >= _SIDES:
+            # the middles of equal parts stand for them
+            parts = _SIDES - 1
+            smaller = [smaller[(2 * part + 1) * len(smaller) // (2 * parts)] for part in range(parts)]
+        each = (1 - share) / max(1, len(smaller))
+        return {None: share, **dict.fromkeys(smaller, each)} if full else {}
+
+
+def _joined(parts: Iterator[Operations]) -> Operations:
+    joined = Operations.of([])
+    for part in parts:
+        joined = joined.followed_by(part)
+    return joined

@@ -1,0 +1,79 @@
+"""Compiling what repeats in every step: the blocks.
+
+The model as a whole is another one with every subnet; its blocks are always the same. PyTorch keeps one piece of
+compiled code for all blocks of a shape, in the main net as in its subnets, so a ResNet-50 has eight however many
+subnets there are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from stimulative.residual import ResidualNetwork
+from stimulative.runs import Epoch
+from stimulative.training.events import Callback
+
+if TYPE_CHECKING:
+    from stimulative.training.trainer import Trainer
+
+_PIECES = 64  # far more than a net that repeats its blocks needs, and an end to one that is another in each step
+
+
+def compile_blocks(
+    network: ResidualNetwork,
+    *,
+    mode: str | None = None,
+    varied: bool = False,
+    backend: str | Callable[..., Any] = "inductor",
+) -> None:
+    """Compile the blocks of a network, in place.
+
+    Args:
+        network: The network.
+        mode: What PyTorch's compiler is to go for; see ``torch.compile``.
+        varied: Whether images or sequences come in many sizes. Code for one size is faster, and compiled anew for each.
+        backend: What compiles; see ``torch.compile``.
+    """
+    for stage in network.stages:
+        for name in stage.block_names:
+            block = network.model.get_submodule(name)
+            block.compile(mode=mode, dynamic=None if varied else False, backend=backend)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """A context in which the blocks of a network may be of many shapes; by default PyTorch gives up after eight."""
+    from torch import _dynamo
+
+    with _dynamo.config.patch(recompile_limit=max(_PIECES, _dynamo.config.recompile_limit)):
+        yield
+
+
+class TellsOfFallbacks(Callback):
+    """Warns of code that PyTorch's compiler could not take, behind the first epoch in which it met it."""
+
+    def __init__(self) -> None:
+        self.known = _fallbacks()
+
+    def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Look at what the compiler has counted."""
+        new = [reason for reason in _fallbacks() if reason not in self.known]
+        self.known += new
+        if new:
+            warnings.warn(
+                "training.compile: a part of the blocks runs as it was written, not compiled, since PyTorch's compiler "
+                f"met: {'; '.join(new)}. Results are the same; steps are slower than they could be",
+                stacklevel=2,
+            )
+
+
+def _fallbacks() -> list[str]:
+    """Why code was left as it was written, in the compiler's words."""
+    from torch._dynamo.utils import counters
+
+    return [
+        str(reason).strip().partition("\n")[0] for kind in ("unimplemented", "graph_break") for reason in counters[kind]
+    ]

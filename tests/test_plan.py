@@ -1,0 +1,266 @@
+"""``stimulative plan``: its counts are those of real steps, and its times follow from them by hand."""
+
+import itertools
+import json
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from stimulative.analysis import Operations, operations_of
+from stimulative.cli.command_line import main
+from stimulative.config import load_recipe
+from stimulative.proposing import GPUS, Machine, forecast_of
+from stimulative.proposing.odds import odds_of
+from stimulative.proposing.training_work import TrainingWork
+from stimulative.residual import SubnetSpace, resolve_sampler
+from stimulative.training import prepare
+
+RANGES = [[2, 3], [3, 3], [1, 2]]
+FLOPS_ALONE = Machine("flops", {"fp32": 1e9}, 1e30, None, 1e9, "made up", measured=True)
+TRAFFIC_ALONE = Machine("traffic", {"fp32": 1e30}, 1e9, None, 1e9, "made up", measured=True)
+
+
+def recipe(**settings):
+    base = {
+        "model": {"name": "cifar/resnet20"},
+        "data": {"name": "fake", "image_size": 16, "images": 80, "batch_size": 8, "workers": 0},
+        "method": {"name": "stimulative", "sampler": {"name": "ordered", "ranges": RANGES}},
+        "schedule": {"epochs": 2},
+    }
+    return load_recipe(base, {key.replace("__", "."): value for key, value in settings.items()})
+
+
+def flops(operations: Operations) -> float:
+    return float(operations.flops.sum())
+
+
+def flops_of(work) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def work():
+    return TrainingWork(prepare(recipe()))
+
+
+@pytest.fixture(scope="module")
+def of_flops():
+    return forecast_of(recipe(), machine=FLOPS_ALONE)
+
+
+TWO = {"method__sampler.ranges": [[2, 2], [3, 3], [2, 3]]}
+DENSE = {
+    "model__name": "timm/densenet121",
+    "model__arguments": {"block_config": [2, 2], "growth_rate": 4},
+    "method__sampler": "ordered",
+    "data__image_size": 32,
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method__subnets_per_step": 2},
+        {"method__subnet_share": 0.5},
+        {"method__every": 3},
+        {"method__schedule": "lean"},
+        {**TWO, "method__smaller_inputs": 0.95, "method__subnets_per_step": 2},
+        DENSE,
+    ],
+    ids=["plain", "two", "half", "every third", "lean", "two, smaller", "dense"],
+)
+def test_the_expected_operations_are_the_mean_over_all_that_may_be_drawn(settings):
+    """Counted by PyTorch's own counter on whole steps of the method, for each possible draw."""
+    prepared = prepare(recipe(**settings))
+    work, method, network = TrainingWork(prepared), prepared.method, prepared.network
+    x, y = next(iter(prepared.data.train))
+    step = work.step(len(x))
+    ranges = settings.get("method__sampler.ranges", RANGES)
+    subnets = list(network.space if settings is DENSE else network.space.restrict(ranges))
+    sides = [None] if method.smaller_inputs is None else [None, 15]  # of 16 pixels
+    draws = list(itertools.product(itertools.product(subnets, sides), repeat=method.subnets_per_step))
+    network.train()
+
+    def total(drawn) -> int:
+        method.draw_sides = lambda x, count: [side for _, side in drawn]
+        return flops_of(lambda: method.backward(x, y, [subnet for subnet, _ in drawn]))
+
+    mean = sum(map(total, draws)) / len(draws)
+    del method.draw_sides
+    common = flops_of(lambda: method.backward(x, y, []))
+    assert flops(step.main) == common
+    assert step.extra(flops) == pytest.approx((mean - common) / method.every, rel=1e-9)
+    assert mean > common and not step.estimate
+
+
+@pytest.mark.parametrize("method", ["common", "layer_supervision", "stage_supervision", "stochastic_depth"])
+def test_of_other_methods_the_steps_that_they_do_are_counted(method):
+    prepared = prepare(recipe(method__name=method))
+    step = TrainingWork(prepared).step(8)
+    x, y = next(iter(prepared.data.train))
+    prepared.method.train()
+    common = flops(step.main)
+    if method == "stochastic_depth":  # which skips blocks at random
+        assert -common < step.extra(flops) <= 0
+    else:
+        assert common + step.extra(flops) == pytest.approx(flops_of(lambda: prepared.method.backward(x, y)))
+    assert (step.extra(flops) == 0) == (method == "common")
+
+
+def test_a_larger_batch_follows_from_two_small_ones():
+    """Operations, traffic and what is kept are those of a real step on eight samples."""
+    prepared = prepare(recipe())
+    work = TrainingWork(prepared)
+    foreseen = work.step(8).main
+    x, y = next(iter(prepared.data.train))
+    held = [*prepared.method.parameters(), *prepared.method.buffers(), x, y]
+    real = operations_of(lambda: prepared.method.backward(x, y, []), held)
+    assert len(foreseen) == len(real) > 100
+    assert (foreseen.flops == real.flops).all() and (foreseen.traffic == real.traffic).all()
+    assert foreseen.saved == real.saved > 100_000
+
+
+def test_traffic_of_operations_by_hand():
+    """Of a sum of two tensors of 8 and a product of (2, 3) and (3, 4), in float32; looking at one takes none."""
+    a, b, c, d = torch.ones(8), torch.ones(8), torch.ones(2, 3), torch.ones(3, 4)
+    counted = operations_of(lambda: ((a + b).reshape(2, 4), c @ d))
+    assert counted.traffic.tolist() == [3 * 8 * 4, (6 + 12 + 8) * 4]
+    assert counted.flops.tolist() == [0, 2 * 2 * 3 * 4]
+
+
+def test_a_time_is_operations_by_a_rate(of_flops):
+    step, of_traffic = of_flops.step, forecast_of(recipe(), machine=TRAFFIC_ALONE)
+    assert step.seconds_common.typical == pytest.approx(step.flops_common / 1e9)
+    assert step.seconds.typical == pytest.approx((step.flops_common + step.flops_beside) / 1e9)
+    assert step.seconds.best < step.seconds.typical < step.seconds.worst
+    assert step.bound["arithmetic"] > 0.99 and of_traffic.step.bound["memory traffic"] == pytest.approx(1)
+    traffic = of_traffic.step.traffic_common + of_traffic.step.traffic_beside
+    assert of_traffic.step.seconds.typical > traffic / 1e9  # the optimiser's step comes on top
+    # 2 epochs of 10 steps, and validation on 20 images of 80, thrice more at the end, and the test split
+    assert of_flops.steps_per_epoch == 10 and of_flops.training == 80 and of_flops.validation == 20
+    assert of_flops.train_seconds.typical > 20 * step.seconds.typical
+    assert of_flops.evaluate_seconds.typical == pytest.approx(of_flops.evaluate_flops / 1e9)
+
+
+def test_the_operations_of_an_evaluation_are_those_of_running_all_subnets(work):
+    passes = work.passes(list(work.network.space), 8)
+    x = torch.randn(8, 3, 16, 16)
+    work.network.eval()
+    with torch.no_grad():
+        assert passes.of_all(flops) == flops_of(lambda: work.network.run(x, list(work.network.space)))
+        assert passes.of_main(flops) == flops_of(lambda: work.network(x))
+
+
+def test_bytes_of_weights_and_of_what_is_kept_beside_them(of_flops):
+    own = prepare(recipe()).network.model
+    parameters, buffers = list(own.parameters()), list(own.buffers())
+    numbers, memory = sum(p.numel() for p in parameters), of_flops.memory
+    assert of_flops.parameters == numbers
+    assert memory.gradients == memory.optimizer == 4 * numbers  # sgd keeps a momentum
+    assert memory.weights == 4 * numbers + sum(b.numel() * b.element_size() for b in buffers)
+    assert memory.least < memory.most and memory.fits is None
+    adamw = TrainingWork(prepare(recipe(optimizer__name="adamw", optimizer__lr=0.001)))
+    # two averages, and a step counted for each tensor
+    assert adamw.update()[1] == 2 * 4 * numbers + 4 * len(parameters)
+
+
+def test_several_devices_share_images_and_sum_gradients(of_flops):
+    two = forecast_of(recipe(), gpus=2, machine=FLOPS_ALONE)
+    assert of_flops.communicated == 0
+    assert two.communicated == 2 * 1 / 2 * 4 * of_flops.parameters
+    assert two.step.communication.typical == pytest.approx(two.communicated / 1e9)
+    assert two.steps_per_epoch * two.batch * 2 == two.training == 80
+    assert two.validation_seconds.typical == pytest.approx(of_flops.validation_seconds.typical / 2)
+
+
+def test_what_would_fit_is_told_where_a_step_does_not():
+    tiny = Machine("tiny", {"fp32": 1e9}, 1e9, 12e6, 1e9, "made up", measured=True)
+    memory = forecast_of(recipe(data__batch_size=64), machine=tiny).memory
+    assert memory.fits == "no" and memory.least > 12e6
+    assert memory.instead[0].startswith("method.schedule lean")
+    assert 1 <= memory.largest_batch < 64 and memory.instead[1].startswith(f"{memory.largest_batch} samples")
+    fitting = forecast_of(recipe(data__batch_size=memory.largest_batch), machine=tiny).memory
+    assert fitting.fits == "yes" and fitting.most > 0.9 * tiny.memory
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "ordered",
+        {"name": "ordered", "ranges": [[2, 3], [1, 2], [3, 3]]},
+        "suffix",
+        "every_other",
+        {"name": "interstage", "ranges": [[3, 3], [1, 2], [2, 3]]},
+        {"name": "unordered", "keep": 0.7},
+        {"name": "unordered", "keep": 0.3, "ranges": [[2, 3], [2, 2], [1, 3]]},
+        "late",
+        {"name": "late", "whole": 0.8},
+        "nested",
+        {"name": "nested", "decay": 0.9},
+    ],
+    ids=str,
+)
+def test_odds_are_how_often_subnets_are_drawn(sampler):
+    space = SubnetSpace(lengths=(3, 3, 3), fixed=(False, True, False))
+    draw = resolve_sampler(sampler, space)
+    odds = odds_of(draw, space)
+    assert odds.drawn is None and sum(odds.of.values()) == pytest.approx(1)
+    generator, draws = torch.Generator().manual_seed(1), 3_000
+    drawn = Counter(draw(space, generator) for _ in range(draws))
+    assert set(drawn) <= set(odds.of)
+    for subnet, chance in odds.of.items():
+        assert abs(drawn[subnet] - draws * chance) < 5 * (draws * chance * (1 - chance)) ** 0.5 + 1
+
+
+def test_a_sampler_that_cannot_be_listed_is_drawn_from_and_that_is_said():
+    found = forecast_of(recipe(method__sampler="interstage"), machine=FLOPS_ALONE)
+    assert found.step.estimate == "from 4,000 draws of the sampler"
+    assert any("is an estimate" in warning for warning in found.warnings)
+
+
+def test_the_command_plans_without_downloading(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STIMULATIVE_DATA", str(tmp_path))
+    words = ["plan", "cifar100-resnet20", "--gpu", "h200", "--gpus", "2", "--price-per-hour", "3", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["validation"], found["test"]) == (5_000, 10_000) and found["opened"] is False
+    assert found["training"] == found["steps_per_epoch"] * found["batch"] * 2 <= 45_000  # whole batches for both
+    device_hours = (2 * found["train_seconds"]["typical"] + found["evaluate_seconds"]["typical"]) / 3600
+    assert found["money"]["typical"] == pytest.approx(3 * device_hours)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_is_counted_and_what_is_assumed(capsys):
+    assert main(["plan", "digits", "--gpu", "t4"]) == 0
+    told = capsys.readouterr().out
+    for words in ("(exact)", "time, an estimate", "short of:", "fits into", "datasheet", "27 subnets"):
+        assert words in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits", "--gpu", "h20"], "known: h200, h100"),
+        (["digits", "--gpus", "0"], "--gpus is 1 or more"),
+        (["digits", "--price-per-hour", "-1"], "--price-per-hour is 0 or more"),
+        (["digits", "--images", "many"], "--images"),
+        (["digits", "--gpu", "t4", "--images", "100,10"], "digits says itself how many it has"),
+        (["imagenet-resnet50", "--gpu", "t4"], "say how many images there will be: --images"),
+        (["imagenet-resnet50", "--gpu", "t4", "--images", "1"], "leave none"),
+    ],
+)
+def test_what_cannot_be_planned_is_told(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_datasheets_are_ordered_as_they_should_be():
+    for gpu in GPUS.values():
+        assert gpu.source and gpu.memory and gpu.rate("fp32") <= gpu.rate("tf32") <= gpu.rate("fp16")
+    assert GPUS["t4"].rate("bf16") == GPUS["t4"].rate("fp32")
