@@ -91,11 +91,12 @@ class LaterWritingNet(nn.Module):
 
 
 @pytest.mark.parametrize("schedule", ["joint", "lean"])
-def test_a_block_that_writes_in_training_mode_alone_is_noticed_in_the_first_step(schedule):
+@pytest.mark.parametrize("subnet", ["0", "1"])
+def test_a_block_that_writes_in_training_mode_alone_is_noticed_in_the_first_step(schedule, subnet):
     model = randomised(LaterWritingNet())
     network = unravel(model, images())
     assert not network.wiring.writers
-    METHODS["stimulative"](network, schedule=schedule).train().backward(images(), Y, ["1"])
+    METHODS["stimulative"](network, schedule=schedule).train().backward(images(), Y, [subnet])
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
 
@@ -105,9 +106,9 @@ def test_a_block_that_writes_in_training_mode_alone_is_noticed_in_the_first_step
             x = 2 * x + block.inner(2 * x)
         return model.head(x)
 
-    main, subnet = plain([*model.blocks]), plain([model.blocks[0]])
+    main, small = plain([*model.blocks]), plain([*model.blocks][: int(subnet)])
     target = main.detach().log_softmax(-1)
-    divergence = F.kl_div(subnet.log_softmax(-1), target, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(small.log_softmax(-1), target, reduction="batchmean", log_target=True)
     (F.cross_entropy(main, Y) + divergence).backward()
     torch.testing.assert_close(found, [parameter.grad for parameter in model.parameters()])
 
@@ -124,6 +125,47 @@ def test_norms_that_take_the_place_of_others_are_found():
     fresh = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     method.backward(images(), Y, ["1-1"])
     assert fresh and {int(norm.num_batches_tracked) for norm in fresh} == {1}
+
+
+def test_layers_that_are_put_into_what_was_empty_are_found():
+    model = randomised(SequentialNet())
+    model.head = nn.Sequential(nn.Sequential(), model.head)
+    network = unravel(model, images())
+    method = METHODS["stimulative"](network).train()
+    method.backward(images(), Y, ["1-1"])
+    model.head[0].append(nn.BatchNorm1d(8).double())
+    method.backward(images(), Y, ["1-1"])
+    assert int(model.head[0][0].num_batches_tracked) == 1
+
+
+def test_a_lean_step_goes_backward_in_the_formats_of_its_forward():
+    class Precise(nn.Linear):
+        def forward(self, x):
+            with torch.autocast("cpu", enabled=False):
+                return torch.sin(x.float() @ self.weight.float().T)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Precise(64, 64, bias=False), nn.Sequential(*[Residual(64) for _ in range(3)]), nn.Linear(64, 4)
+    )
+    x, y = torch.randn(4, 64), Y
+    found = []
+    for backward in (torch.autograd.backward, lambda loss: loss.backward()):
+        method = METHODS["stimulative"](unravel(model, x), schedule="lean").train()
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            method.backward(x, y, ["1"], backward=backward)
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+class Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.linear(x)
 
 
 def test_a_container_that_is_compiled_between_steps_is_refused():

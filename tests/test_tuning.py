@@ -1,6 +1,8 @@
 """How a device computes, as a recipe says: number formats, kernels, compilation."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,9 +14,9 @@ from stimulative.errors import UsageError
 from stimulative.residual import unravel
 from stimulative.runs import RunDirectory
 from stimulative.training import load_recipe, optimizer_of, train, tuned
+from stimulative.training.compiling import compile_blocks
 from stimulative.training.optimization import restore_optimizer
 from stimulative.training.resuming import check_unchanged
-from stimulative.training.tuning import compile_blocks
 
 
 def flags() -> tuple[str, bool, bool]:
@@ -39,10 +41,26 @@ def test_a_gpu_computes_as_the_recipe_says_and_as_before_behind_it(settings, exp
     assert flags() == before
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_newer_switches_of_a_script_are_left_as_they_were(wanted):
+    recipe = load_recipe("digits", {"training.tf32": wanted})
+    script = (
+        "import torch; from stimulative.training import load_recipe, tuned; b = torch.backends\n"
+        "b.cuda.matmul.fp32_precision, b.cudnn.conv.fp32_precision = 'tf32', 'ieee'\n"
+        "seen = lambda: [one.fp32_precision for one in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn)]\n"
+        f"before, recipe = seen(), load_recipe('digits', {{'training.tf32': {wanted}}})\n"
+        "with tuned(recipe, torch.device('cuda')): print(*seen())\n"
+        "print(seen() == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    inside, put_back = done.stdout.split("\n")[:2]
+    assert inside == " ".join(["tf32" if recipe.training.tf32 else "ieee"] * 3) and put_back == "True"
+
+
 def test_blocks_are_compiled_in_the_mode_that_the_recipe_says(monkeypatch):
     network, modes = unravel(SequentialNet().double(), images()), []
-    monkeypatch.setattr(nn.Module, "compile", lambda module, *, mode: modes.append((type(module).__name__, mode)))
-    compile_blocks(network, "max-autotune")
+    monkeypatch.setattr(nn.Module, "compile", lambda module, *, mode, **_: modes.append((type(module).__name__, mode)))
+    compile_blocks(network, mode="max-autotune")
     assert modes == [("BasicBlock", "max-autotune")] * 7
 
 

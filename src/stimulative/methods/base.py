@@ -66,10 +66,18 @@ class Terms:
         """Mean divergence of the subnets."""
         return torch.zeros_like(self.main_ce) if self._subnet_kl is None else self._subnet_kl
 
+    @subnet_kl.setter
+    def subnet_kl(self, value: Tensor) -> None:
+        self._subnet_kl = value
+
     @property
     def auxiliary(self) -> Tensor:
         """Mean loss of auxiliary heads."""
         return torch.zeros_like(self.main_ce) if self._auxiliary is None else self._auxiliary
+
+    @auxiliary.setter
+    def auxiliary(self, value: Tensor) -> None:
+        self._auxiliary = value
 
     def __repr__(self) -> str:
         return (
@@ -318,12 +326,12 @@ def backward_through(backward: Backward, loss: Tensor, factor: float | Tensor, *
         factor: What the loss is multiplied by.
         retain_graph: Whether other losses have a part of its graph to go through.
     """
-    if backward is torch.autograd.backward:
-        gradient = factor.to(loss) if isinstance(factor, Tensor) else loss.new_full((), factor)
-        loss.backward(gradient, retain_graph=retain_graph)
-        return
-    stand_in = loss.detach().requires_grad_()
     with torch.autocast(loss.device.type, enabled=False):  # a backward pass has its forward's formats
+        if backward is torch.autograd.backward:
+            gradient = factor.to(loss) if isinstance(factor, Tensor) else loss.new_full((), factor)
+            loss.backward(gradient, retain_graph=retain_graph)
+            return
+        stand_in = loss.detach().requires_grad_()
         backward(stand_in * factor)
         if stand_in.grad is not None:
             loss.backward(stand_in.grad, retain_graph=retain_graph)

@@ -6,15 +6,15 @@ step, whatever the number of subnets. Those of subnets are recorded with running
 
 A graph also writes gradients into memory of its own, which its next replay overwrites, and which PyTorch would make
 the gradient of whatever leaf has none so far. So parameters have gradients to be added to before the backward pass, and
-what arrives at other leaves (where the lean schedule cuts the graph) is copied.
+what arrives where the lean schedule cuts the graph is copied.
 
-What is called in another way than it was recorded (other shapes, evaluation, once more in the same step) runs as it was
-written.
+What is called in another way than it was recorded (other shapes, evaluation, once more in the same step), and blocks
+whose layers were exchanged, frozen or thawed since, run as they were written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
-from stimulative.residual import ResidualNetwork, arguments_of, buffers_kept
+from stimulative.residual import ResidualNetwork, arguments_of, buffers_kept, intercepted
 from stimulative.training.tuning import mixed_format
 
 Capture = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., Any]]
@@ -44,6 +44,7 @@ class Capturing:
         recipe: The recipe.
         network: The network.
         device: What it is trained on.
+        processes: How many train together.
 
     Attributes:
         wanted: Whether the recipe asks for it.
@@ -52,8 +53,12 @@ class Capturing:
         UsageError: If it cannot be done there.
     """
 
-    def __init__(self, recipe: Recipe, network: ResidualNetwork, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, network: ResidualNetwork, device: torch.device, processes: int) -> None:
         self.wanted = recipe.training.capture
+        if self.wanted and processes > 1:
+            raise UsageError(
+                f"training.capture: it was not made for several processes, and {processes} train together; leave it out"
+            )
         if self.wanted and device.type not in CAPTURES:
             raise UsageError(
                 f"training.capture: CUDA graphs are recorded on a GPU, and the run is on {device.type}; leave it out"
@@ -112,10 +117,12 @@ class CapturedBlocks:
         self.network = network
         names = [name for stage in network.stages for name in stage.block_names]
         self.blocks = {name: network.model.get_submodule(name) for name in names}
+        self.inner = {name: [*block.modules()] for name, block in self.blocks.items()}
         self.trained = {
             name: [parameter for parameter in block.parameters() if parameter.requires_grad]
             for name, block in self.blocks.items()
         }
+        self.states = {name: _state(inner) for name, inner in self.inner.items()}
         self.forwards = {name: block.forward for name, block in self.blocks.items()}
         self.samples = _samples(network, x, self.blocks)
         self.recorded: dict[Slot, Callable[..., Any]] = {}
@@ -126,18 +133,18 @@ class CapturedBlocks:
                 with network.frozen_statistics() if number else nullcontext():
                     for name, block in self.blocks.items():
                         args = self.samples[name]
-                        self.recorded[name, number] = capture(_AsIn(block, self.forwards[name]).train(), args)
+                        self.recorded[name, number] = capture(_AsIn(block, self.forwards[name]), args)
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
         """A context in which the blocks replay what was recorded of them."""
-        for name, block in self.blocks.items():
-            vars(block)["forward"] = partial(self._call, name)
+        live = self.network.wiring.live
+        live.overwrites_gradients = True
         try:
-            yield
+            with intercepted(self.blocks, {name: partial(self._call, name) for name in self.blocks}):
+                yield
         finally:
-            for block in self.blocks.values():
-                del vars(block)["forward"]
+            live.overwrites_gradients = False
 
     def begin_step(self) -> None:
         """A step begins: nothing that was recorded waits for its backward pass any more."""
@@ -151,9 +158,6 @@ class CapturedBlocks:
             for parameter in self.trained[name]:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            for part in args:
-                if part.is_leaf and part.requires_grad:
-                    part.register_hook(torch.clone)
             return self.recorded[slot](*args)
         self.ran += 1
         return self.forwards[name](*args, **kwargs)
@@ -165,6 +169,7 @@ class CapturedBlocks:
             and torch.is_grad_enabled()
             and len(args) == len(samples)
             and all(map(_alike, args, samples))
+            and _state(self.inner[name]) == self.states[name]
         )
 
 
@@ -197,6 +202,13 @@ def _as_it_was(network: ResidualNetwork) -> Iterator[None]:
     devices = {parameter.device.index for parameter in network.parameters() if parameter.device.type == "cuda"}
     with buffers_kept(network.model), torch.random.fork_rng(devices=devices):
         yield
+
+
+def _state(modules: Sequence[nn.Module]) -> list[Any]:
+    """What a recording goes by of a block's modules: their modes, and the memory of what they hold."""
+    slots = [value for one in modules for own in (one._parameters, one._buffers) for value in own.values()]
+    held = [(value.data_ptr(), value.requires_grad) for value in slots if value is not None]
+    return [*[(one.training, *map(id, one._modules.values())) for one in modules], *held]
 
 
 def _alike(one: Any, other: Tensor) -> bool:

@@ -160,7 +160,7 @@ class Trainer:
         if settings.compile:
             varied = self.data.is_text or bool(self.recipe.method.settings.get("smaller_inputs"))
             compile_blocks(self.network, mode=settings.compile_mode, varied=varied)
-        self.capturing = Capturing(self.recipe, self.network, self.fabric.device)
+        self.capturing = Capturing(self.recipe, self.network, self.fabric.device, self.processes.size)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
         self.scheduler = schedule_of(self.optimizer, self.recipe.schedule, self.updates)

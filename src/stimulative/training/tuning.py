@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,16 +25,45 @@ def tuned(recipe: Recipe, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    settings = recipe.training
     cudnn: Any = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
-    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
-    cudnn.allow_tf32, cudnn.benchmark = settings.tf32, settings.cudnn_benchmark
+    before, put_back = cudnn.benchmark, _set_tf32(recipe.training.tf32)
+    cudnn.benchmark = recipe.training.cudnn_benchmark
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+        cudnn.benchmark = before
+        put_back()
+
+
+def _set_tf32(wanted: bool) -> Callable[[], None]:
+    """Switch TF32 on or off, by those of PyTorch's switches that have been used so far: they cannot be mixed.
+
+    Args:
+        wanted: Whether it is to be on.
+
+    Returns:
+        What puts the switches back.
+    """
+    cudnn: Any = torch.backends.cudnn
+    try:
+        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:  # somebody has used the new ones
+        switches: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+        values = [one.fp32_precision for one in switches]
+
+        def put(several: Iterable[str]) -> None:
+            for one, value in zip(switches, several, strict=True):
+                one.fp32_precision = value
+
+        put(["tf32" if wanted else "ieee"] * len(switches))
+        return partial(put, values)
+
+    def put_old(matmul: str, allow: bool) -> None:
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.allow_tf32 = allow
+
+    put_old("high" if wanted else "highest", wanted)
+    return partial(put_old, *before)
 
 
 def measuring_as(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:

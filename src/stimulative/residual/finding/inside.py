@@ -28,8 +28,7 @@ class Inside:
 
     Args:
         modules: All of them, the model itself first.
-        holding: Those that hold others.
-        held: What these hold, one after the other.
+        held: What each of them holds, one after the other.
         units: The units by name; those that are in their place.
         around: What holds blocks, by name, the model itself (``""``) among them.
         switches: What can checkpoint activations: its name, itself, and the attribute that says whether it does.
@@ -37,7 +36,6 @@ class Inside:
     """
 
     modules: tuple[nn.Module, ...]
-    holding: tuple[nn.Module, ...]
     held: list[nn.Module | None]
     units: dict[str, nn.Module]
     around: tuple[tuple[str, nn.Module], ...]
@@ -46,7 +44,7 @@ class Inside:
 
     def is_of(self, model: nn.Module) -> bool:
         """Whether it is still what is inside of a model."""
-        return self.modules[0] is model and _held(self.holding) == self.held
+        return self.modules[0] is model and _held(self.modules) == self.held
 
     @property
     def trained(self) -> int:
@@ -76,11 +74,10 @@ def _walk(model: nn.Module, wiring: Wiring) -> Inside:
     named = dict(model.named_modules())
     above = {name[:at] for names in wiring.blocks for name in names for at in _dots(name)} | {""}
     checkpointing = _CHECKPOINTING if wiring.channels is None else (*_CHECKPOINTING, "memory_efficient")
-    holding = tuple(module for module in named.values() if module._modules)
+    modules = tuple(named.values())
     return Inside(
-        modules=tuple(named.values()),
-        holding=holding,
-        held=_held(holding),
+        modules=modules,
+        held=_held(modules),
         units={name: named[name] for name in wiring.units if name in named},
         around=tuple((name, named[name]) for name in sorted(above) if name in named),
         switches=tuple((name, one, key) for name, one in named.items() for key in checkpointing if hasattr(one, key)),
@@ -92,8 +89,8 @@ def _walk(model: nn.Module, wiring: Wiring) -> Inside:
     )
 
 
-def _held(holding: tuple[nn.Module, ...]) -> list[nn.Module | None]:
-    return [child for module in holding for child in module._modules.values()]
+def _held(modules: tuple[nn.Module, ...]) -> list[nn.Module | None]:
+    return [child for module in modules for child in module._modules.values()]
 
 
 def _dots(name: str) -> list[int]:

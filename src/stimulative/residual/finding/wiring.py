@@ -89,10 +89,12 @@ class Live:
 
     Args:
         shrunk: Whether layers that a config counts are out of their lists.
+        overwrites_gradients: Whether blocks write gradients where they have written others before.
         number: Which of the passes on a batch is running; 0 for the first one, and where there is no other.
     """
 
     shrunk: bool = False
+    overwrites_gradients: bool = False
     number: int = 0
 
     @contextmanager

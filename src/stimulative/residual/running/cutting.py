@@ -38,13 +38,16 @@ class Cut:
             with torch.autocast(tensors[0].device.type, enabled=False):  # a backward pass has its forward's formats
                 torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
 
-    def through(self, args: tuple[Any, ...], kwargs: Keywords, *, written: bool) -> tuple[tuple[Any, ...], Keywords]:
+    def through(
+        self, args: tuple[Any, ...], kwargs: Keywords, *, written: bool, copied: bool
+    ) -> tuple[tuple[Any, ...], Keywords]:
         """The arguments of a call, with the graph cut before it.
 
         Args:
             args: The positional ones.
             kwargs: The keyword arguments.
             written: Whether they may be written into.
+            copied: Whether to copy the gradient that arrives, which may be overwritten.
         """
         leaves: dict[int, Tensor] = {}
 
@@ -53,6 +56,8 @@ class Cut:
                 return tensor
             if id(tensor) not in leaves:
                 leaf = tensor.detach().requires_grad_()
+                if copied:
+                    leaf.register_hook(torch.clone)
                 self.upstream.append(tensor)
                 self.leaves.append(leaf)
                 leaves[id(tensor)] = leaf.clone() if written else leaf  # a leaf must not be, its copy may

@@ -102,13 +102,14 @@ class OnePass:
             self.reusable = number  # the model took another way than before: what is remembered ends here
             del self.entries[number:]
         if cut is not None:
-            given, (args, kwargs) = args, cut.through(args, kwargs, written=self.wiring.overwrites(name))
+            given, overwritten = args, self.wiring.live.overwrites_gradients
+            args, kwargs = cut.through(args, kwargs, written=self._may_be_written(name), copied=overwritten)
             if self.places[name].concatenates:
                 # a dense block goes on with the list that it gave to its layer, so what is in there is cut, too
                 for old, new in zip(given, args, strict=True):
                     if isinstance(old, list):
                         old[:] = new
-        elif name in self.departs and self.wiring.overwrites(name) and torch.is_grad_enabled():
+        elif name in self.departs and self._may_be_written(name) and torch.is_grad_enabled():
             # the graph of an earlier pass may hold what is handed to what comes next
             args, kwargs = cloned((args, kwargs))
         self.departs.discard(name)
@@ -120,6 +121,10 @@ class OnePass:
         if self.keep is None:
             self.entries.append(Entry.of(name, output))
         return self._handed_out(name, output)
+
+    def _may_be_written(self, place: str) -> bool:
+        """Whether the input of a place may be written into, there or behind it; in a first pass nobody knows."""
+        return self.looking or self.wiring.overwrites(place)
 
     def _handed_out(self, name: str, output: Any) -> Any:
         if name in self.wiring.fragile:
