@@ -150,10 +150,16 @@ def every(loader: Iterable[Any], first: int, step: int = 1) -> Iterator[Any]:
     """The batches of a pass with the numbers `first`, `first + step` and so on.
 
     A loader whose batches take long to make has a method `every` of that meaning, and does not make the others. Of any
-    other loader they are read and left out.
+    other loader they are read and left out; those in front of the first one at once, since a loader of one's own may
+    draw from the training's random numbers while it reads.
     """
     own: Callable[[int, int], Iterator[Any]] | None = getattr(loader, "every", None)
-    return islice(loader, first, None, step) if own is None else own(first, step)
+    if own is not None:
+        return own(first, step)
+    batches = iter(loader)
+    for _ in islice(batches, first):
+        pass
+    return islice(batches, 0, None, step)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -65,12 +65,14 @@ class MixedLoader:
         """The batches of a pass from one on, or every so many-th of them."""
         generator = generator_for(self._seed, f"mixing epoch {self._epoch}")
         drawn = iter(lambda: int(torch.randint(2**63 - 1, (), generator=generator)), None)
-        for (x, y), number in zip(every(self._loader, first, step), islice(drawn, first, None, step), strict=False):
-            # torchvision draws from the global generator, which is the training's own
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(number)
-                mixed = self._mix(x, y)
-            yield mixed
+        numbered = zip(every(self._loader, first, step), islice(drawn, first, None, step), strict=False)
+        return (self._mixed(x, y, number) for (x, y), number in numbered)
+
+    def _mixed(self, x: Any, y: Any, number: int) -> Batch:
+        # torchvision draws from the global generator, which is the training's own
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(number)
+            return self._mix(x, y)
 
 
 def with_mixing(data: ImageData, *, mixup: float, cutmix: float, seed: int) -> ImageData:
