@@ -147,6 +147,14 @@ def test_a_time_is_operations_by_a_rate(of_flops):
     assert of_flops.evaluate_seconds.typical == pytest.approx(of_flops.evaluate_flops / 1e9)
 
 
+@pytest.mark.parametrize(("tf32", "rate"), [(True, 4e9), (False, 1e9)])
+def test_float32_is_multiplied_in_tf32_as_the_recipe_says(tf32, rate, of_flops):
+    fast = Machine("fast", {"fp32": 1e9, "tf32": 4e9, "fp16": 8e9}, 1e30, None, 1e9, "made up", measured=True)
+    found = forecast_of(recipe(training__tf32=tf32), machine=fast)
+    assert found.step.seconds_common.typical == pytest.approx(of_flops.step.flops_common / rate)
+    assert any(f"{8e9 / rate:.1f} times as high (training.precision 16-mixed)" in said for said in found.warnings)
+
+
 def test_the_operations_of_an_evaluation_are_those_of_running_all_subnets(work):
     passes = work.passes(list(work.network.space), 8)
     x = torch.randn(8, 3, 16, 16)

@@ -29,20 +29,18 @@ class Operations:
     Args:
         flops: Floating-point operations of each, shape ``(operations,)``.
         traffic: Bytes that each reads and writes, shape ``(operations,)``.
-        convolves: Whether each is a convolution, shape ``(operations,)``.
         saved: Bytes of tensors that are kept for the backward pass, besides what is in memory anyway.
     """
 
     flops: np.ndarray
     traffic: np.ndarray
-    convolves: np.ndarray
     saved: float = 0.0
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[float, float, bool]], saved: float = 0.0) -> Operations:
-        """From rows of floating-point operations, bytes, and whether it is a convolution."""
-        flops, traffic, convolves = np.array(list(rows), dtype=np.float64).reshape(-1, 3).T
-        return cls(flops, traffic, convolves.astype(bool), saved)
+    def of(cls, rows: Iterable[tuple[float, float]], saved: float = 0.0) -> Operations:
+        """From rows of floating-point operations and bytes."""
+        flops, traffic = np.array(list(rows), dtype=np.float64).reshape(-1, 2).T
+        return cls(flops, traffic, saved)
 
     def __len__(self) -> int:
         return len(self.flops)
@@ -52,7 +50,6 @@ class Operations:
         return Operations(
             np.concatenate([self.flops, other.flops]),
             np.concatenate([self.traffic, other.traffic]),
-            np.concatenate([self.convolves, other.convolves]),
             self.saved + other.saved,
         )
 
@@ -77,7 +74,6 @@ class Operations:
         return Operations(
             self.flops + steps * (larger.flops - self.flops),
             self.traffic + steps * (larger.traffic - self.traffic),
-            self.convolves,
             self.saved + steps * (larger.saved - self.saved),
         )
 
@@ -87,7 +83,7 @@ class OperationCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: list[tuple[float, float, bool]] = []
+        self._rows: list[tuple[float, float]] = []
         # tensors by where they are in memory, held so that no place is given to another one meanwhile
         self._saved: dict[int, Tensor] = {}
         self._counted: dict[int, Tensor] = {}
@@ -105,7 +101,7 @@ class OperationCounter(TorchDispatchMode):
         if name not in _ALLOCATES and not (made and looks):
             formula = flop_registry.get(func.overloadpacket)
             flops = 0 if formula is None else formula(*args, **kwargs, out_val=output)
-            self._rows.append((flops, sum(map(_size, given)) + sum(map(_size, made)), "convolution" in name))
+            self._rows.append((flops, sum(map(_size, given)) + sum(map(_size, made))))
         return output
 
     @contextmanager

@@ -223,7 +223,7 @@ class Forecasting:
     ) -> None:
         self.recipe, self.work, self.amounts = recipe, work, amounts
         self.machine, self.devices, self.price = machine, devices, price
-        self.format: Format = _FORMATS[recipe.training.precision]
+        self.format = _format_of(recipe)
         self.data, self.network = work.prepared.data, work.prepared.network
 
     def forecast(self) -> Forecast:
@@ -368,12 +368,8 @@ class Forecasting:
 
     def _both(self, shares: Shares, operations: Operations) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of each operation's arithmetic, and of its traffic."""
-        # PyTorch lets float32 convolutions be rounded to TF32, and matrix products not
-        convolving = self.machine.rate("tf32" if self.format == "fp32" else self.format)
-        rates = np.where(operations.convolves, convolving, self.machine.rate(self.format))
-        return operations.flops / (rates * shares.arithmetic), operations.traffic / (
-            self.machine.bandwidth * shares.bandwidth
-        )
+        rate, bandwidth = self.machine.rate(self.format), self.machine.bandwidth
+        return operations.flops / (rate * shares.arithmetic), operations.traffic / (bandwidth * shares.bandwidth)
 
     def _money(self, device_seconds: Estimate) -> Estimate | None:
         return None if self.price is None else device_seconds.times(self.price / 3600)
@@ -382,15 +378,16 @@ class Forecasting:
         found = []
         if step.estimate:
             found.append(f"what the method has besides a common step is an estimate, {step.estimate}")
-        if self.format not in self.machine.flops and self.format not in ("fp32", "fp64"):
+        if self.format not in self.machine.flops and self.format in ("bf16", "fp16"):
             found.append(
                 f"{self.machine.name} has no rate for {self.format}: counted in float32; it may not run at all"
             )
-        if self.recipe.training.precision == "32-true" and "tf32" in self.machine.flops:
+        if self.recipe.training.precision == "32-true" and self.machine.half_precision is not None:
+            half, precision = self.machine.half_precision
             found.append(
-                "float32 leaves most of this GPU unused: its half-precision rate is "
-                f"{self.machine.rate('bf16') / self.machine.rate('fp32'):.0f} times as high (training.precision "
-                "bf16-mixed)"
+                f"float32 leaves much of this GPU unused: its half-precision rate is "
+                f"{self.machine.rate(half) / self.machine.rate(self.format):.1f} times as high (training.precision "
+                f"{precision})"
             )
         if step.bound["launching"] > 0.1 and not self.machine.measured:
             found.append(
@@ -411,6 +408,12 @@ class Forecasting:
         if not self.amounts.test:
             found.append("how many test images there are is not told, so that measuring on them is left out")
         return found
+
+
+def _format_of(recipe: Recipe) -> Format:
+    """What a recipe's training computes products in; machines without TF32 multiply float32 as it is."""
+    found = _FORMATS[recipe.training.precision]
+    return "tf32" if found == "fp32" and recipe.training.tf32 else found
 
 
 def _host(shares: Shares, operations: Operations) -> float:

@@ -58,6 +58,13 @@ class Machine:
                 return self.flops[candidate]
         return self.flops["fp32"]
 
+    @property
+    def half_precision(self) -> tuple[Format, str] | None:
+        """The format of 16 bits to mix with 32, and what ``training.precision`` calls it; None where it has none."""
+        if "bf16" in self.flops:
+            return "bf16", "bf16-mixed"
+        return ("fp16", "16-mixed") if "fp16" in self.flops else None
+
 
 @dataclass(frozen=True)
 class Shares:
