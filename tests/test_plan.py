@@ -164,6 +164,15 @@ def test_the_operations_of_an_evaluation_are_those_of_running_all_subnets(work):
         assert passes.of_main(flops) == flops_of(lambda: work.network(x))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_evaluation_is_planned_in_the_format_that_it_runs_in(autocast):
+    fast = Machine("fast", {"fp32": 1e9, "bf16": 4e9}, 1e30, None, 1e9, "made up", measured=True)
+    mixed = recipe(training__precision="bf16-mixed", evaluation__autocast=autocast)
+    found = forecast_of(mixed, machine=fast)
+    assert found.evaluate_seconds.typical == pytest.approx(found.evaluate_flops / (4e9 if autocast else 1e9))
+    assert found.step.seconds_common.typical == pytest.approx(found.step.flops_common / 4e9)
+
+
 def test_bytes_of_weights_and_of_what_is_kept_beside_them(of_flops):
     own = prepare(recipe()).network.model
     parameters, buffers = list(own.parameters()), list(own.buffers())

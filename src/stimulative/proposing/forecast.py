@@ -223,7 +223,9 @@ class Forecasting:
     ) -> None:
         self.recipe, self.work, self.amounts = recipe, work, amounts
         self.machine, self.devices, self.price = machine, devices, price
-        self.format = _format_of(recipe)
+        self.format = _format_of(recipe, recipe.training.precision)
+        mixed = recipe.training.precision.endswith("-mixed") and not recipe.evaluation.autocast
+        self.format_measured = _format_of(recipe, "32-true") if mixed else self.format
         self.data, self.network = work.prepared.data, work.prepared.network
 
     def forecast(self) -> Forecast:
@@ -306,7 +308,7 @@ class Forecasting:
         times, common, waiting = [], [], []
         for case in _CASES:
             shares = shares_of(self.machine, case)
-            device, host = self._device(shares), partial(_host, shares)
+            device, host = self._device(shares, self.format), partial(_host, shares)
             optimising = 1 / accumulate
             of_common = device(step.main) + optimising * device(update), host(step.main) + optimising * host(update)
             of_all = of_common[0] + step.extra(device), of_common[1] + step.extra(host)
@@ -332,7 +334,7 @@ class Forecasting:
         shares = shares_of(self.machine, "typical")
 
         def seconds(operations: Operations, *, of_arithmetic: bool) -> float:
-            arithmetic, traffic = self._both(shares, operations)
+            arithmetic, traffic = self._both(shares, self.format, operations)
             wanted = arithmetic > traffic if of_arithmetic else arithmetic <= traffic
             return float(np.maximum(arithmetic, traffic)[wanted].sum())
 
@@ -353,22 +355,22 @@ class Forecasting:
         for case in _CASES:
             shares = shares_of(self.machine, case)
             of = passes.of_all if all_of_them else passes.of_main
-            found.append(self._together(of(self._device(shares)), of(partial(_host, shares))))
+            found.append(self._together(of(self._device(shares, self.format_measured)), of(partial(_host, shares))))
         return Estimate(*found).times(samples / rows)
 
     def _together(self, device: float, host: float) -> float:
         # a GPU works while the host launches what comes next; a processor does both
         return device + host if self.machine.measured else max(device, host)
 
-    def _device(self, shares: Shares) -> Cost:
+    def _device(self, shares: Shares, number_format: Format) -> Cost:
         def seconds(operations: Operations) -> float:
-            return float(np.maximum(*self._both(shares, operations)).sum())
+            return float(np.maximum(*self._both(shares, number_format, operations)).sum())
 
         return seconds
 
-    def _both(self, shares: Shares, operations: Operations) -> tuple[np.ndarray, np.ndarray]:
+    def _both(self, shares: Shares, number_format: Format, operations: Operations) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of each operation's arithmetic, and of its traffic."""
-        rate, bandwidth = self.machine.rate(self.format), self.machine.bandwidth
+        rate, bandwidth = self.machine.rate(number_format), self.machine.bandwidth
         return operations.flops / (rate * shares.arithmetic), operations.traffic / (bandwidth * shares.bandwidth)
 
     def _money(self, device_seconds: Estimate) -> Estimate | None:
@@ -410,9 +412,9 @@ class Forecasting:
         return found
 
 
-def _format_of(recipe: Recipe) -> Format:
-    """What a recipe's training computes products in; machines without TF32 multiply float32 as it is."""
-    found = _FORMATS[recipe.training.precision]
+def _format_of(recipe: Recipe, precision: str) -> Format:
+    """What products are computed in, in a precision; machines without TF32 multiply float32 as it is."""
+    found = _FORMATS[precision]
     return "tf32" if found == "fp32" and recipe.training.tf32 else found
 
 

@@ -162,15 +162,16 @@ class TrainingWork:
         return StepWork(main, tuple(rows), joint, f"from {words}" if words else "")
 
     def passes(self, subnets: Any, size: int, *, evaluation: bool = True) -> Passes:
-        """The operations of forward passes of subnets on a batch of a size."""
+        """The operations of forward passes of subnets on a batch of a size, in the format of the evaluation."""
         example = self.prepared.data.example(self.sizes[1], evaluation=evaluation)
         x = in_format(as_in(self.network, example), self._dtype)
+        half = self._half and self.prepared.recipe.evaluation.autocast
         with evaluating(self.network):
-            units = self._units(x, size, backward=False)
+            units = self._units(x, size, backward=False, half=half)
         shared = _joined(unit.forward for unit in units if not unit.place)
         main = _joined(unit.forward for unit in units if unit.place)
         tree = visits(self.network, dict.fromkeys(subnets, 1.0))
-        rows = runs(units, tree, self._narrowed(x))
+        rows = runs(units, tree, self._narrowed(x, half=half))
         return Passes(shared, main, tuple((weight, unit.forward) for weight, unit in rows))
 
     def update(self) -> tuple[Operations, int]:
@@ -194,9 +195,6 @@ class TrainingWork:
         if self.prepared.recipe.training.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16) if self._half else nullcontext()
-
     def _counted(self, method: Method, size: int, *, subnets: Any = None, seed: int = 0, **instead: Any) -> Operations:
         """The operations of a method's step, extended to a batch size.
 
@@ -215,7 +213,7 @@ class TrainingWork:
             method.step = seed
             method.zero_grad(set_to_none=True)
             held = [*method.parameters(), *method.buffers(), *tensors_in(x), *tensors_in(y)]
-            with self._autocast():
+            with _autocast(self._half):
                 counted = operations_of(lambda: method.backward(x, y, subnets), held)
             method.zero_grad(set_to_none=True)
             return counted
@@ -227,13 +225,15 @@ class TrainingWork:
         vars(method).update(own)
         return few.extended(many, self.sizes, size)
 
-    def _units(self, x: Any, size: int, *, backward: bool = True) -> list[UnitWork]:
+    def _units(self, x: Any, size: int, *, backward: bool = True, half: bool | None = None) -> list[UnitWork]:
+        half = self._half if half is None else half
+
         def run(samples: int) -> list[UnitWork]:
-            with self._autocast():
+            with _autocast(half):
                 return count_units(self.network, first_samples(x, samples, self.sizes[1]), backward=backward)
 
         shapes = tuple(tensor.shape for tensor in tensors_in(x))
-        few, many = self._once((shapes, backward), run)
+        few, many = self._once((shapes, backward, half), run)
         return [one.extended(other, self.sizes, size) for one, other in zip(few, many, strict=True)]
 
     def _once(self, what: Hashable, run: Callable[[int], Any]) -> tuple[Any, Any]:
@@ -242,10 +242,10 @@ class TrainingWork:
             self._found[what] = run(self.sizes[0]), run(self.sizes[1])
         return self._found[what]
 
-    def _narrowed(self, x: Any) -> Callable[[Any], dict[str, float]]:
+    def _narrowed(self, x: Any, *, half: bool | None = None) -> Callable[[Any], dict[str, float]]:
         if self.network.wiring.channels is None:
             return lambda subnet: {}
-        with self._autocast():
+        with _autocast(self._half if half is None else half):
             return CostModel(self.network, first_samples(x, 1, self.sizes[1])).narrowed
 
     def _sides(self, method: StimulativeTraining) -> dict[int | None, float]:
@@ -260,6 +260,10 @@ class TrainingWork:
             smaller = [smaller[(2 * part + 1) * len(smaller) // (2 * parts)] for part in range(parts)]
         each = (1 - share) / max(1, len(smaller))
         return {None: share, **dict.fromkeys(smaller, each)} if full else {}
+
+
+def _autocast(half: bool) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
 
 
 def _joined(parts: Iterator[Operations]) -> Operations:
