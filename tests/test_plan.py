@@ -186,6 +186,17 @@ def test_bytes_of_weights_and_of_what_is_kept_beside_them(of_flops):
     assert adamw.update()[1] == 2 * 4 * numbers + 4 * len(parameters)
 
 
+def test_an_optimiser_takes_its_step_on_a_gpu_in_a_few_kernels():
+    work = TrainingWork(prepare(recipe()))
+    numbers, tensors = sum(p.numel() for p in work.method.parameters()), len(list(work.method.parameters()))
+    fused, kept = work.update(on_gpu=True)
+    assert len(fused) <= 4 and kept == 4 * numbers  # two groups: what decays and what does not
+    # parameters, gradients and momenta are read and, by what PyTorch says of the kernel, written
+    assert fused.traffic.sum() == pytest.approx(6 * 4 * numbers, rel=0.01)
+    several = TrainingWork(prepare(recipe(optimizer__fused=False))).update(on_gpu=True)[0]
+    assert len(fused) < len(several) < tensors < len(work.update()[0])
+
+
 def test_several_devices_share_images_and_sum_gradients(of_flops):
     two = forecast_of(recipe(), gpus=2, machine=FLOPS_ALONE)
     assert of_flops.communicated == 0

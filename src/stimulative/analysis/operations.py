@@ -94,7 +94,7 @@ class OperationCounter(TorchDispatchMode):
         """Run an operation, and count it unless it only looks at a tensor in another way, or makes room for one."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        given, made = _tensors(args, kwargs), _tensors(output)
+        given, made = _tensors(args, kwargs), _tensors(output) or _written(func, args, kwargs)
         name = func.overloadpacket.__name__
         places = {_place(tensor) for tensor in given}
         looks = not name.endswith("_") and all(_place(tensor) in places for tensor in made)
@@ -150,6 +150,15 @@ def operations_of(work: Callable[[], Any], held: Iterable[Tensor] = ()) -> Opera
 
 def _tensors(*tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """What an operation that returns nothing writes to, such as a step of a fused optimiser."""
+    arguments = func._schema.arguments
+    given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | {**kwargs}
+    return _tensors(
+        [given.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+    )
 
 
 def _place(tensor: Tensor) -> int:

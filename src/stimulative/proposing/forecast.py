@@ -231,7 +231,7 @@ class Forecasting:
     def forecast(self) -> Forecast:
         """What the run will take."""
         settings, schedule, batch = self.recipe.training, self.recipe.schedule, self.work.batch
-        step, (update, kept) = self.work.step(batch), self.work.update()
+        step, (update, kept) = self.work.step(batch), self.work.update(on_gpu=not self.machine.measured)
         gradients = sum(p.numel() * p.element_size() for p in self.work.method.parameters() if p.requires_grad)
         communicated = 2 * (self.devices - 1) / self.devices * gradients
         of_step = self._step(step, update, communicated)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -174,9 +174,19 @@ class TrainingWork:
         rows = runs(units, tree, self._narrowed(x, half=half))
         return Passes(shared, main, tuple((weight, unit.forward) for weight, unit in rows))
 
-    def update(self) -> tuple[Operations, int]:
-        """The operations of an optimiser's step, and the bytes of what it keeps."""
-        optimizer = optimizer_of(self.method, self.prepared.recipe.optimizer, self.prepared.trunk())
+    def update(self, *, on_gpu: bool = False) -> tuple[Operations, int]:
+        """The operations of an optimiser's step, and the bytes of what it keeps.
+
+        Args:
+            on_gpu: Count those that it does on a GPU, where one kernel takes the step unless the recipe says otherwise.
+        """
+        settings = self.prepared.recipe.optimizer
+        fused = on_gpu if settings.fused is None else settings.fused
+        optimizer = optimizer_of(self.method, replace(settings, fused=fused), self.prepared.trunk())
+        if on_gpu and not fused:
+            # PyTorch's own choice there: a kernel for all parameters, not one for each
+            for group in optimizer.param_groups:
+                group["foreach"] = True
         for parameter in self.method.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         optimizer.step()  # the first one makes what is kept
