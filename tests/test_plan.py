@@ -197,6 +197,12 @@ def test_an_optimiser_takes_its_step_on_a_gpu_in_a_few_kernels():
     assert len(fused) < len(several) < tensors < len(work.update()[0])
 
 
+def test_a_net_without_statistics_is_not_charged_for_estimating_them(of_flops):
+    assert of_flops.recalibrate_seconds.typical > 0
+    found = forecast_of(load_recipe("digits-vit"), machine=FLOPS_ALONE)
+    assert found.recalibrate_seconds.worst == 0 and found.evaluate_seconds.typical > 0
+
+
 def test_several_devices_share_images_and_sum_gradients(of_flops):
     two = forecast_of(recipe(), gpus=2, machine=FLOPS_ALONE)
     assert of_flops.communicated == 0

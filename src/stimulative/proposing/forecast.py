@@ -24,6 +24,7 @@ from stimulative.proposing.needed_memory import Memory, memory_of
 from stimulative.proposing.processor_rates import measured_machine
 from stimulative.proposing.training_work import Cost, Passes, StepWork, TrainingWork
 from stimulative.records import Record, absent
+from stimulative.residual import layers_with_statistics
 
 _FORMATS: Mapping[str, Format] = {
     "64-true": "fp64",
@@ -300,7 +301,9 @@ class Forecasting:
 
     @property
     def _calibrated(self) -> int:
-        """Training images that statistics are estimated on."""
+        """Training images that statistics are estimated on; none for a net that has no statistics."""
+        if not layers_with_statistics(self.network.model, self.network.wiring):
+            return 0
         return min(self.recipe.evaluation.calibration_images, self.amounts.training)
 
     def _step(self, step: StepWork, update: Operations, communicated: float) -> StepForecast:

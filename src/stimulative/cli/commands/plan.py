@@ -16,7 +16,7 @@ TAKES_SETTINGS = True
 _EXAMPLES = """examples:
   stimulative plan digits
   stimulative plan cifar100-resnet50 --gpu h200 --training.precision bf16-mixed
-  stimulative plan imagenet-resnet50 --gpu h100 --gpus 8 --data.batch_size 64 --images 1281167,50000
+  stimulative plan imagenet-resnet50 --gpu h100 --gpus 8 --images 1281167,50000
   stimulative plan my-recipe.yaml --gpu a100 --price-per-hour 2.5 --json"""
 
 _UNITS = (86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms")
@@ -113,7 +113,12 @@ def _show(found: Forecast) -> None:
     print(f"  training: {_in_time(found.train_seconds)}, {_in_time(found.validation_seconds)} of it validation")
     print(
         f"  evaluate: {_in_time(found.evaluate_seconds)} for {found.subnets:,} subnets "
-        f"({found.evaluate_flops / 1e12:,.3g} TFLOP), {_in_time(found.recalibrate_seconds)} of it their statistics"
+        f"({found.evaluate_flops / 1e12:,.3g} TFLOP)"
+        + (
+            f", {_in_time(found.recalibrate_seconds)} of it their statistics"
+            if found.recalibrate_seconds.typical
+            else ""
+        )
     )
     if found.devices > 1:
         print(f"  communication: {found.communicated / 1e6:,.0f} MB sent by each device at every update")
