@@ -276,6 +276,15 @@ def test_the_command_says_what_is_counted_and_what_is_assumed(capsys):
         assert words in told
 
 
+def test_a_step_is_told_from_an_update_of_several_batches(capsys):
+    words = ["plan", "digits", "--gpu", "t4", "--training.accumulate", "3", "--method.name", "stochastic_depth"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "updates of 3 batches" in told and "samples a batch and device" in told and "\nbatch: " in told
+    assert " step" not in told.split("note:")[0].replace("steps of the method", "")
+    assert "% less, on average" in told and "-" not in told.split("\n")[2]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -61,7 +61,7 @@ class Estimate(Record):
 
 @dataclass(frozen=True)
 class StepForecast(Record):
-    """A training step on one batch of one device.
+    """A training step on one batch of one device; with ``training.accumulate`` several of them make an update.
 
     Args:
         flops_common: Floating-point operations of a common step, forward and backward.
@@ -101,7 +101,8 @@ class Forecast(Record):
         precision: The number format.
         parameters: Parameters of the main net.
         batch: Samples per step and device.
-        steps_per_epoch: Optimiser steps of an epoch.
+        accumulate: Steps that make one update of the weights.
+        steps_per_epoch: Updates of the weights in an epoch.
         epochs: Epochs.
         training: Training images, or sequences, of an epoch.
         validation: Those held out.
@@ -129,6 +130,7 @@ class Forecast(Record):
     precision: str
     parameters: int
     batch: int
+    accumulate: int
     steps_per_epoch: int
     epochs: int
     training: int
@@ -254,6 +256,7 @@ class Forecasting:
             precision=settings.precision,
             parameters=sum(p.numel() for p in self.network.model.parameters()),
             batch=batch,
+            accumulate=settings.accumulate,
             steps_per_epoch=updates,
             epochs=epochs,
             training=self.amounts.training,

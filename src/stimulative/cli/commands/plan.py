@@ -93,19 +93,22 @@ def _show(found: Forecast) -> None:
     step, memory = found.step, found.memory
     common = f"{step.flops_common / 1e9:,.1f} GFLOP"
     share = step.flops_beside / step.flops_common
+    besides = f"{share:.1%} of that besides" if share >= 0 else f"{-share:.1%} less"
+    # an update of several batches is no step of the batch that the numbers are of
+    one, updates = ("batch", f"updates of {found.accumulate} batches") if found.accumulate > 1 else ("step", "steps")
     print(f"{found.model}, {found.method}, {found.precision}, on {found.devices} x {found.machine} ({found.source})")
     print(
         f"data: {found.training:,} training, {found.validation:,} validation, {found.test:,} test samples; "
-        f"{found.epochs:,} epochs of {found.steps_per_epoch:,} steps, {found.batch:,} samples a step and device"
+        f"{found.epochs:,} epochs of {found.steps_per_epoch:,} {updates}, {found.batch:,} samples a {one} and device"
     )
     exactness = f"estimated {step.estimate}" if step.estimate else "exact"
     print(
-        f"step: {common} for the main net, forward and backward, and {share:.1%} of that besides, on average "
+        f"{one}: {common} for the main net, forward and backward, and {besides}, on average "
         f"({exactness}); {step.operations:,.0f} operations, "
         f"{(step.traffic_common + step.traffic_beside) / 1e9:,.2f} GB of traffic with memory"
     )
     print(
-        f"time, an estimate (typical; best to worst): {_in_time(step.seconds)} a step, {_ratio(found)} a common one; "
+        f"time, an estimate (typical; best to worst): {_in_time(step.seconds)} a {one}, {_ratio(found)} a common one; "
         f"{found.images_per_second.typical:,.0f} samples a second"
     )
     bound = sorted(step.bound.items(), key=lambda item: -item[1])
