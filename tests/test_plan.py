@@ -212,14 +212,43 @@ def test_several_devices_share_images_and_sum_gradients(of_flops):
     assert two.validation_seconds.typical == pytest.approx(of_flops.validation_seconds.typical / 2)
 
 
-def test_what_would_fit_is_told_where_a_step_does_not():
-    tiny = Machine("tiny", {"fp32": 1e9}, 1e9, 12e6, 1e9, "made up", measured=True)
-    memory = forecast_of(recipe(data__batch_size=64), machine=tiny).memory
-    assert memory.fits == "no" and memory.least > 12e6
-    assert memory.instead[0].startswith("method.schedule lean")
-    assert 1 <= memory.largest_batch < 64 and memory.instead[1].startswith(f"{memory.largest_batch} samples")
-    fitting = forecast_of(recipe(data__batch_size=memory.largest_batch), machine=tiny).memory
-    assert fitting.fits == "yes" and fitting.most > 0.9 * tiny.memory
+def tiny_machine(memory, **rates) -> Machine:
+    return Machine("tiny", {"fp32": 1e9, **rates}, 1e9, memory, 1e9, "made up", measured=True)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_that_would_fit_is_told_where_one_does_not(devices):
+    tiny = tiny_machine(12e6)
+    memory = forecast_of(recipe(data__batch_size=64, data__images=160), gpus=devices, machine=tiny).memory
+    assert memory.fits != "yes" and 1 <= memory.largest_batch < 64
+    said = next(what for what in memory.instead if what.startswith("data.batch_size"))
+    assert said.startswith(f"data.batch_size {memory.largest_batch * devices}")
+    fitting = recipe(data__batch_size=memory.largest_batch * devices, data__images=160)
+    found = forecast_of(fitting, gpus=devices, machine=tiny).memory
+    assert found.fits == "yes" and found.most > 0.9 * tiny.memory and found.instead == ()
+    larger = recipe(data__batch_size=(memory.largest_batch + 1) * devices, data__images=160)
+    assert forecast_of(larger, gpus=devices, machine=tiny).memory.fits != "yes"
+
+
+def test_only_what_fits_is_said_to():
+    joint = recipe(data__batch_size=64)
+    lean = forecast_of(recipe(data__batch_size=64, method__schedule="lean"), machine=FLOPS_ALONE).memory
+    half = forecast_of(recipe(data__batch_size=64, training__precision="bf16-mixed"), machine=FLOPS_ALONE).memory
+    for name, least in (("method.schedule lean,", lean), ("training.precision 16-mixed", half)):
+        for memory in (least.most - 1e5, least.most + 1e5):
+            machine = tiny_machine(memory, fp16=2e9)
+            said = forecast_of(joint, machine=machine).memory.instead
+            assert any(what.startswith(name) for what in said) == (memory > least.most)
+    nothing = forecast_of(joint, machine=tiny_machine(1e5)).memory
+    assert nothing.largest_batch == 0 and nothing.instead == (
+        "nothing that a plan tries: a device with more memory, or a smaller model",
+    )
+
+
+def test_small_images_lie_on_the_device_and_no_batch_is_larger_than_they_are():
+    found = forecast_of(load_recipe("digits"), machine=tiny_machine(1e12))
+    assert found.memory.images == (found.training + found.validation) * (8 + 2 * 1) ** 2
+    assert found.memory.largest_batch == found.training
 
 
 @pytest.mark.parametrize(

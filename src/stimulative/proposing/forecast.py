@@ -17,10 +17,11 @@ import numpy as np
 
 from stimulative.analysis import Operations, choose_subnets
 from stimulative.config import Recipe
+from stimulative.data import NATIVE_CLASSES
 from stimulative.errors import UsageError
 from stimulative.proposing.foreseen_data import Amounts, foresee
 from stimulative.proposing.machines import HERE, Case, Format, Machine, Shares, machine_named, shares_of
-from stimulative.proposing.needed_memory import Memory, memory_of
+from stimulative.proposing.needed_memory import Memory, NeededMemory, memory_of
 from stimulative.proposing.processor_rates import measured_machine
 from stimulative.proposing.training_work import Cost, Passes, StepWork, TrainingWork
 from stimulative.records import Record, absent
@@ -273,7 +274,12 @@ class Forecasting:
             evaluate_flops=measuring.flops,
             evaluate_seconds=measuring.evaluate,
             recalibrate_seconds=measuring.recalibrate,
-            memory=memory_of(self.work, batch, kept, self.machine),
+            memory=memory_of(
+                NeededMemory(self.work, kept, self._stored, self.machine),
+                batch,
+                devices=self.devices,
+                samples=max(batch, self.amounts.training // self.devices),
+            ),
             communicated=communicated,
             money=self._money(whole.times(self.devices).plus(measuring.evaluate)),
             warnings=tuple(self._warnings(of_step, batch)),
@@ -301,6 +307,16 @@ class Forecasting:
             evaluate=recalibrate.plus(self._passes(passes, rows, looked_at, all_of_them=True)),
             flops=_per_sample(passes, rows) * looked_at + _per_sample(calibrating, rows) * self._calibrated,
         )
+
+    @property
+    def _stored(self) -> float:
+        """Bytes of training images that lie on each device: all of those that are small, a byte for each colour."""
+        settings = self.recipe.data
+        if settings.name not in NATIVE_CLASSES:
+            return 0.0
+        channels, side = self.work.x.shape[1:3]
+        padded = side + 2 * settings.kind.crop_padding
+        return float((self.amounts.training + self.amounts.validation) * channels * padded**2)
 
     @property
     def _calibrated(self) -> int:

@@ -195,6 +195,11 @@ class TrainingWork:
         kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
         return operations, sum(value.numel() * value.element_size() for value in kept)
 
+    def mixed(self) -> TrainingWork:
+        """The same with 16 bits mixed in."""
+        recipe = self.prepared.recipe.override({"training.precision": "bf16-mixed"})
+        return TrainingWork(replace(self.prepared, recipe=recipe))
+
     def _set_format(self) -> None:
         """Weights in the recipe's number format; computing in half precision is what an autocast makes of it."""
         precision = self.prepared.recipe.training.precision

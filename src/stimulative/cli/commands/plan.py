@@ -128,8 +128,8 @@ def _show(found: Forecast) -> None:
     if found.money is not None:
         money = found.money
         print(f"cost: {money.typical:,.2f} ({money.best:,.2f} to {money.worst:,.2f})")
-    parts = ("weights", "gradients", "optimizer", "activations", "batch")
-    counted = ", ".join(f"{name} {_in_bytes(getattr(memory, name))}" for name in parts)
+    parts = ("weights", "gradients", "optimizer", "activations", "batch", "images")
+    counted = ", ".join(f"{name} {_in_bytes(getattr(memory, name))}" for name in parts if getattr(memory, name))
     print(f"memory of each: {_in_bytes(memory.least)} to {_in_bytes(memory.most)} ({counted})")
     if memory.device is not None:
         print(
