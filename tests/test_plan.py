@@ -197,6 +197,34 @@ def test_an_optimiser_takes_its_step_on_a_gpu_in_a_few_kernels():
     assert len(fused) < len(several) < tensors < len(work.update()[0])
 
 
+@pytest.mark.parametrize(
+    ("settings", "hides"),
+    [({}, True), ({"training__strategy": "flat"}, False), ({"method__schedule": "lean"}, False)],
+    ids=["ddp", "flat", "lean"],
+)
+def test_only_what_is_sent_during_the_backward_pass_hides_behind_it(settings, hides):
+    found = forecast_of(recipe(**settings), gpu="h100", gpus=2)
+    at_most = found.communicated / GPUS["h100"].link / 0.85  # of the link, in the best case
+    assert found.step.communication.best == pytest.approx(0 if hides else at_most)
+
+
+def test_the_batch_that_costs_no_more_is_told_where_launching_takes_longer():
+    few, many = (forecast_of(recipe(data__batch_size=size, data__images=100_000), gpu="h100") for size in (8, 64))
+    said = next(said for said in few.warnings if "launching" in said)
+    free = int(said.split("about ")[1].split(" ")[0].replace(",", ""))
+    assert free > 64 and many.step.seconds.typical == pytest.approx(few.step.seconds.typical)
+    limit, beyond = (
+        forecast_of(recipe(data__batch_size=size, data__images=100_000), gpu="h100").step.seconds.typical
+        for size in (int(0.9 * free), 2 * free)
+    )
+    assert limit <= 1.05 * few.step.seconds.typical < beyond
+
+
+def test_devices_are_those_of_the_recipe_unless_told():
+    of_recipe = recipe(training__devices=2)
+    assert forecast_of(of_recipe, gpu="t4").devices == 2 and forecast_of(of_recipe, gpu="t4", gpus=1).devices == 1
+
+
 def test_a_net_without_statistics_is_not_charged_for_estimating_them(of_flops):
     assert of_flops.recalibrate_seconds.typical > 0
     found = forecast_of(load_recipe("digits-vit"), machine=FLOPS_ALONE)
@@ -318,6 +346,8 @@ def test_a_step_is_told_from_an_update_of_several_batches(capsys):
     ("words", "message"),
     [
         (["digits", "--gpu", "h20"], "known: h200, h100"),
+        (["digits", "--gpus", "2"], "--gpus 2: of this processor there is one"),
+        (["digits", "--training.devices", "2"], "name a GPU (--gpu)"),
         (["digits", "--gpus", "0"], "--gpus is 1 or more"),
         (["digits", "--price-per-hour", "-1"], "--price-per-hour is 0 or more"),
         (["digits", "--images", "many"], "--images"),

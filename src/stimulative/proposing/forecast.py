@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,13 +19,14 @@ from stimulative.analysis import Operations, choose_subnets
 from stimulative.config import Recipe
 from stimulative.data import NATIVE_CLASSES
 from stimulative.errors import UsageError
+from stimulative.proposing.estimates import Estimate, Forecast, StepForecast
 from stimulative.proposing.foreseen_data import Amounts, foresee
 from stimulative.proposing.machines import HERE, Case, Format, Machine, Shares, machine_named, shares_of
-from stimulative.proposing.needed_memory import Memory, NeededMemory, memory_of
+from stimulative.proposing.needed_memory import NeededMemory, memory_of
 from stimulative.proposing.processor_rates import measured_machine
 from stimulative.proposing.training_work import Cost, Passes, StepWork, TrainingWork
-from stimulative.records import Record, absent
 from stimulative.residual import layers_with_statistics
+from stimulative.training import is_wrapped
 
 _FORMATS: Mapping[str, Format] = {
     "64-true": "fp64",
@@ -37,126 +38,11 @@ _FORMATS: Mapping[str, Format] = {
 _CASES: tuple[Case, ...] = ("best", "typical", "worst")
 
 
-@dataclass(frozen=True)
-class Estimate(Record):
-    """A number that is not known, in a case that is typical and in two that are not.
-
-    Args:
-        best: Where everything goes well.
-        typical: What is most likely.
-        worst: Where everything goes badly.
-    """
-
-    best: float
-    typical: float
-    worst: float
-
-    def times(self, factor: float) -> Estimate:
-        """As many times as much."""
-        return Estimate(self.best * factor, self.typical * factor, self.worst * factor)
-
-    def plus(self, other: Estimate) -> Estimate:
-        """Both."""
-        return Estimate(self.best + other.best, self.typical + other.typical, self.worst + other.worst)
-
-
-@dataclass(frozen=True)
-class StepForecast(Record):
-    """A training step on one batch of one device; with ``training.accumulate`` several of them make an update.
-
-    Args:
-        flops_common: Floating-point operations of a common step, forward and backward.
-        flops_beside: Those that the method has besides, on average over its steps.
-        traffic_common: Bytes that the operations of a common step read and write.
-        traffic_beside: Those besides.
-        operations: How many operations are launched, the optimiser's among them.
-        estimate: How what is besides is known, where it is not exact.
-        seconds: How long it takes, with its share of the optimiser's step.
-        seconds_common: How long a common step takes.
-        communication: Seconds of it in which devices wait for each other's gradients.
-        bound: What it is short of, by share of its time: arithmetic, memory traffic, launching, communication.
-    """
-
-    flops_common: float
-    flops_beside: float
-    traffic_common: float
-    traffic_beside: float
-    operations: float
-    estimate: str
-    seconds: Estimate
-    seconds_common: Estimate
-    communication: Estimate
-    bound: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Forecast(Record):
-    """What a run will take.
-
-    Args:
-        machine: What it runs on.
-        source: Where the rates are from.
-        devices: How many of them.
-        model: The model.
-        method: How it is trained.
-        precision: The number format.
-        parameters: Parameters of the main net.
-        batch: Samples per step and device.
-        accumulate: Steps that make one update of the weights.
-        steps_per_epoch: Updates of the weights in an epoch.
-        epochs: Epochs.
-        training: Training images, or sequences, of an epoch.
-        validation: Those held out.
-        test: Those of the test split.
-        opened: Whether the data were opened for this.
-        step: A step.
-        train_seconds: The whole training, with validation after each epoch and what is done at the end.
-        validation_seconds: What validation has of it.
-        images_per_second: Of all devices together while they train.
-        subnets: How many subnets ``evaluate`` measures.
-        evaluate_flops: Its floating-point operations.
-        evaluate_seconds: How long it takes, on one device.
-        recalibrate_seconds: What re-estimating statistics has of it.
-        memory: The memory of a device.
-        communicated: Bytes that a device sends in an optimiser step.
-        money: The price, where one was given.
-        warnings: What may mislead.
-    """
-
-    machine: str
-    source: str
-    devices: int
-    model: str
-    method: str
-    precision: str
-    parameters: int
-    batch: int
-    accumulate: int
-    steps_per_epoch: int
-    epochs: int
-    training: int
-    validation: int
-    test: int
-    opened: bool
-    step: StepForecast
-    train_seconds: Estimate
-    validation_seconds: Estimate
-    images_per_second: Estimate
-    subnets: int
-    evaluate_flops: float
-    evaluate_seconds: Estimate
-    recalibrate_seconds: Estimate
-    memory: Memory
-    communicated: float
-    money: Estimate | None = absent()
-    warnings: tuple[str, ...] = field(default=())
-
-
 def forecast_of(
     recipe: Recipe,
     *,
     gpu: str = HERE,
-    gpus: int = 1,
+    gpus: int | None = None,
     images: Sequence[int] | None = None,
     price_per_hour: float | None = None,
     machine: Machine | None = None,
@@ -164,9 +50,10 @@ def forecast_of(
     """Foresee what a run of a recipe and its evaluation will take, without training.
 
     Args:
-        recipe: The recipe. Its number of devices is not read, ``gpus`` is.
+        recipe: The recipe.
         gpu: The machine: a name of ``GPUS``, or ``cpu`` for this machine's processor, whose rates are measured.
-        gpus: How many of them train together in one machine.
+        gpus: How many of them train together in one machine; by default the recipe's ``training.devices``, and one
+            where that is no number.
         images: Training and test images of data that are not here; see ``foresee``.
         price_per_hour: Of one device.
         machine: A machine with rates of its own, in place of ``gpu``.
@@ -174,10 +61,17 @@ def forecast_of(
     Raises:
         UsageError: If the recipe, the machine or the data cannot be used.
     """
+    if gpus is None:
+        gpus = 1 if recipe.training.devices == "auto" else recipe.training.devices
     if gpus < 1:
         raise UsageError(f"gpus= is 1 or more, got {gpus}")
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour >= 0):
         raise UsageError(f"price_per_hour= is 0 or more, got {price_per_hour}")
+    if machine is None and gpu == HERE and gpus > 1:
+        raise UsageError(
+            f"gpus={gpus}: of this processor there is one, and its measured rates are those of all its threads; name "
+            "a GPU (gpu=), or plan for one (gpus=1)"
+        )
     machine = machine or (measured_machine() if gpu == HERE else machine_named(gpu))
     prepared, amounts = foresee(recipe, processes=gpus, images=images)
     return Forecasting(recipe, TrainingWork(prepared), amounts, machine, gpus, price_per_hour).forecast()
@@ -227,9 +121,9 @@ class Forecasting:
     ) -> None:
         self.recipe, self.work, self.amounts = recipe, work, amounts
         self.machine, self.devices, self.price = machine, devices, price
-        self.format = _format_of(recipe, recipe.training.precision)
+        self.format: Format = _format_of(recipe, recipe.training.precision)
         mixed = recipe.training.precision.endswith("-mixed") and not recipe.evaluation.autocast
-        self.format_measured = _format_of(recipe, "32-true") if mixed else self.format
+        self.format_measured: Format = _format_of(recipe, "32-true") if mixed else self.format
         self.data, self.network = work.prepared.data, work.prepared.network
 
     def forecast(self) -> Forecast:
@@ -315,7 +209,7 @@ class Forecasting:
         if settings.name not in NATIVE_CLASSES:
             return 0.0
         channels, side = self.work.x.shape[1:3]
-        padded = side + 2 * settings.kind.crop_padding
+        padded = side + 2 * settings.crop_padding
         return float((self.amounts.training + self.amounts.validation) * channels * padded**2)
 
     @property
@@ -328,13 +222,15 @@ class Forecasting:
     def _step(self, step: StepWork, update: Operations, communicated: float) -> StepForecast:
         accumulate = self.recipe.training.accumulate
         times, common, waiting = [], [], []
+        # what is sent when all backward passes are over waits for nothing and hides behind nothing
+        hides = is_wrapped(self.work.method, self.recipe.training.strategy)
         for case in _CASES:
             shares = shares_of(self.machine, case)
             device, host = self._device(shares, self.format), partial(_host, shares)
             optimising = 1 / accumulate
             of_common = device(step.main) + optimising * device(update), host(step.main) + optimising * host(update)
             of_all = of_common[0] + step.extra(device), of_common[1] + step.extra(host)
-            sent = (1 - shares.hidden) * communicated / (self.machine.link * shares.bandwidth) / accumulate
+            sent = (1 - shares.hidden * hides) * communicated / (self.machine.link * shares.bandwidth) / accumulate
             times.append(self._together(*of_all) + sent)
             common.append(self._together(*of_common) + sent)
             waiting.append(sent)
@@ -413,10 +309,12 @@ class Forecasting:
                 f"{self.machine.rate(half) / self.machine.rate(self.format):.1f} times as high (training.precision "
                 f"{precision})"
             )
-        if step.bound["launching"] > 0.1 and not self.machine.measured:
+        launching, computing = step.bound["launching"], step.bound["arithmetic"] + step.bound["memory traffic"]
+        if launching > 0.1 and not self.machine.measured:
+            free = int(batch * (1 + launching / computing))
             found.append(
-                f"launching {step.operations:,.0f} operations a step takes longer than computing them: a larger "
-                "batch costs next to nothing, and training.compile helps"
+                f"launching {step.operations:,.0f} operations for each batch takes longer than computing them: up to "
+                f"about {free:,} samples a device take no longer than these {batch:,}, and training.compile helps"
             )
         if self.recipe.data.resized:
             rate = self.devices * batch / step.seconds.typical

@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
         help="what it is to run on: h200, h100, a100, l40s, l4, rtx4090, v100, t4, by their datasheets; or cpu: this "
         "machine's processor, whose rates are measured in a few seconds (default: cpu)",
     )
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many, in one machine (default: 1)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="how many, in one machine (default: training.devices)")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="X", help="what one costs an hour, in whatever currency: also tell cost"
     )
