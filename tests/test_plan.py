@@ -346,6 +346,8 @@ def test_a_step_is_told_from_an_update_of_several_batches(capsys):
     ("words", "message"),
     [
         (["digits", "--gpu", "h20"], "known: h200, h100"),
+        (["digits", "--gpu", "H100"], "did you mean 'h100'?"),
+        (["digits", "--gpu", "t4", "--gpus", "64"], "data.batch_size: a device gets one sample a step"),
         (["digits", "--gpus", "2"], "--gpus 2: of this processor there is one"),
         (["digits", "--training.devices", "2"], "name a GPU (--gpu)"),
         (["digits", "--gpus", "0"], "--gpus is 1 or more"),
@@ -364,5 +366,5 @@ def test_what_cannot_be_planned_is_told(words, message, capsys, tmp_path, monkey
 
 def test_datasheets_are_ordered_as_they_should_be():
     for gpu in GPUS.values():
-        assert gpu.source and gpu.memory and gpu.rate("fp32") <= gpu.rate("tf32") <= gpu.rate("fp16")
+        assert gpu.source and gpu.memory and gpu.rate("fp64") < gpu.rate("fp32") <= gpu.rate("tf32") <= gpu.rate("fp16")
     assert GPUS["t4"].rate("bf16") == GPUS["t4"].rate("fp32")

@@ -107,7 +107,11 @@ class TrainingWork:
         x, y = next(iter(prepared.data.train))
         self.batch = batch_size(x)
         if self.batch < 2:
-            raise UsageError("data: a batch of one sample, from which nothing can be told of larger ones; plan with 2")
+            raise UsageError(
+                "data.batch_size: a device gets one sample a step, from which nothing can be told of more; plan with 2 "
+                f"for each device at least, got data.batch_size {prepared.recipe.data.batch_size}, and "
+                f"{len(prepared.data.train) * self.batch:,} training samples a device (images=, where the data are not here)"
+            )
         self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
         self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
         self.y = first_samples(y, self.sizes[1], self.batch)
