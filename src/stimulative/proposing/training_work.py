@@ -110,7 +110,8 @@ class TrainingWork:
             raise UsageError(
                 "data.batch_size: a device gets one sample a step, from which nothing can be told of more; plan with 2 "
                 f"for each device at least, got data.batch_size {prepared.recipe.data.batch_size}, and "
-                f"{len(prepared.data.train) * self.batch:,} training samples a device (images=, where the data are not here)"
+                f"{len(prepared.data.train) * self.batch:,} training samples a device (images=, where the data are not "
+                "here)"
             )
         self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
         self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
