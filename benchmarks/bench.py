@@ -193,7 +193,8 @@ def forecast(result: Mapping[str, Any]) -> str:
     return (
         f"What `stimulative plan` foresees of a step on this processor, over what was measured (n = {result['rounds']} "
         f"rounds, median and 95 % interval): 1 is right, above 1 it expects too much. Of the memory, activations and "
-        f"gradients were measured; weights, batch and what the optimiser keeps were taken as foreseen.\n\n{table(head, rows)}"
+        "gradients were measured; weights, batch and what the optimiser keeps were taken as foreseen.\n\n"
+        + table(head, rows)
     )
 
 
