@@ -192,7 +192,9 @@ def forecast(result: Mapping[str, Any]) -> str:
     head = ["recipe", "method", "batch", "time", "memory, least to most"]
     return (
         f"What `stimulative plan` foresees of a step on this processor, over what was measured (n = {result['rounds']} "
-        f"rounds, median and 95 % interval): 1 is right, above 1 it expects too much.\n\n{table(head, rows)}"
+        f"rounds, median and 95 % interval): 1 is right, above 1 it expects too much. Of the memory, activations and "
+        "gradients were measured; weights, batch and what the optimiser keeps were taken as foreseen.\n\n"
+        + table(head, rows)
     )
 
 

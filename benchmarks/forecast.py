@@ -1,8 +1,9 @@
 """What `stimulative plan` foresees of a step, beside what the step takes on this machine's processor.
 
 For each of some recipes the typical forecast of a step's time over the time measured, and the bounds of its memory
-over the peak measured. Rates are measured anew in each round, as the machine may be shared; the cases take turns. A
-step is the method's own on the recipe's batch, and the optimiser's step.
+over the peak: activations and gradients as measured, and weights, batch, images and what the optimiser keeps as foreseen.
+Rates are measured anew in each round, as the machine may be shared; the cases take turns. A step is the method's own on
+the recipe's batch, and the optimiser's step.
 
     python benchmarks/forecast.py --json
 """
@@ -49,7 +50,8 @@ def main() -> None:
     rows = {}
     for name, case in cases.items():
         foreseen = case.foreseen(measured_machine())
-        held = foreseen.memory.weights + foreseen.memory.optimizer + foreseen.memory.batch
+        memory = foreseen.memory
+        held = memory.weights + memory.optimizer + memory.batch + memory.images
         peak = held + max(peak_bytes(case.step, device) for _ in range(6))
         rows[name] = {
             "time": rounded(interval(ratios[name])),

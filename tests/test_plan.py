@@ -147,6 +147,14 @@ def test_a_time_is_operations_by_a_rate(of_flops):
     assert of_flops.evaluate_seconds.typical == pytest.approx(of_flops.evaluate_flops / 1e9)
 
 
+@pytest.mark.parametrize(("tf32", "rate"), [(True, 4e9), (False, 1e9)])
+def test_float32_is_multiplied_in_tf32_as_the_recipe_says(tf32, rate, of_flops):
+    fast = Machine("fast", {"fp32": 1e9, "tf32": 4e9, "fp16": 8e9}, 1e30, None, 1e9, "made up", measured=True)
+    found = forecast_of(recipe(training__tf32=tf32), machine=fast)
+    assert found.step.seconds_common.typical == pytest.approx(of_flops.step.flops_common / rate)
+    assert any(f"{8e9 / rate:.1f} times as high (training.precision 16-mixed)" in said for said in found.warnings)
+
+
 def test_the_operations_of_an_evaluation_are_those_of_running_all_subnets(work):
     passes = work.passes(list(work.network.space), 8)
     x = torch.randn(8, 3, 16, 16)
@@ -154,6 +162,15 @@ def test_the_operations_of_an_evaluation_are_those_of_running_all_subnets(work):
     with torch.no_grad():
         assert passes.of_all(flops) == flops_of(lambda: work.network.run(x, list(work.network.space)))
         assert passes.of_main(flops) == flops_of(lambda: work.network(x))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_evaluation_is_planned_in_the_format_that_it_runs_in(autocast):
+    fast = Machine("fast", {"fp32": 1e9, "bf16": 4e9}, 1e30, None, 1e9, "made up", measured=True)
+    mixed = recipe(training__precision="bf16-mixed", evaluation__autocast=autocast)
+    found = forecast_of(mixed, machine=fast)
+    assert found.evaluate_seconds.typical == pytest.approx(found.evaluate_flops / (4e9 if autocast else 1e9))
+    assert found.step.seconds_common.typical == pytest.approx(found.step.flops_common / 4e9)
 
 
 def test_bytes_of_weights_and_of_what_is_kept_beside_them(of_flops):
@@ -169,6 +186,51 @@ def test_bytes_of_weights_and_of_what_is_kept_beside_them(of_flops):
     assert adamw.update()[1] == 2 * 4 * numbers + 4 * len(parameters)
 
 
+def test_an_optimiser_takes_its_step_on_a_gpu_in_a_few_kernels():
+    work = TrainingWork(prepare(recipe()))
+    numbers, tensors = sum(p.numel() for p in work.method.parameters()), len(list(work.method.parameters()))
+    fused, kept = work.update(on_gpu=True)
+    assert len(fused) <= 4 and kept == 4 * numbers  # two groups: what decays and what does not
+    # parameters, gradients and momenta are read and, by what PyTorch says of the kernel, written
+    assert fused.traffic.sum() == pytest.approx(6 * 4 * numbers, rel=0.01)
+    several = TrainingWork(prepare(recipe(optimizer__fused=False))).update(on_gpu=True)[0]
+    assert len(fused) < len(several) < tensors < len(work.update()[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "hides"),
+    [({}, True), ({"training__strategy": "flat"}, False), ({"method__schedule": "lean"}, False)],
+    ids=["ddp", "flat", "lean"],
+)
+def test_only_what_is_sent_during_the_backward_pass_hides_behind_it(settings, hides):
+    found = forecast_of(recipe(**settings), gpu="h100", gpus=2)
+    at_most = found.communicated / GPUS["h100"].link / 0.85  # of the link, in the best case
+    assert found.step.communication.best == pytest.approx(0 if hides else at_most)
+
+
+def test_the_batch_that_costs_no_more_is_told_where_launching_takes_longer():
+    few, many = (forecast_of(recipe(data__batch_size=size, data__images=100_000), gpu="h100") for size in (8, 64))
+    said = next(said for said in few.warnings if "launching" in said)
+    free = int(said.split("about ")[1].split(" ")[0].replace(",", ""))
+    assert free > 64 and many.step.seconds.typical == pytest.approx(few.step.seconds.typical)
+    limit, beyond = (
+        forecast_of(recipe(data__batch_size=size, data__images=100_000), gpu="h100").step.seconds.typical
+        for size in (int(0.9 * free), 2 * free)
+    )
+    assert limit <= 1.05 * few.step.seconds.typical < beyond
+
+
+def test_devices_are_those_of_the_recipe_unless_told():
+    of_recipe = recipe(training__devices=2)
+    assert forecast_of(of_recipe, gpu="t4").devices == 2 and forecast_of(of_recipe, gpu="t4", gpus=1).devices == 1
+
+
+def test_a_net_without_statistics_is_not_charged_for_estimating_them(of_flops):
+    assert of_flops.recalibrate_seconds.typical > 0
+    found = forecast_of(load_recipe("digits-vit"), machine=FLOPS_ALONE)
+    assert found.recalibrate_seconds.worst == 0 and found.evaluate_seconds.typical > 0
+
+
 def test_several_devices_share_images_and_sum_gradients(of_flops):
     two = forecast_of(recipe(), gpus=2, machine=FLOPS_ALONE)
     assert of_flops.communicated == 0
@@ -178,14 +240,43 @@ def test_several_devices_share_images_and_sum_gradients(of_flops):
     assert two.validation_seconds.typical == pytest.approx(of_flops.validation_seconds.typical / 2)
 
 
-def test_what_would_fit_is_told_where_a_step_does_not():
-    tiny = Machine("tiny", {"fp32": 1e9}, 1e9, 12e6, 1e9, "made up", measured=True)
-    memory = forecast_of(recipe(data__batch_size=64), machine=tiny).memory
-    assert memory.fits == "no" and memory.least > 12e6
-    assert memory.instead[0].startswith("method.schedule lean")
-    assert 1 <= memory.largest_batch < 64 and memory.instead[1].startswith(f"{memory.largest_batch} samples")
-    fitting = forecast_of(recipe(data__batch_size=memory.largest_batch), machine=tiny).memory
-    assert fitting.fits == "yes" and fitting.most > 0.9 * tiny.memory
+def tiny_machine(memory, **rates) -> Machine:
+    return Machine("tiny", {"fp32": 1e9, **rates}, 1e9, memory, 1e9, "made up", measured=True)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_that_would_fit_is_told_where_one_does_not(devices):
+    tiny = tiny_machine(12e6)
+    memory = forecast_of(recipe(data__batch_size=64, data__images=160), gpus=devices, machine=tiny).memory
+    assert memory.fits != "yes" and 1 <= memory.largest_batch < 64
+    said = next(what for what in memory.instead if what.startswith("data.batch_size"))
+    assert said.startswith(f"data.batch_size {memory.largest_batch * devices}")
+    fitting = recipe(data__batch_size=memory.largest_batch * devices, data__images=160)
+    found = forecast_of(fitting, gpus=devices, machine=tiny).memory
+    assert found.fits == "yes" and found.most > 0.9 * tiny.memory and found.instead == ()
+    larger = recipe(data__batch_size=(memory.largest_batch + 1) * devices, data__images=160)
+    assert forecast_of(larger, gpus=devices, machine=tiny).memory.fits != "yes"
+
+
+def test_only_what_fits_is_said_to():
+    joint = recipe(data__batch_size=64)
+    lean = forecast_of(recipe(data__batch_size=64, method__schedule="lean"), machine=FLOPS_ALONE).memory
+    half = forecast_of(recipe(data__batch_size=64, training__precision="bf16-mixed"), machine=FLOPS_ALONE).memory
+    for name, least in (("method.schedule lean,", lean), ("training.precision 16-mixed", half)):
+        for memory in (least.most - 1e5, least.most + 1e5):
+            machine = tiny_machine(memory, fp16=2e9)
+            said = forecast_of(joint, machine=machine).memory.instead
+            assert any(what.startswith(name) for what in said) == (memory > least.most)
+    nothing = forecast_of(joint, machine=tiny_machine(1e5)).memory
+    assert nothing.largest_batch == 0 and nothing.instead == (
+        "nothing that a plan tries: a device with more memory, or a smaller model",
+    )
+
+
+def test_small_images_lie_on_the_device_and_no_batch_is_larger_than_they_are():
+    found = forecast_of(load_recipe("digits"), machine=tiny_machine(1e12))
+    assert found.memory.images == (found.training + found.validation) * (8 + 2 * 1) ** 2
+    assert found.memory.largest_batch == found.training
 
 
 @pytest.mark.parametrize(
@@ -242,10 +333,23 @@ def test_the_command_says_what_is_counted_and_what_is_assumed(capsys):
         assert words in told
 
 
+def test_a_step_is_told_from_an_update_of_several_batches(capsys):
+    words = ["plan", "digits", "--gpu", "t4", "--training.accumulate", "3", "--method.name", "stochastic_depth"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "updates of 3 batches" in told and "samples a batch and device" in told and "\nbatch: " in told
+    assert " step" not in told.split("note:")[0].replace("steps of the method", "")
+    assert "% less, on average" in told and "-" not in told.split("\n")[2]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["digits", "--gpu", "h20"], "known: h200, h100"),
+        (["digits", "--gpu", "H100"], "did you mean 'h100'?"),
+        (["digits", "--gpu", "t4", "--gpus", "64"], "data.batch_size: a device gets one sample a step"),
+        (["digits", "--gpus", "2"], "--gpus 2: of this processor there is one"),
+        (["digits", "--training.devices", "2"], "name a GPU (--gpu)"),
         (["digits", "--gpus", "0"], "--gpus is 1 or more"),
         (["digits", "--price-per-hour", "-1"], "--price-per-hour is 0 or more"),
         (["digits", "--images", "many"], "--images"),
@@ -262,5 +366,5 @@ def test_what_cannot_be_planned_is_told(words, message, capsys, tmp_path, monkey
 
 def test_datasheets_are_ordered_as_they_should_be():
     for gpu in GPUS.values():
-        assert gpu.source and gpu.memory and gpu.rate("fp32") <= gpu.rate("tf32") <= gpu.rate("fp16")
+        assert gpu.source and gpu.memory and gpu.rate("fp64") < gpu.rate("fp32") <= gpu.rate("tf32") <= gpu.rate("fp16")
     assert GPUS["t4"].rate("bf16") == GPUS["t4"].rate("fp32")

@@ -29,20 +29,18 @@ class Operations:
     Args:
         flops: Floating-point operations of each, shape ``(operations,)``.
         traffic: Bytes that each reads and writes, shape ``(operations,)``.
-        convolves: Whether each is a convolution, shape ``(operations,)``.
         saved: Bytes of tensors that are kept for the backward pass, besides what is in memory anyway.
     """
 
     flops: np.ndarray
     traffic: np.ndarray
-    convolves: np.ndarray
     saved: float = 0.0
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[float, float, bool]], saved: float = 0.0) -> Operations:
-        """From rows of floating-point operations, bytes, and whether it is a convolution."""
-        flops, traffic, convolves = np.array(list(rows), dtype=np.float64).reshape(-1, 3).T
-        return cls(flops, traffic, convolves.astype(bool), saved)
+    def of(cls, rows: Iterable[tuple[float, float]], saved: float = 0.0) -> Operations:
+        """From rows of floating-point operations and bytes."""
+        flops, traffic = np.array(list(rows), dtype=np.float64).reshape(-1, 2).T
+        return cls(flops, traffic, saved)
 
     def __len__(self) -> int:
         return len(self.flops)
@@ -52,7 +50,6 @@ class Operations:
         return Operations(
             np.concatenate([self.flops, other.flops]),
             np.concatenate([self.traffic, other.traffic]),
-            np.concatenate([self.convolves, other.convolves]),
             self.saved + other.saved,
         )
 
@@ -77,7 +74,6 @@ class Operations:
         return Operations(
             self.flops + steps * (larger.flops - self.flops),
             self.traffic + steps * (larger.traffic - self.traffic),
-            self.convolves,
             self.saved + steps * (larger.saved - self.saved),
         )
 
@@ -87,7 +83,7 @@ class OperationCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: list[tuple[float, float, bool]] = []
+        self._rows: list[tuple[float, float]] = []
         # tensors by where they are in memory, held so that no place is given to another one meanwhile
         self._saved: dict[int, Tensor] = {}
         self._counted: dict[int, Tensor] = {}
@@ -98,14 +94,14 @@ class OperationCounter(TorchDispatchMode):
         """Run an operation, and count it unless it only looks at a tensor in another way, or makes room for one."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        given, made = _tensors(args, kwargs), _tensors(output)
+        given, made = _tensors(args, kwargs), _tensors(output) or _written(func, args, kwargs)
         name = func.overloadpacket.__name__
         places = {_place(tensor) for tensor in given}
         looks = not name.endswith("_") and all(_place(tensor) in places for tensor in made)
         if name not in _ALLOCATES and not (made and looks):
             formula = flop_registry.get(func.overloadpacket)
             flops = 0 if formula is None else formula(*args, **kwargs, out_val=output)
-            self._rows.append((flops, sum(map(_size, given)) + sum(map(_size, made)), "convolution" in name))
+            self._rows.append((flops, sum(map(_size, given)) + sum(map(_size, made))))
         return output
 
     @contextmanager
@@ -154,6 +150,15 @@ def operations_of(work: Callable[[], Any], held: Iterable[Tensor] = ()) -> Opera
 
 def _tensors(*tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """What an operation that returns nothing writes to, such as a step of a fused optimiser."""
+    arguments = func._schema.arguments
+    given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | {**kwargs}
+    return _tensors(
+        [given.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+    )
 
 
 def _place(tensor: Tensor) -> int:

@@ -92,7 +92,7 @@ def count_units(network: ResidualNetwork, x: Any, *, backward: bool = True) -> l
             with counter:
                 torch.autograd.backward(ends, [torch.ones_like(end) for end in ends], retain_graph=True)
         learned = [own for own in network.model.get_submodule(node.unit).parameters() if own.requires_grad]
-        adding = Operations.of([(0, 3 * own.numel() * own.element_size(), False) for own in learned if ends])
+        adding = Operations.of([(0, 3 * own.numel() * own.element_size()) for own in learned if ends])
         found.append(UnitWork(node.unit, len(node.path), node.unit in blocks, forward, counter.taken(), adding))
         return pytree.tree_map_only(Tensor, passed_on, output)
 

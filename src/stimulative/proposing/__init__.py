@@ -1,7 +1,7 @@
 """A recipe for a model and data of your own, what it will take, and a learning-rate range test."""
 
-from stimulative.proposing.forecast import Estimate as Estimate
-from stimulative.proposing.forecast import Forecast as Forecast
+from stimulative.proposing.estimates import Estimate as Estimate
+from stimulative.proposing.estimates import Forecast as Forecast
 from stimulative.proposing.forecast import forecast_of as forecast_of
 from stimulative.proposing.lr_range import RangeTest as RangeTest
 from stimulative.proposing.lr_range import lr_range_test as lr_range_test

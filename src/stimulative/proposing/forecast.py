@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from stimulative.analysis import Operations, choose_subnets
 from stimulative.config import Recipe
+from stimulative.data import NATIVE_CLASSES
 from stimulative.errors import UsageError
+from stimulative.proposing.estimates import Estimate, Forecast, StepForecast
 from stimulative.proposing.foreseen_data import Amounts, foresee
 from stimulative.proposing.machines import HERE, Case, Format, Machine, Shares, machine_named, shares_of
-from stimulative.proposing.needed_memory import Memory, memory_of
+from stimulative.proposing.needed_memory import NeededMemory, memory_of
 from stimulative.proposing.processor_rates import measured_machine
 from stimulative.proposing.training_work import Cost, Passes, StepWork, TrainingWork
-from stimulative.records import Record, absent
+from stimulative.residual import layers_with_statistics
+from stimulative.training import is_wrapped
 
 _FORMATS: Mapping[str, Format] = {
     "64-true": "fp64",
@@ -35,124 +38,11 @@ _FORMATS: Mapping[str, Format] = {
 _CASES: tuple[Case, ...] = ("best", "typical", "worst")
 
 
-@dataclass(frozen=True)
-class Estimate(Record):
-    """A number that is not known, in a case that is typical and in two that are not.
-
-    Args:
-        best: Where everything goes well.
-        typical: What is most likely.
-        worst: Where everything goes badly.
-    """
-
-    best: float
-    typical: float
-    worst: float
-
-    def times(self, factor: float) -> Estimate:
-        """As many times as much."""
-        return Estimate(self.best * factor, self.typical * factor, self.worst * factor)
-
-    def plus(self, other: Estimate) -> Estimate:
-        """Both."""
-        return Estimate(self.best + other.best, self.typical + other.typical, self.worst + other.worst)
-
-
-@dataclass(frozen=True)
-class StepForecast(Record):
-    """A training step on one batch of one device.
-
-    Args:
-        flops_common: Floating-point operations of a common step, forward and backward.
-        flops_beside: Those that the method has besides, on average over its steps.
-        traffic_common: Bytes that the operations of a common step read and write.
-        traffic_beside: Those besides.
-        operations: How many operations are launched, the optimiser's among them.
-        estimate: How what is besides is known, where it is not exact.
-        seconds: How long it takes, with its share of the optimiser's step.
-        seconds_common: How long a common step takes.
-        communication: Seconds of it in which devices wait for each other's gradients.
-        bound: What it is short of, by share of its time: arithmetic, memory traffic, launching, communication.
-    """
-
-    flops_common: float
-    flops_beside: float
-    traffic_common: float
-    traffic_beside: float
-    operations: float
-    estimate: str
-    seconds: Estimate
-    seconds_common: Estimate
-    communication: Estimate
-    bound: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Forecast(Record):
-    """What a run will take.
-
-    Args:
-        machine: What it runs on.
-        source: Where the rates are from.
-        devices: How many of them.
-        model: The model.
-        method: How it is trained.
-        precision: The number format.
-        parameters: Parameters of the main net.
-        batch: Samples per step and device.
-        steps_per_epoch: Optimiser steps of an epoch.
-        epochs: Epochs.
-        training: Training images, or sequences, of an epoch.
-        validation: Those held out.
-        test: Those of the test split.
-        opened: Whether the data were opened for this.
-        step: A step.
-        train_seconds: The whole training, with validation after each epoch and what is done at the end.
-        validation_seconds: What validation has of it.
-        images_per_second: Of all devices together while they train.
-        subnets: How many subnets ``evaluate`` measures.
-        evaluate_flops: Its floating-point operations.
-        evaluate_seconds: How long it takes, on one device.
-        recalibrate_seconds: What re-estimating statistics has of it.
-        memory: The memory of a device.
-        communicated: Bytes that a device sends in an optimiser step.
-        money: The price, where one was given.
-        warnings: What may mislead.
-    """
-
-    machine: str
-    source: str
-    devices: int
-    model: str
-    method: str
-    precision: str
-    parameters: int
-    batch: int
-    steps_per_epoch: int
-    epochs: int
-    training: int
-    validation: int
-    test: int
-    opened: bool
-    step: StepForecast
-    train_seconds: Estimate
-    validation_seconds: Estimate
-    images_per_second: Estimate
-    subnets: int
-    evaluate_flops: float
-    evaluate_seconds: Estimate
-    recalibrate_seconds: Estimate
-    memory: Memory
-    communicated: float
-    money: Estimate | None = absent()
-    warnings: tuple[str, ...] = field(default=())
-
-
 def forecast_of(
     recipe: Recipe,
     *,
     gpu: str = HERE,
-    gpus: int = 1,
+    gpus: int | None = None,
     images: Sequence[int] | None = None,
     price_per_hour: float | None = None,
     machine: Machine | None = None,
@@ -160,9 +50,10 @@ def forecast_of(
     """Foresee what a run of a recipe and its evaluation will take, without training.
 
     Args:
-        recipe: The recipe. Its number of devices is not read, ``gpus`` is.
+        recipe: The recipe.
         gpu: The machine: a name of ``GPUS``, or ``cpu`` for this machine's processor, whose rates are measured.
-        gpus: How many of them train together in one machine.
+        gpus: How many of them train together in one machine; by default the recipe's ``training.devices``, and one
+            where that is no number.
         images: Training and test images of data that are not here; see ``foresee``.
         price_per_hour: Of one device.
         machine: A machine with rates of its own, in place of ``gpu``.
@@ -170,10 +61,17 @@ def forecast_of(
     Raises:
         UsageError: If the recipe, the machine or the data cannot be used.
     """
+    if gpus is None:
+        gpus = 1 if recipe.training.devices == "auto" else recipe.training.devices
     if gpus < 1:
         raise UsageError(f"gpus= is 1 or more, got {gpus}")
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour >= 0):
         raise UsageError(f"price_per_hour= is 0 or more, got {price_per_hour}")
+    if machine is None and gpu == HERE and gpus > 1:
+        raise UsageError(
+            f"gpus={gpus}: of this processor there is one, and its measured rates are those of all its threads; name "
+            "a GPU (gpu=), or plan for one (gpus=1)"
+        )
     machine = machine or (measured_machine() if gpu == HERE else machine_named(gpu))
     prepared, amounts = foresee(recipe, processes=gpus, images=images)
     return Forecasting(recipe, TrainingWork(prepared), amounts, machine, gpus, price_per_hour).forecast()
@@ -223,13 +121,15 @@ class Forecasting:
     ) -> None:
         self.recipe, self.work, self.amounts = recipe, work, amounts
         self.machine, self.devices, self.price = machine, devices, price
-        self.format: Format = _FORMATS[recipe.training.precision]
+        self.format: Format = _format_of(recipe, recipe.training.precision)
+        mixed = recipe.training.precision.endswith("-mixed") and not recipe.evaluation.autocast
+        self.format_measured: Format = _format_of(recipe, "32-true") if mixed else self.format
         self.data, self.network = work.prepared.data, work.prepared.network
 
     def forecast(self) -> Forecast:
         """What the run will take."""
         settings, schedule, batch = self.recipe.training, self.recipe.schedule, self.work.batch
-        step, (update, kept) = self.work.step(batch), self.work.update()
+        step, (update, kept) = self.work.step(batch), self.work.update(on_gpu=not self.machine.measured)
         gradients = sum(p.numel() * p.element_size() for p in self.work.method.parameters() if p.requires_grad)
         communicated = 2 * (self.devices - 1) / self.devices * gradients
         of_step = self._step(step, update, communicated)
@@ -251,6 +151,7 @@ class Forecasting:
             precision=settings.precision,
             parameters=sum(p.numel() for p in self.network.model.parameters()),
             batch=batch,
+            accumulate=settings.accumulate,
             steps_per_epoch=updates,
             epochs=epochs,
             training=self.amounts.training,
@@ -267,7 +168,12 @@ class Forecasting:
             evaluate_flops=measuring.flops,
             evaluate_seconds=measuring.evaluate,
             recalibrate_seconds=measuring.recalibrate,
-            memory=memory_of(self.work, batch, kept, self.machine),
+            memory=memory_of(
+                NeededMemory(self.work, kept, self._stored, self.machine),
+                batch,
+                devices=self.devices,
+                samples=max(batch, self.amounts.training // self.devices),
+            ),
             communicated=communicated,
             money=self._money(whole.times(self.devices).plus(measuring.evaluate)),
             warnings=tuple(self._warnings(of_step, batch)),
@@ -297,20 +203,34 @@ class Forecasting:
         )
 
     @property
+    def _stored(self) -> float:
+        """Bytes of training images that lie on each device: all of those that are small, a byte for each colour."""
+        settings = self.recipe.data
+        if settings.name not in NATIVE_CLASSES:
+            return 0.0
+        channels, side = self.work.x.shape[1:3]
+        padded = side + 2 * settings.crop_padding
+        return float((self.amounts.training + self.amounts.validation) * channels * padded**2)
+
+    @property
     def _calibrated(self) -> int:
-        """Training images that statistics are estimated on."""
+        """Training images that statistics are estimated on; none for a net that has no statistics."""
+        if not layers_with_statistics(self.network.model, self.network.wiring):
+            return 0
         return min(self.recipe.evaluation.calibration_images, self.amounts.training)
 
     def _step(self, step: StepWork, update: Operations, communicated: float) -> StepForecast:
         accumulate = self.recipe.training.accumulate
         times, common, waiting = [], [], []
+        # what is sent when all backward passes are over waits for nothing and hides behind nothing
+        hides = is_wrapped(self.work.method, self.recipe.training.strategy)
         for case in _CASES:
             shares = shares_of(self.machine, case)
-            device, host = self._device(shares), partial(_host, shares)
+            device, host = self._device(shares, self.format), partial(_host, shares)
             optimising = 1 / accumulate
             of_common = device(step.main) + optimising * device(update), host(step.main) + optimising * host(update)
             of_all = of_common[0] + step.extra(device), of_common[1] + step.extra(host)
-            sent = (1 - shares.hidden) * communicated / (self.machine.link * shares.bandwidth) / accumulate
+            sent = (1 - shares.hidden * hides) * communicated / (self.machine.link * shares.bandwidth) / accumulate
             times.append(self._together(*of_all) + sent)
             common.append(self._together(*of_common) + sent)
             waiting.append(sent)
@@ -332,7 +252,7 @@ class Forecasting:
         shares = shares_of(self.machine, "typical")
 
         def seconds(operations: Operations, *, of_arithmetic: bool) -> float:
-            arithmetic, traffic = self._both(shares, operations)
+            arithmetic, traffic = self._both(shares, self.format, operations)
             wanted = arithmetic > traffic if of_arithmetic else arithmetic <= traffic
             return float(np.maximum(arithmetic, traffic)[wanted].sum())
 
@@ -353,27 +273,23 @@ class Forecasting:
         for case in _CASES:
             shares = shares_of(self.machine, case)
             of = passes.of_all if all_of_them else passes.of_main
-            found.append(self._together(of(self._device(shares)), of(partial(_host, shares))))
+            found.append(self._together(of(self._device(shares, self.format_measured)), of(partial(_host, shares))))
         return Estimate(*found).times(samples / rows)
 
     def _together(self, device: float, host: float) -> float:
         # a GPU works while the host launches what comes next; a processor does both
         return device + host if self.machine.measured else max(device, host)
 
-    def _device(self, shares: Shares) -> Cost:
+    def _device(self, shares: Shares, number_format: Format) -> Cost:
         def seconds(operations: Operations) -> float:
-            return float(np.maximum(*self._both(shares, operations)).sum())
+            return float(np.maximum(*self._both(shares, number_format, operations)).sum())
 
         return seconds
 
-    def _both(self, shares: Shares, operations: Operations) -> tuple[np.ndarray, np.ndarray]:
+    def _both(self, shares: Shares, number_format: Format, operations: Operations) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of each operation's arithmetic, and of its traffic."""
-        # PyTorch lets float32 convolutions be rounded to TF32, and matrix products not
-        convolving = self.machine.rate("tf32" if self.format == "fp32" else self.format)
-        rates = np.where(operations.convolves, convolving, self.machine.rate(self.format))
-        return operations.flops / (rates * shares.arithmetic), operations.traffic / (
-            self.machine.bandwidth * shares.bandwidth
-        )
+        rate, bandwidth = self.machine.rate(number_format), self.machine.bandwidth
+        return operations.flops / (rate * shares.arithmetic), operations.traffic / (bandwidth * shares.bandwidth)
 
     def _money(self, device_seconds: Estimate) -> Estimate | None:
         return None if self.price is None else device_seconds.times(self.price / 3600)
@@ -382,20 +298,23 @@ class Forecasting:
         found = []
         if step.estimate:
             found.append(f"what the method has besides a common step is an estimate, {step.estimate}")
-        if self.format not in self.machine.flops and self.format not in ("fp32", "fp64"):
+        if self.format not in self.machine.flops and self.format in ("bf16", "fp16"):
             found.append(
                 f"{self.machine.name} has no rate for {self.format}: counted in float32; it may not run at all"
             )
-        if self.recipe.training.precision == "32-true" and "tf32" in self.machine.flops:
+        if self.recipe.training.precision == "32-true" and self.machine.half_precision is not None:
+            half, precision = self.machine.half_precision
             found.append(
-                "float32 leaves most of this GPU unused: its half-precision rate is "
-                f"{self.machine.rate('bf16') / self.machine.rate('fp32'):.0f} times as high (training.precision "
-                "bf16-mixed)"
+                f"float32 leaves much of this GPU unused: its half-precision rate is "
+                f"{self.machine.rate(half) / self.machine.rate(self.format):.1f} times as high (training.precision "
+                f"{precision})"
             )
-        if step.bound["launching"] > 0.1 and not self.machine.measured:
+        launching, computing = step.bound["launching"], step.bound["arithmetic"] + step.bound["memory traffic"]
+        if launching > 0.1 and not self.machine.measured:
+            free = int(batch * (1 + launching / computing))
             found.append(
-                f"launching {step.operations:,.0f} operations a step takes longer than computing them: a larger "
-                "batch costs next to nothing, and training.compile helps"
+                f"launching {step.operations:,.0f} operations for each batch takes longer than computing them: up to "
+                f"about {free:,} samples a device take no longer than these {batch:,}, and training.compile helps"
             )
         if self.recipe.data.resized:
             rate = self.devices * batch / step.seconds.typical
@@ -411,6 +330,12 @@ class Forecasting:
         if not self.amounts.test:
             found.append("how many test images there are is not told, so that measuring on them is left out")
         return found
+
+
+def _format_of(recipe: Recipe, precision: str) -> Format:
+    """What products are computed in, in a precision; machines without TF32 multiply float32 as it is."""
+    found = _FORMATS[precision]
+    return "tf32" if found == "fp32" and recipe.training.tf32 else found
 
 
 def _host(shares: Shares, operations: Operations) -> float:

@@ -58,6 +58,13 @@ class Machine:
                 return self.flops[candidate]
         return self.flops["fp32"]
 
+    @property
+    def half_precision(self) -> tuple[Format, str] | None:
+        """The format of 16 bits to mix with 32, and what ``training.precision`` calls it; None where it has none."""
+        if "bf16" in self.flops:
+            return "bf16", "bf16-mixed"
+        return ("fp16", "16-mixed") if "fp16" in self.flops else None
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -100,25 +107,26 @@ def shares_of(machine: Machine, case: Case) -> Shares:
 _SXM = "datasheet, SXM; its rates with sparsity halved"
 _FORMATS: tuple[Format, ...] = "fp64", "fp32", "tf32", "bf16", "fp16"
 _DATASHEETS = (
-    # GB of memory, GB a second of it and of its link, TFLOP a second in each of the formats
-    ("h200", 141, 4800, 450, (34, 67, 494.5, 989.5, 989.5), f"NVIDIA H200 Tensor Core GPU {_SXM}"),
-    ("h100", 80, 3350, 450, (34, 67, 494.5, 989.5, 989.5), f"NVIDIA H100 Tensor Core GPU {_SXM}"),
-    ("a100", 80, 2039, 300, (9.7, 19.5, 156, 312, 312), "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM"),
-    ("l40s", 48, 864, 32, (None, 91.6, 183, 362, 362), "NVIDIA L40S datasheet; PCIe 4.0 x16"),
+    # where a datasheet tells no float64, the architecture's whitepaper does: 1/64 of float32 (Ada), 1/32 (Turing)
+    # MiB of memory as NVIDIA's tools report it, GB a second of it and of its link, TFLOP a second in each format
+    ("h200", 143_771, 4800, 450, (34, 67, 494.5, 989.5, 989.5), f"NVIDIA H200 Tensor Core GPU {_SXM}"),
+    ("h100", 81_559, 3350, 450, (34, 67, 494.5, 989.5, 989.5), f"NVIDIA H100 Tensor Core GPU {_SXM}"),
+    ("a100", 81_920, 2039, 300, (9.7, 19.5, 156, 312, 312), "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM"),
+    ("l40s", 46_068, 864, 32, (91.6 / 64, 91.6, 183, 362, 362), "NVIDIA L40S datasheet; PCIe 4.0 x16"),
     (
         "l4",
-        24,
+        23_034,
         300,
         32,
-        (None, 30.3, 60, 121, 121),
+        (30.3 / 64, 30.3, 60, 121, 121),
         "NVIDIA L4 datasheet, its rates with sparsity halved; PCIe 4.0 x16",
     ),
     (
-        *("rtx4090", 24, 1008, 32, (None, 82.6, 82.6, 165.2, 165.2)),
+        *("rtx4090", 24_564, 1008, 32, (82.6 / 64, 82.6, 82.6, 165.2, 165.2)),
         "NVIDIA Ada GPU architecture whitepaper, RTX 4090, sums in float32; PCIe 4.0 x16",
     ),
-    ("v100", 32, 900, 150, (7.8, 15.7, None, None, 125), "NVIDIA V100 datasheet, 32 GB SXM2"),
-    ("t4", 16, 320, 16, (None, 8.1, None, None, 65), "NVIDIA T4 datasheet; PCIe 3.0 x16"),
+    ("v100", 32_510, 900, 150, (7.8, 15.7, None, None, 125), "NVIDIA V100 datasheet, 32 GB SXM2"),
+    ("t4", 15_360, 320, 16, (8.1 / 32, 8.1, None, None, 65), "NVIDIA T4 datasheet; PCIe 3.0 x16"),
 )
 
 GPUS: Mapping[str, Machine] = {
@@ -126,7 +134,7 @@ GPUS: Mapping[str, Machine] = {
         name,
         {key: 1e12 * rate for key, rate in zip(_FORMATS, rates, strict=True) if rate is not None},
         bandwidth * 1e9,
-        memory * 1e9,
+        memory * 2**20,
         link * 1e9,
         source,
     )
@@ -147,7 +155,7 @@ def machine_named(name: str) -> Machine:
     if name in GPUS:
         return GPUS[name]
     known = ", ".join(GPUS)
+    near = f"; did you mean {name.lower()!r}?" if name.lower() in (*GPUS, HERE) else did_you_mean(name.lower(), GPUS)
     raise UsageError(
-        f"gpu={name!r}: its rates are not known here, known: {known}, {HERE} (this machine's processor, measured)"
-        f"{did_you_mean(name, GPUS)}"
+        f"gpu={name!r}: its rates are not known here, known: {known}, {HERE} (this machine's processor, measured){near}"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,7 +107,12 @@ class TrainingWork:
         x, y = next(iter(prepared.data.train))
         self.batch = batch_size(x)
         if self.batch < 2:
-            raise UsageError("data: a batch of one sample, from which nothing can be told of larger ones; plan with 2")
+            raise UsageError(
+                "data.batch_size: a device gets one sample a step, from which nothing can be told of more; plan with 2 "
+                f"for each device at least, got data.batch_size {prepared.recipe.data.batch_size}, and "
+                f"{len(prepared.data.train) * self.batch:,} training samples a device (images=, where the data are not "
+                "here)"
+            )
         self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
         self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
         self.y = first_samples(y, self.sizes[1], self.batch)
@@ -162,20 +167,31 @@ class TrainingWork:
         return StepWork(main, tuple(rows), joint, f"from {words}" if words else "")
 
     def passes(self, subnets: Any, size: int, *, evaluation: bool = True) -> Passes:
-        """The operations of forward passes of subnets on a batch of a size."""
+        """The operations of forward passes of subnets on a batch of a size, in the format of the evaluation."""
         example = self.prepared.data.example(self.sizes[1], evaluation=evaluation)
         x = in_format(as_in(self.network, example), self._dtype)
+        half = self._half and self.prepared.recipe.evaluation.autocast
         with evaluating(self.network):
-            units = self._units(x, size, backward=False)
+            units = self._units(x, size, backward=False, half=half)
         shared = _joined(unit.forward for unit in units if not unit.place)
         main = _joined(unit.forward for unit in units if unit.place)
         tree = visits(self.network, dict.fromkeys(subnets, 1.0))
-        rows = runs(units, tree, self._narrowed(x))
+        rows = runs(units, tree, self._narrowed(x, half=half))
         return Passes(shared, main, tuple((weight, unit.forward) for weight, unit in rows))
 
-    def update(self) -> tuple[Operations, int]:
-        """The operations of an optimiser's step, and the bytes of what it keeps."""
-        optimizer = optimizer_of(self.method, self.prepared.recipe.optimizer, self.prepared.trunk())
+    def update(self, *, on_gpu: bool = False) -> tuple[Operations, int]:
+        """The operations of an optimiser's step, and the bytes of what it keeps.
+
+        Args:
+            on_gpu: Count those that it does on a GPU, where one kernel takes the step unless the recipe says otherwise.
+        """
+        settings = self.prepared.recipe.optimizer
+        fused = on_gpu if settings.fused is None else settings.fused
+        optimizer = optimizer_of(self.method, replace(settings, fused=fused), self.prepared.trunk())
+        if on_gpu and not fused:
+            # PyTorch's own choice there: a kernel for all parameters, not one for each
+            for group in optimizer.param_groups:
+                group["foreach"] = True
         for parameter in self.method.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         optimizer.step()  # the first one makes what is kept
@@ -183,6 +199,11 @@ class TrainingWork:
         self.method.zero_grad(set_to_none=True)
         kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
         return operations, sum(value.numel() * value.element_size() for value in kept)
+
+    def mixed(self) -> TrainingWork:
+        """The same with 16 bits mixed in."""
+        recipe = self.prepared.recipe.override({"training.precision": "bf16-mixed"})
+        return TrainingWork(replace(self.prepared, recipe=recipe))
 
     def _set_format(self) -> None:
         """Weights in the recipe's number format; computing in half precision is what an autocast makes of it."""
@@ -193,9 +214,6 @@ class TrainingWork:
         self._half = precision in ("bf16-mixed", "16-mixed")
         if self.prepared.recipe.training.channels_last:
             self.network.to(memory_format=torch.channels_last)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16) if self._half else nullcontext()
 
     def _counted(self, method: Method, size: int, *, subnets: Any = None, seed: int = 0, **instead: Any) -> Operations:
         """The operations of a method's step, extended to a batch size.
@@ -215,7 +233,7 @@ class TrainingWork:
             method.step = seed
             method.zero_grad(set_to_none=True)
             held = [*method.parameters(), *method.buffers(), *tensors_in(x), *tensors_in(y)]
-            with self._autocast():
+            with _autocast(self._half):
                 counted = operations_of(lambda: method.backward(x, y, subnets), held)
             method.zero_grad(set_to_none=True)
             return counted
@@ -227,13 +245,15 @@ class TrainingWork:
         vars(method).update(own)
         return few.extended(many, self.sizes, size)
 
-    def _units(self, x: Any, size: int, *, backward: bool = True) -> list[UnitWork]:
+    def _units(self, x: Any, size: int, *, backward: bool = True, half: bool | None = None) -> list[UnitWork]:
+        half = self._half if half is None else half
+
         def run(samples: int) -> list[UnitWork]:
-            with self._autocast():
+            with _autocast(half):
                 return count_units(self.network, first_samples(x, samples, self.sizes[1]), backward=backward)
 
         shapes = tuple(tensor.shape for tensor in tensors_in(x))
-        few, many = self._once((shapes, backward), run)
+        few, many = self._once((shapes, backward, half), run)
         return [one.extended(other, self.sizes, size) for one, other in zip(few, many, strict=True)]
 
     def _once(self, what: Hashable, run: Callable[[int], Any]) -> tuple[Any, Any]:
@@ -242,10 +262,10 @@ class TrainingWork:
             self._found[what] = run(self.sizes[0]), run(self.sizes[1])
         return self._found[what]
 
-    def _narrowed(self, x: Any) -> Callable[[Any], dict[str, float]]:
+    def _narrowed(self, x: Any, *, half: bool | None = None) -> Callable[[Any], dict[str, float]]:
         if self.network.wiring.channels is None:
             return lambda subnet: {}
-        with self._autocast():
+        with _autocast(self._half if half is None else half):
             return CostModel(self.network, first_samples(x, 1, self.sizes[1])).narrowed
 
     def _sides(self, method: StimulativeTraining) -> dict[int | None, float]:
@@ -260,6 +280,10 @@ class TrainingWork:
             smaller = [smaller[(2 * part + 1) * len(smaller) // (2 * parts)] for part in range(parts)]
         each = (1 - share) / max(1, len(smaller))
         return {None: share, **dict.fromkeys(smaller, each)} if full else {}
+
+
+def _autocast(half: bool) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
 
 
 def _joined(parts: Iterator[Operations]) -> Operations:

@@ -9,6 +9,7 @@ from stimulative.training.calibration import calibration_of as calibration_of
 from stimulative.training.calibration import estimate_statistics as estimate_statistics
 from stimulative.training.calibration import warn_of_loss as warn_of_loss
 from stimulative.training.devices import dividing as dividing
+from stimulative.training.devices import is_wrapped as is_wrapped
 from stimulative.training.devices import own_gpu as own_gpu
 from stimulative.training.divergence import Diverged as Diverged
 from stimulative.training.entry import train as train

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import distributed
@@ -185,6 +185,12 @@ def launched(recipe: Recipe, world: World, out: Path, first_step: int) -> Any:
         ) from error
     fabric.launch()
     return fabric
+
+
+def is_wrapped(module: object, strategy: Literal["auto", "ddp", "flat"]) -> bool:
+    """Whether several processes wrap a module in ``DistributedDataParallel``, which sends during the backward pass."""
+    several = isinstance(module, Method) and module.calls_backward
+    return strategy == "ddp" or (strategy == "auto" and not several)
 
 
 def check_strategy(settings: TrainingSettings, method: Method) -> None:

@@ -12,8 +12,8 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stimulative.methods import Method
 from stimulative.ranks import World
+from stimulative.training.devices import is_wrapped
 from stimulative.training.together import Processes
 
 _SYNCHRONISES = next(
@@ -93,7 +93,8 @@ class Together(DDPStrategy):
         # running statistics come together where they are read (Processes.average_buffers), not before each forward
         settings: dict[str, Any] = {_SYNCHRONISES: False}
         super().__init__(cluster_environment=Placed(world), **settings)
-        self._world, self._road = world, road
+        self._world = world
+        self._road: Literal["auto", "ddp", "flat"] = road
         self._backward_sync_control = _Held()  # pyright: ignore[reportAttributeAccessIssue]
         self.wraps = False
 
@@ -106,8 +107,7 @@ class Together(DDPStrategy):
     def setup_module(self, module: nn.Module) -> Any:
         """The method, with the same values in all processes, wrapped if it is to be."""
         Processes(self._world).share(module)
-        several = isinstance(module, Method) and module.calls_backward
-        self.wraps = self._road == "ddp" or (self._road == "auto" and not several)
+        self.wraps = is_wrapped(module, self._road)
         return super().setup_module(module) if self.wraps else module
 
     def _configure_launcher(self) -> None:

@@ -16,7 +16,7 @@ TAKES_SETTINGS = True
 _EXAMPLES = """examples:
   stimulative plan digits
   stimulative plan cifar100-resnet50 --gpu h200 --training.precision bf16-mixed
-  stimulative plan imagenet-resnet50 --gpu h100 --gpus 8 --data.batch_size 64 --images 1281167,50000
+  stimulative plan imagenet-resnet50 --gpu h100 --gpus 8 --images 1281167,50000
   stimulative plan my-recipe.yaml --gpu a100 --price-per-hour 2.5 --json"""
 
 _UNITS = (86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms")
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
         help="what it is to run on: h200, h100, a100, l40s, l4, rtx4090, v100, t4, by their datasheets; or cpu: this "
         "machine's processor, whose rates are measured in a few seconds (default: cpu)",
     )
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many, in one machine (default: 1)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="how many, in one machine (default: training.devices)")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="X", help="what one costs an hour, in whatever currency: also tell cost"
     )
@@ -93,19 +93,22 @@ def _show(found: Forecast) -> None:
     step, memory = found.step, found.memory
     common = f"{step.flops_common / 1e9:,.1f} GFLOP"
     share = step.flops_beside / step.flops_common
+    besides = f"{share:.1%} of that besides" if share >= 0 else f"{-share:.1%} less"
+    # an update of several batches is no step of the batch that the numbers are of
+    one, updates = ("batch", f"updates of {found.accumulate} batches") if found.accumulate > 1 else ("step", "steps")
     print(f"{found.model}, {found.method}, {found.precision}, on {found.devices} x {found.machine} ({found.source})")
     print(
         f"data: {found.training:,} training, {found.validation:,} validation, {found.test:,} test samples; "
-        f"{found.epochs:,} epochs of {found.steps_per_epoch:,} steps, {found.batch:,} samples a step and device"
+        f"{found.epochs:,} epochs of {found.steps_per_epoch:,} {updates}, {found.batch:,} samples a {one} and device"
     )
     exactness = f"estimated {step.estimate}" if step.estimate else "exact"
     print(
-        f"step: {common} for the main net, forward and backward, and {share:.1%} of that besides, on average "
+        f"{one}: {common} for the main net, forward and backward, and {besides}, on average "
         f"({exactness}); {step.operations:,.0f} operations, "
         f"{(step.traffic_common + step.traffic_beside) / 1e9:,.2f} GB of traffic with memory"
     )
     print(
-        f"time, an estimate (typical; best to worst): {_in_time(step.seconds)} a step, {_ratio(found)} a common one; "
+        f"time, an estimate (typical; best to worst): {_in_time(step.seconds)} a {one}, {_ratio(found)} a common one; "
         f"{found.images_per_second.typical:,.0f} samples a second"
     )
     bound = sorted(step.bound.items(), key=lambda item: -item[1])
@@ -113,15 +116,20 @@ def _show(found: Forecast) -> None:
     print(f"  training: {_in_time(found.train_seconds)}, {_in_time(found.validation_seconds)} of it validation")
     print(
         f"  evaluate: {_in_time(found.evaluate_seconds)} for {found.subnets:,} subnets "
-        f"({found.evaluate_flops / 1e12:,.3g} TFLOP), {_in_time(found.recalibrate_seconds)} of it their statistics"
+        f"({found.evaluate_flops / 1e12:,.3g} TFLOP)"
+        + (
+            f", {_in_time(found.recalibrate_seconds)} of it their statistics"
+            if found.recalibrate_seconds.typical
+            else ""
+        )
     )
     if found.devices > 1:
         print(f"  communication: {found.communicated / 1e6:,.0f} MB sent by each device at every update")
     if found.money is not None:
         money = found.money
         print(f"cost: {money.typical:,.2f} ({money.best:,.2f} to {money.worst:,.2f})")
-    parts = ("weights", "gradients", "optimizer", "activations", "batch")
-    counted = ", ".join(f"{name} {_in_bytes(getattr(memory, name))}" for name in parts)
+    parts = ("weights", "gradients", "optimizer", "activations", "batch", "images")
+    counted = ", ".join(f"{name} {_in_bytes(getattr(memory, name))}" for name in parts if getattr(memory, name))
     print(f"memory of each: {_in_bytes(memory.least)} to {_in_bytes(memory.most)} ({counted})")
     if memory.device is not None:
         print(
