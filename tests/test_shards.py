@@ -472,6 +472,43 @@ def test_a_shard_that_is_cut_off_anywhere_is_noticed(tmp_path: Path):
         read_shard(str(tmp_path / "packed.tar.gz"))
 
 
+def header(kind: bytes, size: int) -> bytes:
+    """A header block of a tar file that declares so many bytes."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        *((header(kind, 2**50), r"has 1,125,899,906,842,624 bytes, and may have 1,048,576") for kind in (b"x", b"g")),
+        *((header(kind, 2**50), r"has 1,125,899,906,842,624 bytes, and may have 1,048,576") for kind in (b"L", b"K")),
+        (header(b"L", -1024), r"has -1,024 bytes, and may have"),
+        (header(b"0", -512), r"has -512 bytes; the shard is damaged"),
+        (header(b"5", -512), r"has -512 bytes; the shard is damaged"),
+        ((header(b"L", 2) + b"a\0".ljust(512, b"\0")) * 3_000, "maximum recursion depth"),
+    ],
+)
+def test_damaged_headers_take_no_memory_and_no_end(headers: bytes, message: str, tmp_path: Path):
+    shard = write_tar(tmp_path / "a.tar", samples(2))
+    shard.write_bytes(headers + shard.read_bytes())
+    with pytest.raises(UsageError, match=r"a\.tar cannot be read as a shard: .*" + message):
+        read_shard(str(shard))
+
+
+def test_members_with_long_names_are_read(tmp_path: Path):
+    names = {f"{'deep/' * 100}{name}": content for name, content in samples(2).items()}
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+            for name, content in names.items():
+                data = content.encode() if isinstance(content, str) else content
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        assert len(read_shard(str(tmp_path / "a.tar")).offset) == 2
+
+
 def test_links_and_devices_in_a_shard_are_refused(tmp_path: Path):
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
         with tarfile.open(tmp_path / "a.tar", "w") as tar:

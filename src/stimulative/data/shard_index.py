@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -35,10 +35,19 @@ INDEX = ".index"
 _LONGEST_LABEL = 2**20
 _LARGEST_IMAGE = 2**30
 """Bytes of a member."""
+_LONGEST_HEADER = 2**20
+"""Bytes of what a header says about the member behind it, such as a long name."""
 _BLOCK = tarfile.BLOCKSIZE
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NEGATIVE = re.compile(r"-[0-9]")
 _ARRAYS = ("offset", "size", "label")
+_ABOUT_THE_NEXT = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
@@ -143,6 +152,25 @@ def name_at(shard: str, offset: int) -> str:
     return f"the image at byte {offset:,}"
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose headers have bounds: tarfile reads at once whatever length they give for what they say."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Self:
+        """A header block.
+
+        Raises:
+            ValueError: If it says more about the member behind it than can be.
+        """
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _ABOUT_THE_NEXT and not 0 <= header.size <= _LONGEST_HEADER:
+            raise ValueError(
+                f"the header of {header.name} has {header.size:,} bytes, and may have {_LONGEST_HEADER:,}; the shard "
+                "is damaged"
+            )
+        return header
+
+
 @dataclass
 class _Sample:
     """The members of a sample, as far as they have been met."""
@@ -168,9 +196,10 @@ def read_shard(shard: str) -> ShardIndex:
                     rows.append((image.offset_data, image.size, _label_of(sample, file)))
             size = file.seek(0, os.SEEK_END)
     # tarfile raises almost anything on damaged headers
-    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, MemoryError, RecursionError) as error:
         packed = " (a compressed one has to be unpacked)" if shard.endswith(_PACKED) else ""
-        raise UsageError(f"{shard} cannot be read as a shard{packed}: {printable(str(error))}") from error
+        reason = printable(str(error)) or "its headers are damaged"
+        raise UsageError(f"{shard} cannot be read as a shard{packed}: {reason}") from error
     if not rows:
         raise UsageError(f"{shard} holds no images; expected members such as 0001.jpg and 0001.cls")
     offsets, sizes, labels = zip(*rows, strict=True)
@@ -195,8 +224,10 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[_Sample]:
 
     images = {ending.removeprefix(".") for ending in IMG_EXTENSIONS}
     sample: _Sample | None = None
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
         for member in tar:
+            if member.size < 0:  # looking for the next one would lead back
+                raise ValueError(f"{member.name} has {member.size:,} bytes; the shard is damaged")
             folder, slash, name = member.name.rpartition("/")
             if member.isdir():
                 continue
