@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import tarfile
 from collections import Counter
@@ -341,6 +342,31 @@ def test_a_shard_is_read_from_end_to_end_once(
     for index in (cache / "shards").iterdir():
         index.unlink()
     assert opened() == ["val.tar"]
+
+
+def test_another_shard_of_the_same_size_is_read_anew_however_old_it_is(tmp_path: Path):
+    shard, other = write_tar(tmp_path / "a.tar", samples()), write_tar(tmp_path / "b.tar", samples() | {"5.cls": "0"})
+    os.utime(other, ns=(10**18, 10**18))
+    assert other.stat().st_size == shard.stat().st_size
+    for keep in (lambda: shard_lists.indexes_of([str(shard)]), lambda: index_shards(str(shard))):
+        before = shard.read_bytes()
+        keep()
+        assert shard_lists.stored_index(str(shard)) is not None
+        shutil.copy2(other, shard)
+        assert shard_lists.indexes_of([str(shard)])[0].label.tolist() == [0, 1, 0, 1, 0, 0]
+        shard.write_bytes(before)
+
+
+def test_the_index_beside_a_shard_goes_with_copies_of_it(tmp_path: Path):
+    shard = write_tar(tmp_path / "a.tar", samples())
+    index_shards(str(shard))
+    for place in (shard, Path(f"{shard}{shard_lists.INDEX}")):
+        shutil.copy(place, tmp_path / place.name.replace("a.tar", "copy.tar"))
+    copy = tmp_path / "copy.tar"
+    os.utime(copy, ns=(10**18, 10**18))
+    kept = shard_lists.stored_index(str(copy))
+    assert kept is not None
+    assert (kept.modified, kept.bytes) == (10**18, copy.stat().st_size)
 
 
 def test_an_index_that_points_beyond_its_shard_is_made_anew(tmp_path: Path):

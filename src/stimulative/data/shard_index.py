@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -38,6 +39,7 @@ _LARGEST_IMAGE = 2**30
 _LONGEST_HEADER = 2**20
 """Bytes of what a header says about the member behind it, such as a long name."""
 _BLOCK = tarfile.BLOCKSIZE
+_ENDS = 2**16
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NEGATIVE = re.compile(r"-[0-9]")
 _ARRAYS = ("offset", "size", "label")
@@ -57,6 +59,8 @@ class ShardIndex:
 
     Args:
         bytes: How large the shard is.
+        modified: When it was changed last, in nanoseconds since 1970.
+        ends: A hash of its first and last bytes, by which a copy is known whose time is another.
         offset: Where each image begins, int64 (images,).
         size: How many bytes it has, int64 (images,).
         label: Its class, or the position of its class in the names, int64 (images,).
@@ -65,6 +69,8 @@ class ShardIndex:
     """
 
     bytes: int
+    modified: int
+    ends: str
     offset: np.ndarray
     size: np.ndarray
     label: np.ndarray
@@ -105,21 +111,31 @@ def indexes_of(shards: Iterable[str]) -> list[ShardIndex]:
 
 
 def stored_index(shard: str) -> ShardIndex | None:
-    """The index beside a shard or in the cache; None if there is none that is as new and of a shard of this size."""
+    """The index beside a shard or in the cache; None if there is none that was made of it as it is now.
+
+    The one in the cache is of the file that was there, to the nanosecond. The one beside a shard goes with it to other
+    places, where times are others: it has to be as new, and of a shard with the same size and the same ends.
+    """
     from safetensors import SafetensorError, safe_open
 
-    for path in (Path(shard + INDEX), _in_cache(shard)):
+    beside = Path(shard + INDEX)
+    for path in (beside, _in_cache(shard)):
         try:
             now, kept = os.stat(shard), os.stat(regular(path))
-            if kept.st_mtime_ns < now.st_mtime_ns:
-                continue
             with safe_open(path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
                 about = json.loads(file.metadata()["index"])
+            if path == beside:
+                with open(regular(Path(shard)), "rb") as opened:
+                    same = kept.st_mtime_ns >= now.st_mtime_ns and about["ends"] == _ends_of(opened)
+            else:
+                same = about["modified"] == now.st_mtime_ns
             names = None if about["names"] is None else tuple(map(str, about["names"]))
             left_out = {str(reason): int(count) for reason, count in about["left_out"].items()}
-            index = ShardIndex(int(about["bytes"]), **arrays, names=names, left_out=left_out)
-            if index.bytes == now.st_size and index.fits():
+            index = ShardIndex(
+                int(about["bytes"]), now.st_mtime_ns, str(about["ends"]), **arrays, names=names, left_out=left_out
+            )
+            if same and index.bytes == now.st_size and index.fits():
                 return index
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError):
             continue
@@ -134,7 +150,8 @@ def write_index(index: ShardIndex, path: Path) -> None:
     """
     from safetensors.numpy import save_file
 
-    about = {"bytes": index.bytes, "names": index.names, "left_out": dict(index.left_out)}
+    about = {name: getattr(index, name) for name in ("bytes", "modified", "ends", "names")}
+    about["left_out"] = dict(index.left_out)
     arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
     with replacing(path) as temporary:
         save_file(arrays, temporary, {"index": json.dumps(about)})
@@ -142,6 +159,15 @@ def write_index(index: ShardIndex, path: Path) -> None:
 
 def _in_cache(shard: str) -> Path:
     return default_root() / "shards" / f"{hash_of(os.path.realpath(shard))[:32]}{INDEX}"
+
+
+def _ends_of(file: BinaryIO) -> str:
+    """A hash of the first and the last bytes of an open shard."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    first = file.read(_ENDS)
+    file.seek(max(0, size - _ENDS))
+    return sha256(first + file.read(_ENDS)).hexdigest()
 
 
 def name_at(shard: str, offset: int) -> str:
@@ -190,11 +216,12 @@ def read_shard(shard: str) -> ShardIndex:
     rows: list[tuple[int, int, int | str]] = []
     try:
         with open(regular(Path(shard)), "rb") as file:
+            modified = os.fstat(file.fileno()).st_mtime_ns  # before it is read: what changes it then is noticed later
             for sample in _samples(file, left_out):
                 if sample.images or sample.labels:
                     image = _image_of(sample)
                     rows.append((image.offset_data, image.size, _label_of(sample, file)))
-            size = file.seek(0, os.SEEK_END)
+            size, ends = file.seek(0, os.SEEK_END), _ends_of(file)
     # tarfile raises almost anything on damaged headers
     except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, MemoryError, RecursionError) as error:
         packed = " (a compressed one has to be unpacked)" if shard.endswith(_PACKED) else ""
@@ -210,6 +237,8 @@ def read_shard(shard: str) -> ShardIndex:
     place = {name: number for number, name in enumerate(names or ())}
     return ShardIndex(
         size,
+        modified,
+        ends,
         np.array(offsets, np.int64),
         np.array(sizes, np.int64),
         np.array([place.get(label, label) for label in labels], np.int64),
