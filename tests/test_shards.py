@@ -555,8 +555,25 @@ def test_an_image_that_cannot_be_read_is_named_with_its_shard(workers: int, tmp_
         batches(data.test)
     write_tar(tmp_path / "val.tar", samples())
     data = load(settings(tmp_path, "train.tar", "val.tar", workers=workers), seed=0)
+    rest = iter(data.test)
+    next(rest)
     os.truncate(tmp_path / "val.tar", 700)
-    with pytest.raises(UsageError, match=r"cannot be read as an image \(the shard ends [\d,]+ bytes too early\)"):
+    if not workers:  # one has read everything by now
+        with pytest.raises(UsageError, match=r"cannot be read as an image \(the shard ends [\d,]+ bytes too early\)"):
+            next(rest)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_that_change_after_they_were_listed_are_not_read(workers: int, tmp_path: Path):
+    for split in ("train", "val"):
+        write_tar(tmp_path / f"{split}.tar", samples())
+    data = load(settings(tmp_path, "train.tar", "val.tar", workers=workers), seed=0)
+    size = (tmp_path / "val.tar").stat().st_size
+    write_tar(tmp_path / "val.tar", samples() | {"5.cls": "0"})
+    assert (tmp_path / "val.tar").stat().st_size == size
+    with pytest.raises(
+        UsageError, match=r"val\.tar: 0\.png .* \(the shard was changed after its images had been listed"
+    ):
         batches(data.test)
 
 
