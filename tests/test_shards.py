@@ -283,6 +283,10 @@ def test_classes_have_the_names_that_stand_beside_the_shards(tmp_path: Path):
     assert load(settings(tmp_path, "train.tar", "val.tar"), seed=0).class_names == ("cat", "dog")
     with pytest.raises(UsageError, match=r"data\.classes: .* have 2 classes, got 5; leave it out"):
         load(settings(tmp_path, "train.tar", "val.tar", classes=5), seed=0)
+    for names, message in (("\n \n", "has no names of classes; write one"), ("cat\ndog\ncat\n", "names 'cat' twice")):
+        (tmp_path / "classes.txt").write_text(names)
+        with pytest.raises(UsageError, match=rf"data\.name: .*classes\.txt {message}"):
+            load(settings(tmp_path, "train.tar", "val.tar"), seed=0)
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(UsageError, match="one class, 'cat'"):
         load(settings(tmp_path, "train.tar", "val.tar"), seed=0)
@@ -405,7 +409,9 @@ def test_braces_and_wildcards_name_shards(tmp_path: Path):
     assert named("a-*.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]
     assert named("{a-0*,b-[89]}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "b-8.tar"]
     assert named("[ab]-0{08..10}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]
+    assert named("a-0{0..0}{8,9}.tar") == ["a-008.tar", "a-009.tar"]
     for pattern, message in (
+        ("{0..0}" * 1_500, "a name has 255 bytes at most"),
         ("a-{008..012}.tar", "data.name: 2 of the 5 shards are not there, such as .*a-011.tar"),
         ("c-*.tar", "data.name: there is no shard .*/c-"),
         ("a-{008,008,0*}.tar", "names 1 shards twice, such as .*a-008.tar"),
