@@ -373,10 +373,18 @@ def test_the_index_beside_a_shard_goes_with_copies_of_it(tmp_path: Path):
     assert (kept.modified, kept.bytes) == (10**18, copy.stat().st_size)
 
 
-def test_an_index_that_points_beyond_its_shard_is_made_anew(tmp_path: Path):
+def test_an_index_that_cannot_be_that_of_its_shard_is_made_anew(tmp_path: Path):
     shard = str(write_tar(tmp_path / "a.tar", samples()))
     right = read_shard(shard)
-    for wrong in ({"size": right.size * 10_000}, {"offset": right.offset - 10_000}, {"label": right.label - 1}):
+    for wrong in (
+        {"size": right.size * 10_000},
+        {"offset": right.offset - 10_000},
+        {"label": right.label - 1},
+        {"names": ("apple",)},
+        {"names": ("apple", "\x1b[2J")},
+        {"names": ("apple", "x" * 201)},
+        {"left_out": {"\x1b[2J": 1}},
+    ):
         shard_lists.write_index(shard_lists.ShardIndex(**{**vars(right), **wrong}), Path(shard + shard_lists.INDEX))
         assert shard_lists.stored_index(shard) is None
     shard_lists.write_index(right, Path(shard + shard_lists.INDEX))

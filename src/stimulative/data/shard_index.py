@@ -87,6 +87,8 @@ class ShardIndex:
             and bool((self.offset >= _BLOCK).all() and (self.size > 0).all() and (self.label >= 0).all())
             and bool((self.size <= np.minimum(_LARGEST_IMAGE, self.bytes - self.offset)).all())
             and (self.names is None or int(self.label.max()) < len(self.names))
+            and all(map(_is_name, self.names or ()))
+            and all(map(_is_name, self.left_out))
         )
 
 
@@ -315,11 +317,16 @@ def _label_of(sample: _Sample, file: BinaryIO) -> int | str:
     label = text if "cls" in sample.labels else _label_in_json(text)
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
-    if not isinstance(label, str) or not 0 < len(label) <= 200 or not label.isprintable() or _NEGATIVE.match(label):
+    if not isinstance(label, str) or not _is_name(label) or _NEGATIVE.match(label):
         raise ValueError(
             f"{member.name} is no label: got {text[:80]!r}; expected the number of a class, from 0, or its name"
         )
     return int(label) if _NUMBER.fullmatch(label) else label
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be a name, and be shown."""
+    return 0 < len(text) <= 200 and text.isprintable()
 
 
 def _label_in_json(text: str) -> Any:
