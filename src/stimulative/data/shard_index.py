@@ -184,7 +184,7 @@ class _Member(tarfile.TarInfo):
     """A member whose headers have bounds: tarfile reads at once whatever length they give for what they say."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """A header block.
 
         Raises:
