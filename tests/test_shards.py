@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import tarfile
 from collections import Counter
@@ -282,6 +283,10 @@ def test_classes_have_the_names_that_stand_beside_the_shards(tmp_path: Path):
     assert load(settings(tmp_path, "train.tar", "val.tar"), seed=0).class_names == ("cat", "dog")
     with pytest.raises(UsageError, match=r"data\.classes: .* have 2 classes, got 5; leave it out"):
         load(settings(tmp_path, "train.tar", "val.tar", classes=5), seed=0)
+    for names, message in (("\n \n", "has no names of classes; write one"), ("cat\ndog\ncat\n", "names 'cat' twice")):
+        (tmp_path / "classes.txt").write_text(names)
+        with pytest.raises(UsageError, match=rf"data\.name: .*classes\.txt {message}"):
+            load(settings(tmp_path, "train.tar", "val.tar"), seed=0)
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(UsageError, match="one class, 'cat'"):
         load(settings(tmp_path, "train.tar", "val.tar"), seed=0)
@@ -343,10 +348,43 @@ def test_a_shard_is_read_from_end_to_end_once(
     assert opened() == ["val.tar"]
 
 
-def test_an_index_that_points_beyond_its_shard_is_made_anew(tmp_path: Path):
+def test_another_shard_of_the_same_size_is_read_anew_however_old_it_is(tmp_path: Path):
+    shard, other = write_tar(tmp_path / "a.tar", samples()), write_tar(tmp_path / "b.tar", samples() | {"5.cls": "0"})
+    os.utime(other, ns=(10**18, 10**18))
+    assert other.stat().st_size == shard.stat().st_size
+    for keep in (lambda: shard_lists.indexes_of([str(shard)]), lambda: index_shards(str(shard))):
+        before = shard.read_bytes()
+        keep()
+        assert shard_lists.stored_index(str(shard)) is not None
+        shutil.copy2(other, shard)
+        assert shard_lists.indexes_of([str(shard)])[0].label.tolist() == [0, 1, 0, 1, 0, 0]
+        shard.write_bytes(before)
+
+
+def test_the_index_beside_a_shard_goes_with_copies_of_it(tmp_path: Path):
+    shard = write_tar(tmp_path / "a.tar", samples())
+    index_shards(str(shard))
+    for place in (shard, Path(f"{shard}{shard_lists.INDEX}")):
+        shutil.copy(place, tmp_path / place.name.replace("a.tar", "copy.tar"))
+    copy = tmp_path / "copy.tar"
+    os.utime(copy, ns=(10**18, 10**18))
+    kept = shard_lists.stored_index(str(copy))
+    assert kept is not None
+    assert (kept.modified, kept.bytes) == (10**18, copy.stat().st_size)
+
+
+def test_an_index_that_cannot_be_that_of_its_shard_is_made_anew(tmp_path: Path):
     shard = str(write_tar(tmp_path / "a.tar", samples()))
     right = read_shard(shard)
-    for wrong in ({"size": right.size * 10_000}, {"offset": right.offset - 10_000}, {"label": right.label - 1}):
+    for wrong in (
+        {"size": right.size * 10_000},
+        {"offset": right.offset - 10_000},
+        {"label": right.label - 1},
+        {"names": ("apple",)},
+        {"names": ("apple", "\x1b[2J")},
+        {"names": ("apple", "x" * 201)},
+        {"left_out": {"\x1b[2J": 1}},
+    ):
         shard_lists.write_index(shard_lists.ShardIndex(**{**vars(right), **wrong}), Path(shard + shard_lists.INDEX))
         assert shard_lists.stored_index(shard) is None
     shard_lists.write_index(right, Path(shard + shard_lists.INDEX))
@@ -379,7 +417,9 @@ def test_braces_and_wildcards_name_shards(tmp_path: Path):
     assert named("a-*.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]
     assert named("{a-0*,b-[89]}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "b-8.tar"]
     assert named("[ab]-0{08..10}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]
+    assert named("a-0{0..0}{8,9}.tar") == ["a-008.tar", "a-009.tar"]
     for pattern, message in (
+        ("{0..0}" * 1_500, "a name has 255 bytes at most"),
         ("a-{008..012}.tar", "data.name: 2 of the 5 shards are not there, such as .*a-011.tar"),
         ("c-*.tar", "data.name: there is no shard .*/c-"),
         ("a-{008,008,0*}.tar", "names 1 shards twice, such as .*a-008.tar"),
@@ -472,6 +512,43 @@ def test_a_shard_that_is_cut_off_anywhere_is_noticed(tmp_path: Path):
         read_shard(str(tmp_path / "packed.tar.gz"))
 
 
+def header(kind: bytes, size: int) -> bytes:
+    """A header block of a tar file that declares so many bytes."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        *((header(kind, 2**50), r"has 1,125,899,906,842,624 bytes, and may have 1,048,576") for kind in (b"x", b"g")),
+        *((header(kind, 2**50), r"has 1,125,899,906,842,624 bytes, and may have 1,048,576") for kind in (b"L", b"K")),
+        (header(b"L", -1024), r"has -1,024 bytes, and may have"),
+        (header(b"0", -512), r"has -512 bytes; the shard is damaged"),
+        (header(b"5", -512), r"has -512 bytes; the shard is damaged"),
+        ((header(b"L", 2) + b"a\0".ljust(512, b"\0")) * 3_000, "maximum recursion depth"),
+    ],
+)
+def test_damaged_headers_take_no_memory_and_no_end(headers: bytes, message: str, tmp_path: Path):
+    shard = write_tar(tmp_path / "a.tar", samples(2))
+    shard.write_bytes(headers + shard.read_bytes())
+    with pytest.raises(UsageError, match=r"a\.tar cannot be read as a shard: .*" + message):
+        read_shard(str(shard))
+
+
+def test_members_with_long_names_are_read(tmp_path: Path):
+    names = {f"{'deep/' * 100}{name}": content for name, content in samples(2).items()}
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+            for name, content in names.items():
+                data = content.encode() if isinstance(content, str) else content
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        assert len(read_shard(str(tmp_path / "a.tar")).offset) == 2
+
+
 def test_links_and_devices_in_a_shard_are_refused(tmp_path: Path):
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
         with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -492,8 +569,25 @@ def test_an_image_that_cannot_be_read_is_named_with_its_shard(workers: int, tmp_
         batches(data.test)
     write_tar(tmp_path / "val.tar", samples())
     data = load(settings(tmp_path, "train.tar", "val.tar", workers=workers), seed=0)
+    rest = iter(data.test)
+    next(rest)
     os.truncate(tmp_path / "val.tar", 700)
-    with pytest.raises(UsageError, match=r"cannot be read as an image \(the shard ends [\d,]+ bytes too early\)"):
+    if not workers:  # one has read everything by now
+        with pytest.raises(UsageError, match=r"cannot be read as an image \(the shard ends [\d,]+ bytes too early\)"):
+            next(rest)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_that_change_after_they_were_listed_are_not_read(workers: int, tmp_path: Path):
+    for split in ("train", "val"):
+        write_tar(tmp_path / f"{split}.tar", samples())
+    data = load(settings(tmp_path, "train.tar", "val.tar", workers=workers), seed=0)
+    size = (tmp_path / "val.tar").stat().st_size
+    write_tar(tmp_path / "val.tar", samples() | {"5.cls": "0"})
+    assert (tmp_path / "val.tar").stat().st_size == size
+    with pytest.raises(
+        UsageError, match=r"val\.tar: 0\.png .* \(the shard was changed after its images had been listed"
+    ):
         batches(data.test)
 
 

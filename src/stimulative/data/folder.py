@@ -140,13 +140,19 @@ def names_in(file: Path) -> tuple[str, ...]:
     """The names of classes that are the lines of a file.
 
     Raises:
-        UsageError: If it cannot be read.
+        UsageError: If it cannot be read, has none, or one of them twice.
     """
     try:
         lines = regular(file, most=_LONGEST_LIST).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"data.name: {file} cannot be read as a list of classes: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UsageError(f"data.name: {file} has no names of classes; write one a line, or remove it")
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise UsageError(f"data.name: {file} names {repeated[0]!r} twice; each class has a name of its own")
+    return names
 
 
 def _class_names(split: Path) -> tuple[str, ...]:

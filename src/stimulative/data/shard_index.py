@@ -19,8 +19,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -35,10 +36,20 @@ INDEX = ".index"
 _LONGEST_LABEL = 2**20
 _LARGEST_IMAGE = 2**30
 """Bytes of a member."""
+_LONGEST_HEADER = 2**20
+"""Bytes of what a header says about the member behind it, such as a long name."""
 _BLOCK = tarfile.BLOCKSIZE
+_ENDS = 2**16
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NEGATIVE = re.compile(r"-[0-9]")
 _ARRAYS = ("offset", "size", "label")
+_ABOUT_THE_NEXT = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
@@ -48,6 +59,8 @@ class ShardIndex:
 
     Args:
         bytes: How large the shard is.
+        modified: When it was changed last, in nanoseconds since 1970.
+        ends: A hash of its first and last bytes, by which a copy is known whose time is another.
         offset: Where each image begins, int64 (images,).
         size: How many bytes it has, int64 (images,).
         label: Its class, or the position of its class in the names, int64 (images,).
@@ -56,6 +69,8 @@ class ShardIndex:
     """
 
     bytes: int
+    modified: int
+    ends: str
     offset: np.ndarray
     size: np.ndarray
     label: np.ndarray
@@ -72,6 +87,8 @@ class ShardIndex:
             and bool((self.offset >= _BLOCK).all() and (self.size > 0).all() and (self.label >= 0).all())
             and bool((self.size <= np.minimum(_LARGEST_IMAGE, self.bytes - self.offset)).all())
             and (self.names is None or int(self.label.max()) < len(self.names))
+            and all(map(_is_name, self.names or ()))
+            and all(map(_is_name, self.left_out))
         )
 
 
@@ -96,21 +113,31 @@ def indexes_of(shards: Iterable[str]) -> list[ShardIndex]:
 
 
 def stored_index(shard: str) -> ShardIndex | None:
-    """The index beside a shard or in the cache; None if there is none that is as new and of a shard of this size."""
+    """The index beside a shard or in the cache; None if there is none that was made of it as it is now.
+
+    The one in the cache is of the file that was there, to the nanosecond. The one beside a shard goes with it to other
+    places, where times are others: it has to be as new, and of a shard with the same size and the same ends.
+    """
     from safetensors import SafetensorError, safe_open
 
-    for path in (Path(shard + INDEX), _in_cache(shard)):
+    beside = Path(shard + INDEX)
+    for path in (beside, _in_cache(shard)):
         try:
             now, kept = os.stat(shard), os.stat(regular(path))
-            if kept.st_mtime_ns < now.st_mtime_ns:
-                continue
             with safe_open(path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
                 about = json.loads(file.metadata()["index"])
+            if path == beside:
+                with open(regular(Path(shard)), "rb") as opened:
+                    same = kept.st_mtime_ns >= now.st_mtime_ns and about["ends"] == _ends_of(opened)
+            else:
+                same = about["modified"] == now.st_mtime_ns
             names = None if about["names"] is None else tuple(map(str, about["names"]))
             left_out = {str(reason): int(count) for reason, count in about["left_out"].items()}
-            index = ShardIndex(int(about["bytes"]), **arrays, names=names, left_out=left_out)
-            if index.bytes == now.st_size and index.fits():
+            index = ShardIndex(
+                int(about["bytes"]), now.st_mtime_ns, str(about["ends"]), **arrays, names=names, left_out=left_out
+            )
+            if same and index.bytes == now.st_size and index.fits():
                 return index
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError):
             continue
@@ -125,7 +152,8 @@ def write_index(index: ShardIndex, path: Path) -> None:
     """
     from safetensors.numpy import save_file
 
-    about = {"bytes": index.bytes, "names": index.names, "left_out": dict(index.left_out)}
+    about = {name: getattr(index, name) for name in ("bytes", "modified", "ends", "names")}
+    about["left_out"] = dict(index.left_out)
     arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
     with replacing(path) as temporary:
         save_file(arrays, temporary, {"index": json.dumps(about)})
@@ -135,12 +163,40 @@ def _in_cache(shard: str) -> Path:
     return default_root() / "shards" / f"{hash_of(os.path.realpath(shard))[:32]}{INDEX}"
 
 
+def _ends_of(file: BinaryIO) -> str:
+    """A hash of the first and the last bytes of an open shard."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    first = file.read(_ENDS)
+    file.seek(max(0, size - _ENDS))
+    return sha256(first + file.read(_ENDS)).hexdigest()
+
+
 def name_at(shard: str, offset: int) -> str:
     """The name of the member whose contents begin at an offset, for messages."""
     with suppress(OSError, ValueError, tarfile.TarError), open(shard, "rb") as file:
         file.seek(offset - _BLOCK)
         return tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape").name
     return f"the image at byte {offset:,}"
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers have bounds: tarfile reads at once whatever length they give for what they say."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """A header block.
+
+        Raises:
+            ValueError: If it says more about the member behind it than can be.
+        """
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _ABOUT_THE_NEXT and not 0 <= header.size <= _LONGEST_HEADER:
+            raise ValueError(
+                f"the header of {header.name} has {header.size:,} bytes, and may have {_LONGEST_HEADER:,}; the shard "
+                "is damaged"
+            )
+        return header
 
 
 @dataclass
@@ -162,15 +218,17 @@ def read_shard(shard: str) -> ShardIndex:
     rows: list[tuple[int, int, int | str]] = []
     try:
         with open(regular(Path(shard)), "rb") as file:
+            modified = os.fstat(file.fileno()).st_mtime_ns  # before it is read: what changes it then is noticed later
             for sample in _samples(file, left_out):
                 if sample.images or sample.labels:
                     image = _image_of(sample)
                     rows.append((image.offset_data, image.size, _label_of(sample, file)))
-            size = file.seek(0, os.SEEK_END)
+            size, ends = file.seek(0, os.SEEK_END), _ends_of(file)
     # tarfile raises almost anything on damaged headers
-    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, MemoryError, RecursionError) as error:
         packed = " (a compressed one has to be unpacked)" if shard.endswith(_PACKED) else ""
-        raise UsageError(f"{shard} cannot be read as a shard{packed}: {printable(str(error))}") from error
+        reason = printable(str(error)) or "its headers are damaged"
+        raise UsageError(f"{shard} cannot be read as a shard{packed}: {reason}") from error
     if not rows:
         raise UsageError(f"{shard} holds no images; expected members such as 0001.jpg and 0001.cls")
     offsets, sizes, labels = zip(*rows, strict=True)
@@ -181,6 +239,8 @@ def read_shard(shard: str) -> ShardIndex:
     place = {name: number for number, name in enumerate(names or ())}
     return ShardIndex(
         size,
+        modified,
+        ends,
         np.array(offsets, np.int64),
         np.array(sizes, np.int64),
         np.array([place.get(label, label) for label in labels], np.int64),
@@ -195,8 +255,10 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[_Sample]:
 
     images = {ending.removeprefix(".") for ending in IMG_EXTENSIONS}
     sample: _Sample | None = None
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
         for member in tar:
+            if member.size < 0:  # looking for the next one would lead back
+                raise ValueError(f"{member.name} has {member.size:,} bytes; the shard is damaged")
             folder, slash, name = member.name.rpartition("/")
             if member.isdir():
                 continue
@@ -255,11 +317,16 @@ def _label_of(sample: _Sample, file: BinaryIO) -> int | str:
     label = text if "cls" in sample.labels else _label_in_json(text)
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
-    if not isinstance(label, str) or not 0 < len(label) <= 200 or not label.isprintable() or _NEGATIVE.match(label):
+    if not isinstance(label, str) or not _is_name(label) or _NEGATIVE.match(label):
         raise ValueError(
             f"{member.name} is no label: got {text[:80]!r}; expected the number of a class, from 0, or its name"
         )
     return int(label) if _NUMBER.fullmatch(label) else label
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be a name, and be shown."""
+    return 0 < len(text) <= 200 and text.isprintable()
 
 
 def _label_in_json(text: str) -> Any:

@@ -5,6 +5,7 @@ one that is missing is an error; wildcards take what they find.
 """
 
 import glob
+import itertools
 import os
 import re
 from collections import Counter
@@ -68,16 +69,15 @@ def find_shards(pattern: str, key: str) -> tuple[str, ...]:
 
 def _expanded(pattern: str) -> Iterator[str]:
     """All that the braces of a pattern stand for."""
-    first = _BRACES.search(pattern)
-    if first is None:
-        yield pattern
-        return
-    numbers = _RANGE.fullmatch(first[1])
+    # split by a group, what is between the braces stands at odd places
+    parts = [_words(part) if place % 2 else [part] for place, part in enumerate(_BRACES.split(pattern))]
+    return map("".join, itertools.product(*parts))
+
+
+def _words(inner: str) -> list[str]:
+    """What braces stand for, by what is between them."""
+    numbers = _RANGE.fullmatch(inner)
     if numbers is None:
-        words = first[1].split(",")
-    else:
-        width = len(numbers[1]) if numbers[1].startswith("0") else 0
-        words = [str(number).zfill(width) for number in range(int(numbers[1]), int(numbers[2]) + 1)]
-    for word in words:
-        for rest in _expanded(pattern[first.end() :]):
-            yield pattern[: first.start()] + word + rest
+        return inner.split(",")
+    width = len(numbers[1]) if numbers[1].startswith("0") else 0
+    return [str(number).zfill(width) for number in range(int(numbers[1]), int(numbers[2]) + 1)]

@@ -110,6 +110,7 @@ class ShardImages:
         offset: Where in it the image begins, int64 (images,).
         size: How many bytes it has, int64 (images,).
         labels: Its class, int64 (images,).
+        states: How large each shard was when its images were listed, and when it had been changed last.
         opened: The shards that are open.
     """
 
@@ -118,6 +119,7 @@ class ShardImages:
     offset: np.ndarray
     size: np.ndarray
     labels: np.ndarray
+    states: tuple[tuple[int, int], ...]
     opened: _OpenShards = field(default_factory=lambda: _OpenShards(), repr=False, compare=False)
 
     @classmethod
@@ -152,6 +154,7 @@ class ShardImages:
             np.concatenate([index.offset for index in indexes]),
             np.concatenate([index.size for index in indexes]),
             np.concatenate(labels),
+            tuple((index.bytes, index.modified) for index in indexes),
         )
 
     def __len__(self) -> int:
@@ -162,11 +165,12 @@ class ShardImages:
 
         Raises:
             ValueError: If it is none.
-            OSError: If it cannot be read.
+            OSError: If it cannot be read, or the shard is not the one that was listed.
         """
         from PIL import Image, UnidentifiedImageError
 
-        shard = self.opened.shard(self.shards[self.shard[number]])
+        place = self.shard[number]
+        shard = self.opened.shard(self.shards[place], self.states[place])
         try:
             with Image.open(io.BytesIO(shard.read(int(self.offset[number]), int(self.size[number])))) as image:
                 return as_rgb(image)
@@ -221,11 +225,18 @@ class _OpenShard:
 
     Args:
         path: The shard.
+        state: Its size in bytes and its time of change in nanoseconds, as they have to be.
+
+    Raises:
+        OSError: If they are others, or it cannot be opened.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, state: tuple[int, int]) -> None:
         self._descriptor = os.open(regular(Path(path)), os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+        now = os.fstat(self._descriptor)
+        if (now.st_size, now.st_mtime_ns) != state:
+            raise OSError("the shard was changed after its images had been listed: start the run again")
 
     def read(self, offset: int, size: int) -> bytes:
         """Some bytes of it.
