@@ -100,6 +100,8 @@ def exchanges(rank: int, processes: Processes) -> dict[str, Any]:
     """Each of the things that processes do together, once."""
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2), nn.Linear(2, 1)).double()
     net[3].float()
+    net.register_buffer("mask", torch.full((2,), torch.finfo(torch.float32).min))
+    net.register_buffer("constant", torch.tensor([0.1, 2e38]))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(rank)
@@ -111,7 +113,7 @@ def exchanges(rank: int, processes: Processes) -> dict[str, Any]:
     net[3].bias.grad = torch.full((1,), 4.0)
     processes.average_gradients(net.parameters())
     gradients = {name: one.grad for name, one in net.named_parameters()}
-    processes.average_buffers(net)
+    processes.average_buffers(net, [net[1].running_mean, net[1].running_var])
     buffers = dict(net.named_buffers())
     processes.share(net)
     return {

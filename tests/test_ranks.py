@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from nets import SequentialNet
 from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,12 +23,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import stimulative
 from stimulative.data import load
 from stimulative.errors import UsageError
+from stimulative.methods import SelfDistillation
 from stimulative.ranks import World, first_node, gpu_of, gpus_of_job, is_first_of_node, world_of_process
 from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.studies import compare
 from stimulative.training import changes_of_recipe, load_recipe, train
 from stimulative.training.devices import planned
 from stimulative.training.synchronising import each_by_itself, synchronise, synchronised
+from stimulative.training.together import running_statistics
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,21 @@ def test_batch_norms_that_synchronise_are_the_same_for_one_process():
     assert all(torch.equal(one, two) for one, two in zip(*scale, strict=True) if one is not None)
 
 
+class Norm(nn.Module):
+    """A norm of one's own, without a mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        power = self.seen
+        if self.training:
+            power = x.square().mean((0, 2, 3))
+            self.seen.lerp_(power.detach(), 0.1)
+        return x / (power + 1e-5).sqrt()[:, None, None]
+
+
 def test_batch_norms_are_switched_and_strange_ones_are_refused():
     net = synchronised(nn.Sequential(nn.BatchNorm2d(2), nn.Linear(2, 2)))
     assert net[0].process_group == GroupMember.NON_GROUP_MEMBER
@@ -166,6 +184,17 @@ def test_batch_norms_are_switched_and_strange_ones_are_refused():
 
     with pytest.raises(UsageError, match=r"training\.sync_batchnorm: 0 \(Own\) computes in a way of its own"):
         synchronised(nn.Sequential(Own(2)))
+
+
+def test_running_statistics_are_those_of_norms_and_no_other_buffers():
+    net = SequentialNet()
+    net.register_buffer("mask", torch.full((2,), torch.finfo(torch.float32).min))
+    net.stage1[0].bn1 = Norm(6)
+    method = SelfDistillation(stimulative.unravel(net, torch.randn(2, 3, 8, 8)))
+    names = {id(value): name for name, value in method.named_buffers()}
+    found = {names[id(value)] for value in running_statistics(method)}
+    assert found == {name for name in names.values() if name.endswith(("running_mean", "running_var", "seen"))}
+    assert any("seen" in name for name in found) and any("network" not in name for name in found)
 
 
 def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):
@@ -313,6 +342,8 @@ def test_what_processes_do_together(pair):
         assert gradients["3.bias"].tolist() == [4.0]
         assert found["buffers"]["1.running_mean"].tolist() == [0.5, 0.5]
         assert int(found["buffers"]["1.num_batches_tracked"]) == 7
+        assert found["buffers"]["mask"].tolist() == [torch.finfo(torch.float32).min] * 2
+        assert torch.equal(found["buffers"]["constant"], torch.tensor([0.1, 2e38]))
         assert all((value == 0).all() for value in found["parameters"].values())
         assert (found["greatest"], found["mean"].tolist()) == (4, [1.5, 3.0])
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}]

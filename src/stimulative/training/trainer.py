@@ -50,7 +50,7 @@ from stimulative.training.resuming import (
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.synchronising import synchronise
-from stimulative.training.together import one_voice
+from stimulative.training.together import one_voice, running_statistics
 from stimulative.training.tuning import measuring_as, tuned
 from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.updating import Update
@@ -242,7 +242,7 @@ class Trainer:
         under_way, self.under_way = self.under_way or UnderWay(), None
         under_way.begin_again()
         means = self._train_batches(under_way)
-        self.processes.average_buffers(self.method)
+        self.processes.average_buffers(self.method, running_statistics(self.method))
         score = self._validate_or_stop(under_way)
         self.seconds += under_way.seconds
         self.epoch += 1
@@ -324,7 +324,7 @@ class Trainer:
     def _stop(self, under_way: UnderWay) -> None:
         """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
         check_parameters(self.method.parameters(), self.epoch + 1, self.run_directory.file(LAST))
-        self.processes.average_buffers(self.method)
+        self.processes.average_buffers(self.method, running_statistics(self.method))
         self.under_way = under_way
         self._save(LAST)
         self.under_way = None
