@@ -349,8 +349,16 @@ def test_what_processes_do_together(pair):
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
 
 
-def test_what_one_process_cannot_use_none_goes_on_with(pair):
+def test_what_one_process_cannot_use_none_goes_on_with(pair, out):
     first, second = (part["refusals"] for part in pair)
+    assert first.pop("recipes").startswith(
+        "UsageError: the 2 processes were started together, which is for one piece of work, and were told to do "
+        "different ones: optimizer.lr is 0.01 for the first and 0.02 for process 1; seed is 0 for the first and 1 for process 1; "
+        f"the run directory is '{out / 'apart-0'}' for the first and '{out / 'apart-1'}' for process 1. Tell all"
+    )
+    assert f"the run is '{out / 'apart-0'}' for the first" in first.pop("runs")
+    assert second.pop("recipes").startswith("Elsewhere: the 2 processes were started together")
+    assert second.pop("runs").startswith("Elsewhere: ")
     assert first == {"second": "UsageError: rank 1 finds no file", "both": "UsageError: rank 0 finds no file"}
     assert second == {name: text.replace("UsageError", "Elsewhere") for name, text in first.items()}
 

@@ -99,6 +99,7 @@ def evaluate(
     if latency_batch < 1:
         raise UsageError(f"the batch whose latency is measured holds 1 image or more, got {latency_batch}")
     with dividing() as processes:
+        processes.check_alike({"the run": str(Path(run).resolve())})
         directory = _opened(run, out, processes)
         recipe = directory.recipe
         asked = _Asked(

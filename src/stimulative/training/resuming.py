@@ -187,6 +187,22 @@ def changes_of_recipe(before: Mapping[str, Any], now: Recipe) -> list[str]:
     ]
 
 
+def what_decides(recipe: Recipe, out: Path, saved: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What decides a run, by name, which has to be the same in all processes that train it together.
+
+    Args:
+        recipe: The recipe.
+        out: The run directory.
+        saved: The checkpoint that it goes on from, if it does.
+    """
+    settings = {key: value for key, value in _flat(recipe.to_mapping()).items() if key not in _PLACES}
+    return {
+        **settings,
+        "the run directory": str(out.resolve()),
+        "the step that it is at": saved["step"] if saved else 0,
+    }
+
+
 def _defaults(recipe: Recipe) -> dict[str, Any]:
     """The settings of a recipe that have defaults, by section."""
     taken = {name: inspect.signature(owner).parameters for name, owner in SECTIONS.items()}

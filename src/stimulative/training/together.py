@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ from stimulative.training.divergence import Diverged
 
 _OF_OTHERS = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]tore|process group")
 """What PyTorch's errors speak of where another process has gone; they are of no kind of their own."""
+
+_TOLD = 4  # differences between processes that a message tells of
 
 
 class ProcessLost(RuntimeError):
@@ -161,6 +163,31 @@ class Processes:
             raise error
         if said:
             raise (UsageError if self.first else Elsewhere)(said[0])
+
+    def check_alike(self, told: Mapping[str, Any]) -> None:
+        """Make sure that all processes have been told to do the same.
+
+        Args:
+            told: What this one has been told, by name; values that can be pickled and compared.
+
+        Raises:
+            UsageError: In the first process, if they have not.
+            Elsewhere: In the others.
+        """
+        first, *others = self.gathered(dict(told))
+        apart = [
+            f"{name} is {first.get(name)!r} for the first and {other.get(name)!r} for process {rank}"
+            for rank, other in enumerate(others, start=1)
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        ]
+        if apart:
+            more = f", and {len(apart) - _TOLD} more" if len(apart) > _TOLD else ""
+            raise (UsageError if self.first else Elsewhere)(
+                f"the {self.size} processes were started together, which is for one piece of work, and were told to do "
+                f"different ones: {'; '.join(apart[:_TOLD])}{more}. Tell all of them the same, or start each piece of "
+                "work by a launcher of its own (srun: a step each)"
+            )
 
     @contextmanager
     def whole(self, *, to_the_end: bool = True) -> Iterator[None]:

@@ -47,6 +47,7 @@ from stimulative.training.resuming import (
     check_unchanged,
     newest_checkpoint,
     save_checkpoint,
+    what_decides,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.synchronising import synchronise
@@ -117,6 +118,7 @@ class Trainer:
         self.log_before: str | None = None
         self.stopping = Stopping()
         with self.processes.whole(to_the_end=False), one_voice(self.processes):
+            self.processes.check_alike(what_decides(recipe, self.run_directory.path, saved))
             self.fabric = launched(recipe, world, self.run_directory.path, saved["step"] if saved else 0)
             with self.processes.agreed():
                 self._prepare(data, model, calibration, saved)
