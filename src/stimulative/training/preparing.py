@@ -128,6 +128,8 @@ def prepare(
     if recipe.model.freeze_stem:
         freeze(network, stem_of(network), new=() if origin is None else origin.new or ())
     check_statistics(network.model, network.wiring)  # now, not when the trained net is finished
+    if world_size > 1:
+        data.aim.meter().sums()  # the same: one that cannot be put together is refused
     _check_outputs(recipe.model.name, network, data)
     method = method_named(recipe.method.name)(
         network,
