@@ -353,7 +353,8 @@ def test_what_one_process_cannot_use_none_goes_on_with(pair, out):
     first, second = (part["refusals"] for part in pair)
     assert first.pop("recipes").startswith(
         "UsageError: the 2 processes were started together, which is for one piece of work, and were told to do "
-        "different ones: optimizer.lr is 0.01 for the first and 0.02 for process 1; seed is 0 for the first and 1 for process 1; "
+        "different ones: optimizer.lr is 0.01 for the first and 0.02 for process 1; seed is 0 for the first and 1 for "
+        "process 1; "
         f"the run directory is '{out / 'apart-0'}' for the first and '{out / 'apart-1'}' for process 1. Tell all"
     )
     assert f"the run is '{out / 'apart-0'}' for the first" in first.pop("runs")

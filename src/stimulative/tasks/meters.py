@@ -51,8 +51,10 @@ class Meter(ABC):
     """
 
     summed: ClassVar[tuple[str, ...] | None] = None
-    """The attributes that are added up, besides the loss and the samples: numbers, tensors, or lists. A class that has an
-    ``add`` of its own says which; without that it measures in one process only."""
+    """The attributes that are added up, besides the loss and the samples: numbers, tensors, or lists.
+
+    A class that has an ``add`` of its own says which; without that it measures in one process only.
+    """
 
     def __init__(self) -> None:
         self._loss: Tensor | None = None
