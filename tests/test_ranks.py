@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import yaml
 from nets import SequentialNet
 from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.studies import compare
 from stimulative.training import changes_of_recipe, load_recipe, train
 from stimulative.training.devices import planned
+from stimulative.training.resuming import check_unchanged
 from stimulative.training.synchronising import each_by_itself, synchronise, synchronised
 from stimulative.training.together import running_statistics
 
@@ -210,6 +212,36 @@ def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):
     assert changes_of_recipe(old, recipe.override({"optimizer.trunk_lr": 0.5})) == [
         "optimizer.trunk_lr: 1.0 then, 0.5 now"
     ]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_of_an_older_version_goes_on_as_it_meant_its_recipe(noted, tmp_path, monkeypatch):
+    recipe = load_recipe("digits", {"data.batch_size": 8, "training.devices": 4})
+    old = recipe.to_mapping()
+    del old["training"]["strategy"], old["training"]["tf32"], old["training"]["cudnn_benchmark"]
+    del old["optimizer"]["fused"]
+    run = RunDirectory(tmp_path)
+    saved = {"recipe": old} if noted else {}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
+    batch = r"set in .*recipe\.yaml data\.batch_size: 32, training\.strategy: auto; or"
+    with pytest.raises(UsageError, match=f"older version, in which each device had .*{batch}"):
+        check_unchanged(run, recipe, saved)
+    once_put = {"data.batch_size": 32, "training.strategy": "auto"}
+    for on_gpu, settings in (
+        (False, once_put),
+        (True, once_put | {"training.tf32": False, "training.cudnn_benchmark": False, "optimizer.fused": False}),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+        if on_gpu:
+            said = r"yaml training\.tf32: false, training\.cudnn_benchmark: false, optimizer\.fused: false; or"
+            with pytest.raises(UsageError, match=said):
+                check_unchanged(run, recipe.override(once_put), saved)
+        for key, value in settings.items():
+            section, name = key.split(".")
+            edited = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+            edited[section][name] = value
+            (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(edited))
+        check_unchanged(run, recipe.override(settings), saved)
 
 
 def test_data_of_ones_own_are_not_sent_to_processes(tmp_path, monkeypatch):
