@@ -235,12 +235,11 @@ def what_decides(recipe: Recipe, out: Path, saved: Mapping[str, Any] | None) -> 
         out: The run directory.
         saved: The checkpoint that it goes on from, if it does.
     """
-    settings = {key: value for key, value in _flat(recipe.to_mapping()).items() if key not in _PLACES}
-    return {
-        **settings,
-        "the run directory": str(out.resolve()),
-        "the step that it is at": saved["step"] if saved else 0,
-    }
+    settings = _flat(recipe.to_mapping())
+    for key in ("training.devices", "training.num_nodes"):  # each has compared them with what was started
+        del settings[key]
+    place = {"the run directory": str(out.resolve()), "the step that it is at": saved["step"] if saved else 0}
+    return settings | place
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
