@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import stimulative
 from stimulative import StimulativeTraining
+from stimulative.analysis import evaluate
 from stimulative.errors import UsageError
 from stimulative.ranks import World
 from stimulative.training import Callback, Step, Trainer, load_recipe, train
@@ -100,6 +101,8 @@ def exchanges(rank: int, processes: Processes) -> dict[str, Any]:
     """Each of the things that processes do together, once."""
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2), nn.Linear(2, 1)).double()
     net[3].float()
+    net.register_buffer("mask", torch.full((2,), torch.finfo(torch.float32).min))
+    net.register_buffer("constant", torch.tensor([0.1, 2e38]))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(rank)
@@ -111,7 +114,7 @@ def exchanges(rank: int, processes: Processes) -> dict[str, Any]:
     net[3].bias.grad = torch.full((1,), 4.0)
     processes.average_gradients(net.parameters())
     gradients = {name: one.grad for name, one in net.named_parameters()}
-    processes.average_buffers(net)
+    processes.average_buffers(net, [net[1].running_mean, net[1].running_var])
     buffers = dict(net.named_buffers())
     processes.share(net)
     return {
@@ -124,9 +127,18 @@ def exchanges(rank: int, processes: Processes) -> dict[str, Any]:
     }
 
 
-def refusals(rank: int, processes: Processes) -> dict[str, str]:
-    """What only one process cannot use."""
+def refusals(rank: int, processes: Processes, out: Path) -> dict[str, str]:
+    """What only one process cannot use, and what they cannot do together."""
     found = {}
+    recipe = load_recipe("digits", SMALL | {"schedule.max_steps": 1, "seed": rank, "optimizer.lr": 0.01 * (1 + rank)})
+    for name, work in (
+        ("recipes", lambda: train(recipe, out / f"apart-{rank}", progress=False)),
+        ("runs", lambda: evaluate(out / f"apart-{rank}")),
+    ):
+        try:
+            work()
+        except UsageError as error:
+            found[name] = f"{type(error).__name__}: {error}"
     for name, ranks in (("second", (1,)), ("both", (0, 1))):
         try:
             with processes.agreed():
@@ -191,7 +203,7 @@ def work(rank: int, port: int, out: Path) -> None:
     processes, found = Processes(world), {}
     parts = {
         "exchanges": lambda: exchanges(rank, processes),
-        "refusals": lambda: refusals(rank, processes),
+        "refusals": lambda: refusals(rank, processes, out),
         "loops": lambda: {wrap: own_loop(rank, processes, wrap) for wrap in WRAPS},
         "trained": lambda: trained(rank, out),
         "sharded": lambda: sharded(rank),

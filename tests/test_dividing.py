@@ -17,8 +17,10 @@ from stimulative.data import every
 from stimulative.data.batches import ChangedLoader, LazyLoader
 from stimulative.data.images import ImageLoader, fixed_order
 from stimulative.data.pixels import Normalisation
+from stimulative.errors import UsageError
 from stimulative.ranks import Division, divided
-from stimulative.tasks import OwnTask, task_named
+from stimulative.tasks import Classification, Measurement, Meter, OwnTask, task_named
+from stimulative.tasks.meters import ClassMeter
 from stimulative.training import measure, measure_and_fit
 
 
@@ -89,6 +91,47 @@ def test_sums_of_batches_put_together_in_order_are_those_of_all_batches(name):
         joined.put_together(alone.sums())
     assert joined.samples == whole.samples > 0
     assert joined.measured() == whole.measured()
+
+
+def test_a_meter_of_ones_own_says_what_it_adds_up_or_is_refused_where_work_is_divided():
+    class Hits(Meter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hits = 0
+
+        def add(self, outputs: Tensor, targets: Tensor) -> None:
+            self.hits += int((outputs.argmax(-1) == targets).sum())
+            self._add_loss(outputs.sum(), len(targets))
+
+        def measured(self) -> Measurement:
+            return Measurement(100 * self.hits / self.samples, self._mean_loss(), {}, {})
+
+    class Told(Hits):
+        summed = ("hits",)
+
+    class More(ClassMeter):
+        def add(self, outputs: Tensor, targets: Tensor) -> None:
+            super().add(outputs, targets)
+
+    network = stimulative.unravel(SequentialNet(), images(2).float())
+    batches = [(images(3, seed=seed).float(), torch.arange(3) % CLASSES) for seed in range(3)]
+
+    def work(meter: type[Meter]) -> Any:
+        class Aim(Classification):
+            def meter(self, *, temperature: float = 1.0) -> Any:
+                return meter()
+
+        try:
+            return measure(network, batches, aim=Aim())[0]
+        except UsageError as error:
+            return str(error)
+
+    for meter in (Hits, More):
+        alone = work(meter)
+        assert work(Told) == work(Hits) and not isinstance(alone, str)
+        for found in together(lambda meter=meter: work(meter), 2):
+            assert found.startswith(f"{meter.__name__} does not say what it adds up") and "set its attribute" in found
+    assert together(lambda: work(Told), 2) == [work(Hits)] * 2
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+import yaml
+from nets import SequentialNet
 from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,12 +24,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import stimulative
 from stimulative.data import load
 from stimulative.errors import UsageError
+from stimulative.methods import SelfDistillation
 from stimulative.ranks import World, first_node, gpu_of, gpus_of_job, is_first_of_node, world_of_process
 from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.studies import compare
 from stimulative.training import changes_of_recipe, load_recipe, train
 from stimulative.training.devices import planned
+from stimulative.training.resuming import check_unchanged
 from stimulative.training.synchronising import each_by_itself, synchronise, synchronised
+from stimulative.training.together import running_statistics
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,21 @@ def test_batch_norms_that_synchronise_are_the_same_for_one_process():
     assert all(torch.equal(one, two) for one, two in zip(*scale, strict=True) if one is not None)
 
 
+class Norm(nn.Module):
+    """A norm of one's own, without a mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        power = self.seen
+        if self.training:
+            power = x.square().mean((0, 2, 3))
+            self.seen.lerp_(power.detach(), 0.1)
+        return x / (power + 1e-5).sqrt()[:, None, None]
+
+
 def test_batch_norms_are_switched_and_strange_ones_are_refused():
     net = synchronised(nn.Sequential(nn.BatchNorm2d(2), nn.Linear(2, 2)))
     assert net[0].process_group == GroupMember.NON_GROUP_MEMBER
@@ -168,6 +188,17 @@ def test_batch_norms_are_switched_and_strange_ones_are_refused():
         synchronised(nn.Sequential(Own(2)))
 
 
+def test_running_statistics_are_those_of_norms_and_no_other_buffers():
+    net = SequentialNet()
+    net.register_buffer("mask", torch.full((2,), torch.finfo(torch.float32).min))
+    net.stage1[0].bn1 = Norm(6)
+    method = SelfDistillation(stimulative.unravel(net, torch.randn(2, 3, 8, 8)))
+    names = {id(value): name for name, value in method.named_buffers()}
+    found = {names[id(value)] for value in running_statistics(method)}
+    assert found == {name for name in names.values() if name.endswith(("running_mean", "running_var", "seen"))}
+    assert any("seen" in name for name in found) and any("network" not in name for name in found)
+
+
 def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):
     recipe = load_recipe("digits", RUNS["joint"])
     elsewhere = recipe.override({"training.devices": 2, "training.num_nodes": 1, "training.strategy": "flat"})
@@ -181,6 +212,36 @@ def test_where_a_run_is_trained_is_no_part_of_what_it_is(out, pair):
     assert changes_of_recipe(old, recipe.override({"optimizer.trunk_lr": 0.5})) == [
         "optimizer.trunk_lr: 1.0 then, 0.5 now"
     ]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_of_an_older_version_goes_on_as_it_meant_its_recipe(noted, tmp_path, monkeypatch):
+    recipe = load_recipe("digits", {"data.batch_size": 8, "training.devices": 4})
+    old = recipe.to_mapping()
+    del old["training"]["strategy"], old["training"]["tf32"], old["training"]["cudnn_benchmark"]
+    del old["optimizer"]["fused"]
+    run = RunDirectory(tmp_path)
+    saved = {"recipe": old} if noted else {}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
+    batch = r"set in .*recipe\.yaml data\.batch_size: 32, training\.strategy: auto; or"
+    with pytest.raises(UsageError, match=f"older version, in which each device had .*{batch}"):
+        check_unchanged(run, recipe, saved)
+    once_put = {"data.batch_size": 32, "training.strategy": "auto"}
+    for on_gpu, settings in (
+        (False, once_put),
+        (True, once_put | {"training.tf32": False, "training.cudnn_benchmark": False, "optimizer.fused": False}),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+        if on_gpu:
+            said = r"yaml training\.tf32: false, training\.cudnn_benchmark: false, optimizer\.fused: false; or"
+            with pytest.raises(UsageError, match=said):
+                check_unchanged(run, recipe.override(once_put), saved)
+        for key, value in settings.items():
+            section, name = key.split(".")
+            edited = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+            edited[section][name] = value
+            (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(edited))
+        check_unchanged(run, recipe.override(settings), saved)
 
 
 def test_data_of_ones_own_are_not_sent_to_processes(tmp_path, monkeypatch):
@@ -313,13 +374,24 @@ def test_what_processes_do_together(pair):
         assert gradients["3.bias"].tolist() == [4.0]
         assert found["buffers"]["1.running_mean"].tolist() == [0.5, 0.5]
         assert int(found["buffers"]["1.num_batches_tracked"]) == 7
+        assert found["buffers"]["mask"].tolist() == [torch.finfo(torch.float32).min] * 2
+        assert torch.equal(found["buffers"]["constant"], torch.tensor([0.1, 2e38]))
         assert all((value == 0).all() for value in found["parameters"].values())
         assert (found["greatest"], found["mean"].tolist()) == (4, [1.5, 3.0])
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
 
 
-def test_what_one_process_cannot_use_none_goes_on_with(pair):
+def test_what_one_process_cannot_use_none_goes_on_with(pair, out):
     first, second = (part["refusals"] for part in pair)
+    assert first.pop("recipes").startswith(
+        "UsageError: the 2 processes were started together, which is for one piece of work, and were told to do "
+        "different ones: optimizer.lr is 0.01 for the first and 0.02 for process 1; seed is 0 for the first and 1 for "
+        "process 1; "
+        f"the run directory is '{out / 'apart-0'}' for the first and '{out / 'apart-1'}' for process 1. Tell all"
+    )
+    assert f"the run is '{out / 'apart-0'}' for the first" in first.pop("runs")
+    assert second.pop("recipes").startswith("Elsewhere: the 2 processes were started together")
+    assert second.pop("runs").startswith("Elsewhere: ")
     assert first == {"second": "UsageError: rank 1 finds no file", "both": "UsageError: rank 0 finds no file"}
     assert second == {name: text.replace("UsageError", "Elsewhere") for name, text in first.items()}
 

@@ -22,6 +22,7 @@ from stimulative.studies import FAILURE, Job, Workers, fill_matrix, measure_loaf
 from stimulative.studies import loafing as loafing_room
 from stimulative.studies import matrix as matrix_room
 from stimulative.studies import sweep as sweep_room
+from stimulative.studies.cluster import _ask_for_tasks, _executor
 from stimulative.studies.launching import measured_scores, run_all
 from stimulative.studies.matrix import fits
 from stimulative.training import load_recipe, measure, prepare
@@ -311,6 +312,26 @@ def test_a_cluster_computes_the_same(recipe, tmp_path):
 def test_impossible_workers_are_refused(workers, message):
     with pytest.raises(UsageError, match=message):
         Workers(**workers)
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({}, [("4", "2"), ("1", "1")]),
+        ({"slurm_ntasks_per_node": 2}, [("2", "2"), ("2", "1")]),
+        ({"tasks_per_node": 2, "slurm_nodes": 3}, [("2", "3"), ("2", "3")]),
+    ],
+)
+def test_slurm_is_asked_for_the_tasks_of_each_run(options, lines, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 1)
+    workers = Workers(cluster="slurm", options=options)
+    executor = _executor(tmp_path, workers)
+    for (tasks, nodes), settings in zip(
+        lines, [{"training.devices": 4, "training.num_nodes": 2}, {"training.devices": "auto"}], strict=True
+    ):
+        _ask_for_tasks(executor, Job(recipe.override(settings), ()), workers)
+        text = executor._executor._make_submission_file_text("work", "1")
+        assert (f"--ntasks-per-node={tasks}\n" in text, f"--nodes={nodes}\n" in text) == (True, True), text
 
 
 def test_an_unknown_cluster_is_refused_before_any_run(recipe, tmp_path):

@@ -226,7 +226,8 @@ class EvaluationSettings:
         calibration_images: Training images on which normalisation statistics are re-estimated before evaluation.
         autocast: Validate, recalibrate and evaluate in the 16 bits of a mixed training.precision, too, which is faster.
             By default in the 32 bits that the weights are saved with, so that scores are those of the model that comes
-            out, on every device, and differences of subnets of a tenth of a point are not those of rounding.
+            out, and differences of subnets of a tenth of a point are not those of rounding. GPUs multiply as
+            training.tf32 says there, too: by default with 10 bits behind the point.
     """
 
     subnets: int | Literal["auto", "all"] = "auto"

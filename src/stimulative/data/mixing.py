@@ -28,7 +28,8 @@ from stimulative.data.dataset import ImageData
 class MixedLoader:
     """The batches of a loader, mixed. What is drawn depends on the seed, the epoch and the batch's number alone.
 
-    Processes that train together draw the same, so that their k-th batches are mixed as one large batch would be.
+    Processes that train together draw the same shares and boxes for their k-th batches; an image's partner comes from
+    the batch of its process.
 
     Args:
         loader: Gives x (batch, channels, height, width) and y int64 (batch,).

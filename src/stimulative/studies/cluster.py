@@ -111,12 +111,19 @@ def _executor(folder: Path, workers: Workers) -> Any:
 
 
 def _ask_for_tasks(executor: Any, job: Job, workers: Workers) -> None:
-    """Let Slurm start a task for each process of a run, unless the user has said how many."""
+    """Let Slurm start a task for each process of a run, unless the user has said how many.
+
+    An executor keeps what it was told, so it is told of each run, also of one by a single process.
+    """
+    if workers.cluster != "slurm":
+        return
     training, said = job.recipe.training, {key.removeprefix("slurm_") for key in workers.options}
+    if "ntasks_per_node" in said:  # sbatch's name of it
+        said.add("tasks_per_node")
     wanted = {"tasks_per_node": training.devices, "nodes": training.num_nodes}
-    known = {key: value for key, value in wanted.items() if value != "auto" and key not in {*said, "ntasks_per_node"}}
-    if workers.cluster == "slurm" and known:
-        executor.update_parameters(**known)
+    executor.update_parameters(
+        **{key: 1 if value == "auto" else value for key, value in wanted.items() if key not in said}
+    )
 
 
 def _known_job(executor: Any, note: Path) -> Any:

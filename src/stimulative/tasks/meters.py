@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stimulative.errors import UsageError
 from stimulative.objectives import IGNORED, cosine_distance, counted, label_cross_entropy
 from stimulative.tasks.rows import two_classes
 
@@ -49,12 +50,20 @@ class Meter(ABC):
     last bit, once their ``sums`` are put together in the order of the batches.
     """
 
-    summed: ClassVar[tuple[str, ...]] = ()
-    """The attributes that are added up, besides the loss and the samples."""
+    summed: ClassVar[tuple[str, ...] | None] = None
+    """The attributes that are added up, besides the loss and the samples: numbers, tensors, or lists.
+
+    A class that has an ``add`` of its own says which; without that it measures in one process only.
+    """
 
     def __init__(self) -> None:
         self._loss: Tensor | None = None
         self._samples: Tensor | int = 0
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "add" in vars(cls) and "summed" not in vars(cls):
+            cls.summed = None  # those of the class that it is made of may not be all
 
     @abstractmethod
     def add(self, outputs: Any, targets: Any) -> None:
@@ -65,7 +74,17 @@ class Meter(ABC):
         """What there is to say of all batches so far."""
 
     def sums(self) -> dict[str, Any]:
-        """What has been added up, so that it can be sent to another process."""
+        """What has been added up, so that it can be sent to another process.
+
+        Raises:
+            UsageError: If the class does not say what that is.
+        """
+        if self.summed is None:
+            raise UsageError(
+                f"{type(self).__name__} does not say what it adds up, so that several processes cannot put their parts "
+                "together: set its attribute summed to the names of what its add changes, besides what _add_loss does "
+                '(summed = ("_hits",)), or measure in one process'
+            )
         return {name: portable(getattr(self, name)) for name in ("_loss", "_samples", *self.summed)}
 
     def put_together(self, sums: Mapping[str, Any]) -> None:

@@ -103,6 +103,8 @@ def _measured(
         return [aim.meter(temperature=1.0 if temperatures is None else temperatures[at]) for at in range(len(chosen))]
 
     shares, found = division(), meters()
+    if shares is not None:
+        found[0].sums()  # refused before any batch, of which not all processes have one
     own: list[list[dict[str, Any]]] = []
     batch = 0
     with evaluating(network), network.uncompiled(), torch.no_grad():

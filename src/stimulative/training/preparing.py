@@ -128,7 +128,7 @@ def prepare(
     if recipe.model.freeze_stem:
         freeze(network, stem_of(network), new=() if origin is None else origin.new or ())
     check_statistics(network.model, network.wiring)  # now, not when the trained net is finished
-    _check_outputs(recipe.model.name, network, data)
+    _check_outputs(recipe.model.name, network, data, divided=world_size > 1)
     method = method_named(recipe.method.name)(
         network,
         **recipe.method.settings,
@@ -255,7 +255,14 @@ def _fill_if_whole(start: Start, network: ResidualNetwork, recipe: Recipe, data:
         return None
 
 
-def _check_outputs(name: str, network: ResidualNetwork, data: Data) -> None:
+def _check_outputs(name: str, network: ResidualNetwork, data: Data, *, divided: bool) -> None:
+    """Make sure that the outputs of a network can be measured, by several processes where that is divided.
+
+    Raises:
+        UsageError: If they cannot.
+    """
+    if divided:
+        data.aim.meter().sums()
     example = as_in(network, data.example(evaluation=True))
     try:
         with evaluating(network), torch.no_grad():

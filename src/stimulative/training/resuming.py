@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stimulative.config import SECTIONS, Recipe, plain
+from stimulative.config import SECTIONS, Recipe, dump_line, parse_yaml, plain
 from stimulative.data import Data, changes_of_data
 from stimulative.errors import UsageError
 from stimulative.files import Damaged, check_archive, hash_of, make_directory, metadata_of, regular
@@ -84,14 +84,34 @@ def check_unchanged(run: RunDirectory, recipe: Recipe, saved: Mapping[str, Any])
     """Make sure that a run goes on with the recipe that it was trained by so far, whatever the file says by now.
 
     Raises:
-        UsageError: If it is another one.
+        UsageError: If it is another one, or an older version took it for another one.
     """
     before = saved.get("recipe")
+    _check_meaning(run, before if isinstance(before, Mapping) else parse_yaml(run.recipe_text)[0], recipe)
     changed = changes_of_recipe(before, recipe) if isinstance(before, Mapping) else []
     if changed:
         raise UsageError(
             f"{run.file(RECIPE)} was changed since the run was started: {'; '.join(changed)}. Put it back as it was, "
             "or train by the new recipe in another directory, with out="
+        )
+
+
+def _check_meaning(run: RunDirectory, before: Mapping[str, Any], recipe: Recipe) -> None:
+    """Make sure that a recipe means what it meant to the version that the run was started by.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    now = _flat(recipe.to_mapping())
+    apart = {key: value for key, value in _meant(_flat(before), recipe).items() if now[key] != value}
+    if "data.batch_size" in apart:
+        apart["training.strategy"] = recipe.training.strategy  # by which the batch is known to be that of all devices
+    if apart:
+        settings = ", ".join(f"{key}: {dump_line(value)}" for key, value in apart.items())
+        raise UsageError(
+            f"the run in {run.path} was started by an older version, in which each device had a batch of "
+            "data.batch_size, and GPUs computed without TF32, cuDNN's benchmark and fused optimisers. To go on as it "
+            f"began, set in {run.file(RECIPE)} {settings}; or train anew in another directory, with out="
         )
 
 
@@ -168,23 +188,58 @@ def check_start(recipe: Recipe, run: RunDirectory, *, resume: bool) -> Summary |
 
 _PLACES = {f"training.{key}" for key in ("devices", "num_nodes", "strategy")}
 """Settings of where a run is trained, which may be elsewhere when it goes on."""
+_BEFORE_ON_GPUS = {"training.tf32": False, "training.cudnn_benchmark": False, "optimizer.fused": False}
+"""How versions computed on GPUs that had no such settings; on other devices they choose nothing, or nothing else."""
 
 
 def changes_of_recipe(before: Mapping[str, Any], now: Recipe) -> list[str]:
     """In what two recipes train differently, a phrase each.
 
     Args:
-        before: One, as its file or a checkpoint has it; settings that it does not know yet had their defaults.
+        before: One, as its file or a checkpoint has it; settings that it does not know yet had their defaults, but
+            where older versions did something else.
         now: The other.
     """
     old, new = _flat(before), _flat(now.to_mapping())
     defaults = _flat(plain(_defaults(now)))
+    old |= _meant(old, now)
     old |= {key: defaults[key] for key in new.keys() - old.keys() if key in defaults}
     return [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted((old.keys() | new.keys()) - _PLACES)
         if old.get(key) != new.get(key)
     ]
+
+
+def _meant(stored: Mapping[str, Any], now: Recipe) -> dict[str, Any]:
+    """What a stored recipe meant where this version reads something else in it, by setting.
+
+    Args:
+        stored: Its values by dotted key, as an older version may have written them.
+        now: The recipe that the run is to go on with, which says on what.
+    """
+    meant: dict[str, Any] = {}
+    devices = stored.get("training.devices", 1)
+    if "training.strategy" not in stored and isinstance(devices, int) and devices > 1:
+        meant["data.batch_size"] = stored.get("data.batch_size", now.data.batch_size) * devices
+    if now.training.device in ("auto", "cuda") and torch.cuda.is_available():
+        meant |= {key: value for key, value in _BEFORE_ON_GPUS.items() if key not in stored}
+    return meant
+
+
+def what_decides(recipe: Recipe, out: Path, saved: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What decides a run, by name, which has to be the same in all processes that train it together.
+
+    Args:
+        recipe: The recipe.
+        out: The run directory.
+        saved: The checkpoint that it goes on from, if it does.
+    """
+    settings = _flat(recipe.to_mapping())
+    for key in ("training.devices", "training.num_nodes"):  # each has compared them with what was started
+        del settings[key]
+    place = {"the run directory": str(out.resolve()), "the step that it is at": saved["step"] if saved else 0}
+    return settings | place
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:

@@ -9,20 +9,25 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from stimulative.errors import UsageError
+from stimulative.methods import Method
 from stimulative.ranks import Division, World
+from stimulative.residual import norms_in, statistics_in
 from stimulative.training.copies import Copies
 from stimulative.training.divergence import Diverged
 
 _OF_OTHERS = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]tore|process group")
 """What PyTorch's errors speak of where another process has gone; they are of no kind of their own."""
+
+_TOLD = 4  # differences between processes that a message tells of
 
 
 class ProcessLost(RuntimeError):
@@ -110,20 +115,29 @@ class Processes:
                 if one.grad is not None:
                     one.grad.copy_(values.view_as(one))
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """Bring buffers to their mean over processes; those of whole numbers are the first one's.
+    def average_buffers(self, module: nn.Module, statistics: Iterable[Tensor]) -> None:
+        """Bring running statistics to their mean over processes; all other buffers become the first one's.
 
         Running statistics are linear in what each batch adds to them, so that their mean is what a layer would have
         that sees the batches of all processes one by one. Training does not read them; whoever reads them comes here
-        first.
+        first. Of no other buffer is the mean known to mean anything. It is computed in double precision, each share
+        divided before they are added: what all have alike stays as it is, however great.
+
+        Args:
+            module: What is trained.
+            statistics: Its running statistics, in the same order in all processes; see ``running_statistics``.
         """
-        for tensors in _by_format(list(module.buffers())) if self.size > 1 else ():
+        if self.size == 1:
+            return
+        averaged = [one for one in statistics if one.is_floating_point()]
+        if averaged:
+            flat = _flat([one.double() for one in averaged]).div_(self.size)
+            distributed.all_reduce(flat)
+            _put_back(flat, averaged)
+        known = set(map(id, averaged))
+        for tensors in _by_format([one for one in module.buffers() if id(one) not in known]):
             flat = _flat(tensors)
-            if flat.is_floating_point():
-                distributed.all_reduce(flat)
-                flat.div_(self.size)
-            else:
-                distributed.broadcast(flat, 0)
+            distributed.broadcast(flat, 0)
             _put_back(flat, tensors)
 
     @property
@@ -149,6 +163,31 @@ class Processes:
             raise error
         if said:
             raise (UsageError if self.first else Elsewhere)(said[0])
+
+    def check_alike(self, told: Mapping[str, Any]) -> None:
+        """Make sure that all processes have been told to do the same.
+
+        Args:
+            told: What this one has been told, by name; values that can be pickled and compared.
+
+        Raises:
+            UsageError: In the first process, if they have not.
+            Elsewhere: In the others.
+        """
+        first, *others = self.gathered(dict(told))
+        apart = [
+            f"{name} is {first.get(name)!r} for the first and {other.get(name)!r} for process {rank}"
+            for rank, other in enumerate(others, start=1)
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        ]
+        if apart:
+            more = f", and {len(apart) - _TOLD} more" if len(apart) > _TOLD else ""
+            raise (UsageError if self.first else Elsewhere)(
+                f"the {self.size} processes were started together, which is for one piece of work, and were told to do "
+                f"different ones: {'; '.join(apart[:_TOLD])}{more}. Tell all of them the same, or start each piece of "
+                "work by a launcher of its own (srun: a step each)"
+            )
 
     @contextmanager
     def whole(self, *, to_the_end: bool = True) -> Iterator[None]:
@@ -176,6 +215,17 @@ class Processes:
             if self.copies is not None and (to_the_end or sys.exception() is not None):
                 self.copies.close(well=well)
                 self.copies = None
+
+
+def running_statistics(method: Method) -> list[Tensor]:
+    """The running statistics of a method's layers: its network's, and those of PyTorch's norms that it has besides."""
+    network = method.network
+    keys = {layer: norm.keys for _, layer, norm in norms_in(network.model, network.wiring)}
+    inside = {*network.model.modules()}
+    besides = [layer for layer in method.modules() if isinstance(layer, _NormBase) and layer not in inside]
+    keys |= dict.fromkeys(besides, ("running_mean", "running_var"))
+    found = [one for layer, names in keys.items() for one in statistics_in(layer, names).values()]
+    return [one for one in found if one is not None]
 
 
 @contextmanager

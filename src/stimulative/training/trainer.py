@@ -47,10 +47,11 @@ from stimulative.training.resuming import (
     check_unchanged,
     newest_checkpoint,
     save_checkpoint,
+    what_decides,
 )
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.synchronising import synchronise
-from stimulative.training.together import one_voice
+from stimulative.training.together import one_voice, running_statistics
 from stimulative.training.tuning import measuring_as, tuned
 from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.updating import Update
@@ -117,6 +118,7 @@ class Trainer:
         self.log_before: str | None = None
         self.stopping = Stopping()
         with self.processes.whole(to_the_end=False), one_voice(self.processes):
+            self.processes.check_alike(what_decides(recipe, self.run_directory.path, saved))
             self.fabric = launched(recipe, world, self.run_directory.path, saved["step"] if saved else 0)
             with self.processes.agreed():
                 self._prepare(data, model, calibration, saved)
@@ -242,7 +244,7 @@ class Trainer:
         under_way, self.under_way = self.under_way or UnderWay(), None
         under_way.begin_again()
         means = self._train_batches(under_way)
-        self.processes.average_buffers(self.method)
+        self.processes.average_buffers(self.method, running_statistics(self.method))
         score = self._validate_or_stop(under_way)
         self.seconds += under_way.seconds
         self.epoch += 1
@@ -324,7 +326,7 @@ class Trainer:
     def _stop(self, under_way: UnderWay) -> None:
         """Save what has been done of an epoch, and end the training, unless whoever was asked to goes on."""
         check_parameters(self.method.parameters(), self.epoch + 1, self.run_directory.file(LAST))
-        self.processes.average_buffers(self.method)
+        self.processes.average_buffers(self.method, running_statistics(self.method))
         self.under_way = under_way
         self._save(LAST)
         self.under_way = None
