@@ -18,6 +18,7 @@ import stimulative
 from stimulative import StimulativeTraining
 from stimulative.errors import UsageError
 from stimulative.ranks import World
+from stimulative.runs import Epoch
 from stimulative.training import Callback, Step, Trainer, load_recipe, train
 from stimulative.training.together import Processes
 
@@ -37,7 +38,8 @@ SMALL = {
 }
 """A transformer, whose layers see no batch: two processes train it as one does."""
 
-NOISY = {**SMALL, "model.arguments": {**SMALL["model.arguments"], "proj_drop_rate": 0.3}, "schedule.max_steps": 9}
+NOISY = {**SMALL, "model.arguments": {**SMALL["model.arguments"], "proj_drop_rate": 0.3}, "schedule.max_steps": 3}
+NOISY |= {"training.accumulate": 3}
 RUNS = {
     "joint": SMALL | {"schedule.max_steps": 9},
     "flat": SMALL | {"schedule.max_steps": 9, "training.strategy": "flat"},
@@ -74,6 +76,14 @@ class Stop(Callback):
         self.seen += 1
         if self.seen == self.step and trainer.processes.rank == self.rank:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Leave(Callback):
+    """Kills the second process behind the first epoch, before that is saved."""
+
+    def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
+        if trainer.processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def own_loop(rank: int, processes: Processes, wrap: str) -> dict[str, Tensor]:
@@ -137,6 +147,17 @@ def refusals(rank: int, processes: Processes) -> dict[str, str]:
     return found
 
 
+def unlike(rank: int, out: Path) -> dict[str, str]:
+    """Runs whose recipes or directories are not alike."""
+    found = {}
+    for name, seed, run in (("seed", rank, "unlike"), ("out", 0, f"unlike{rank}")):
+        try:
+            train(load_recipe("digits", SMALL | {"seed": seed}), out / run, progress=False)
+        except UsageError as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
 def trained(rank: int, out: Path) -> dict[str, Any]:
     """Runs of the whole loop: as they end, and stopped in the middle."""
     found: dict[str, Any] = {"warnings": []}
@@ -192,6 +213,7 @@ def work(rank: int, port: int, out: Path) -> None:
     parts = {
         "exchanges": lambda: exchanges(rank, processes),
         "refusals": lambda: refusals(rank, processes),
+        "unlike": lambda: unlike(rank, out),
         "loops": lambda: {wrap: own_loop(rank, processes, wrap) for wrap in WRAPS},
         "trained": lambda: trained(rank, out),
         "sharded": lambda: sharded(rank),
