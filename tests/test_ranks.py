@@ -432,7 +432,7 @@ def test_processes_that_are_told_different_things_do_not_train(pair):
     assert first["seed"].startswith(f"UsageError: {said}seed is 0 in process 0 and 1 in process 1. Give")
     assert first["out"].startswith(f"UsageError: {said}out is '/")
     assert first["out"].endswith(
-        "all the same recipe and out=, or start runs of their own one by one (srun --ntasks 1)"
+        "all the same recipe and out=, or start runs of their own one by one (an srun for each)"
     )
     assert second == {name: text.replace("UsageError", "Elsewhere") for name, text in first.items()}
 

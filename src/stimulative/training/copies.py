@@ -95,13 +95,12 @@ class Copies:
         # holds nothing of this object, which a Trainer that is never run takes with it
         self._end = weakref.finalize(self, _end, self._processes, self._closed, threads)
         try:
-            places = [replace(world, rank=rank, local_rank=rank, port=port) for rank in range(1, world.size)]
-            channels = self._started(places)
-            for channel, place in zip(channels, places, strict=True):
+            running = self._started(world, port)
+            for channel, (rank, _) in running.items():
+                place = replace(world, rank=rank, local_rank=rank, port=port)
                 copied = Copied(place, os.getpid(), is_trusting(), torch.get_num_threads(), sent)
                 with suppress(OSError):  # one that has gone says so below
                     channel.send_bytes(pickle.dumps(copied))
-            running = dict(zip(channels, zip(range(1, world.size), self._processes, strict=True), strict=True))
             for channel, (rank, process) in running.items():
                 if (said := _received(channel, process)) is not None:
                     raise ProcessLost(_in_words(rank, world.size, said))
@@ -111,23 +110,24 @@ class Copies:
         watching = running, self._said, self._closed, world.size
         threading.Thread(target=_watch, args=watching, daemon=True).start()
 
-    def _started(self, places: list[World]) -> list[Connection]:
-        """Start a process for each place; what they are spoken to by."""
-        channels: list[Connection] = []
+    def _started(self, world: World, port: int) -> dict[Connection, tuple[int, subprocess.Popen[bytes]]]:
+        """Start the processes: the rank of each, by what it is spoken to by."""
+        started: dict[Connection, tuple[int, subprocess.Popen[bytes]]] = {}
         before = _deaf_to_ctrl_c()
         try:
-            for place in places:
+            for rank in range(1, world.size):
+                place = replace(world, rank=rank, local_rank=rank, port=port)
                 here, there = Pipe()
                 with there:
                     environment = {**os.environ, **place.variables(), **_loopback()}
                     # -P: what lies in the current directory does not stand in for Python's own modules
                     command = [sys.executable, "-P", "-c", _BEGIN, *map(str, sys.path)]
                     self._processes.append(subprocess.Popen(command, stdin=there.fileno(), env=environment))
-                channels.append(here)
+                started[here] = rank, self._processes[-1]
         finally:
             if before is not None:
                 signal.signal(signal.SIGINT, before)
-        return channels
+        return started
 
     def lost(self) -> str | None:
         """What became of the first one that has ended early, in words; None if all go on a moment later, too."""

@@ -157,7 +157,7 @@ def _check_alike(processes: Processes, recipe: Recipe, out: str | Path) -> None:
                     raise UsageError(
                         f"the {processes.size} processes that a launcher has started train one run together, and have "
                         f"to be told the same: {key} is {first!r} in process 0 and {other!r} in process {rank}. Give "
-                        "all the same recipe and out=, or start runs of their own one by one (srun --ntasks 1)"
+                        "all the same recipe and out=, or start runs of their own one by one (an srun for each)"
                     )
 
 
