@@ -19,6 +19,7 @@ from stimulative import StimulativeTraining
 from stimulative.analysis import evaluate
 from stimulative.errors import UsageError
 from stimulative.ranks import World
+from stimulative.runs import Epoch
 from stimulative.training import Callback, Step, Trainer, load_recipe, train
 from stimulative.training.together import Processes
 
@@ -38,7 +39,8 @@ SMALL = {
 }
 """A transformer, whose layers see no batch: two processes train it as one does."""
 
-NOISY = {**SMALL, "model.arguments": {**SMALL["model.arguments"], "proj_drop_rate": 0.3}, "schedule.max_steps": 9}
+NOISY = {**SMALL, "model.arguments": {**SMALL["model.arguments"], "proj_drop_rate": 0.3}, "schedule.max_steps": 3}
+NOISY |= {"training.accumulate": 3}
 RUNS = {
     "joint": SMALL | {"schedule.max_steps": 9},
     "flat": SMALL | {"schedule.max_steps": 9, "training.strategy": "flat"},
@@ -75,6 +77,14 @@ class Stop(Callback):
         self.seen += 1
         if self.seen == self.step and trainer.processes.rank == self.rank:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Leave(Callback):
+    """Kills the second process behind the first epoch, before that is saved."""
+
+    def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
+        if trainer.processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def own_loop(rank: int, processes: Processes, wrap: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import pytest
 from stimulative.claiming import claimed, in_use, is_first_process
 from stimulative.cli import main
 from stimulative.errors import UsageError
+from stimulative.ranks import World
 
 HOLD = """
 import sys, time
@@ -117,12 +118,10 @@ def test_a_directory_that_vanishes_meanwhile_hides_no_error(tmp_path):
     ("environment", "first"),
     [
         ({}, True),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
-        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
-        ({"LOCAL_RANK": "1"}, False),
-        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, False),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, True),
-        ({"OMPI_COMM_WORLD_RANK": "3"}, False),
+        (World(0, 16, 0, 8).variables() | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, True),  # torchrun within srun
+        (World(8, 16, 0, 8).variables() | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, True),
     ],
 )
 def test_of_processes_that_train_together_the_first_one_holds_it(environment, first, tmp_path, monkeypatch):

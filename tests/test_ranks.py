@@ -6,8 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from nets import SequentialNet
 from pair import RUNS, SMALL, STEPS, WRAPS, Stop, batch, model, stimulated, work
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed import GroupMember
+from torch.distributed import DistNetworkError, GroupMember
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import stimulative
@@ -28,7 +31,8 @@ from stimulative.methods import SelfDistillation
 from stimulative.ranks import World, first_node, gpu_of, gpus_of_job, is_first_of_node, world_of_process
 from stimulative.runs import METRICS, MODEL, RunDirectory
 from stimulative.studies import compare
-from stimulative.training import changes_of_recipe, load_recipe, train
+from stimulative.training import Processes, ProcessLost, changes_of_recipe, copies, load_recipe, train
+from stimulative.training.copies import Copies
 from stimulative.training.devices import planned
 from stimulative.training.resuming import check_unchanged
 from stimulative.training.synchronising import each_by_itself, synchronise, synchronised
@@ -74,6 +78,10 @@ def test_a_process_finds_its_place(environment, world):
             {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
             r"3 tasks on 2 nodes \(2,1\): they have to be as many on each",
         ),
+        (World(0, 2, 0, 0).variables(), "as many on each node, got WORLD_SIZE 2 and LOCAL_WORLD_SIZE 0"),
+        (World(0, 2, 0, 2).variables() | {"WORLD_SIZE": ""}, "WORLD_SIZE has to be a whole number, .*got ''; start"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, r"SLURM_PROCID has to be .* got None; .* take the variable away \(unset"),
+        ({"PMI_SIZE": "many"}, "PMI_SIZE has to be a whole number"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun has started 2 processes, which do not find each other"),
     ],
 )
@@ -84,6 +92,7 @@ def test_places_that_cannot_be_are_refused(environment, message):
 
 def test_nodes_of_slurm():
     lists = {"gpu[07-09,12],cpu1": "gpu07", "a,b": "a", "a[3]": "a3", "a[1-2]-ib": "a1-ib", "node": "node"}
+    lists |= {"rack[1-2]node[3-4],b[1-2]": "rack1node3", "": "127.0.0.1"}
     assert {text: first_node(text) for text in lists} == lists
 
 
@@ -272,7 +281,7 @@ def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
             assert process.poll() is None
             time.sleep(0.1)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        (copy,) = (one for one in map(int, children) if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes())
+        (copy,) = (one for one in map(int, children) if b"train_as_copy" in Path(f"/proc/{one}/cmdline").read_bytes())
         os.kill(copy, signal.SIGKILL)
         _, said = process.communicate(timeout=30)
     finally:
@@ -284,6 +293,120 @@ def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
         "last checkpoint with --resume"
     )
     assert checkpoint(tmp_path / "run")["epoch"] >= 0
+
+
+@pytest.fixture
+def quick_copies(monkeypatch) -> Iterator[Callable[[int], Copies]]:
+    """Starts copies that only say that they are there, and waits for no group."""
+    says = (
+        "import os, sys; from multiprocessing.connection import Connection as C; c = C(os.dup(0)); c.recv_bytes(); "
+        "c.send(None); c.poll(None)"
+    )
+    monkeypatch.setattr(copies, "_BEGIN", says)
+    monkeypatch.setattr(copies, "_PATIENCE", 0.1)
+    threads = torch.get_num_threads()
+    yield lambda size: Copies(World(0, size, 0, size, "train"), {})
+    assert torch.get_num_threads() == threads
+
+
+def test_copies_end_with_whoever_knows_of_them(quick_copies, monkeypatch):
+    started, start = [], subprocess.Popen
+
+    def starting(*words: Any, **options: Any) -> Any:
+        if len(started) == 3:
+            raise OSError("no more")
+        started.append(start(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", starting)
+    quick_copies(2)  # of a Trainer that is made and not run
+    assert started[0].poll() == -signal.SIGKILL
+    with pytest.raises(OSError, match="no more"):
+        quick_copies(4)
+    assert [process.poll() for process in started] == [-signal.SIGKILL] * 3
+
+
+def test_a_lost_copy_breaks_off_exchanges_and_ends_nobody(quick_copies, monkeypatch):
+    aborted = threading.Event()
+    group = SimpleNamespace(WORLD=SimpleNamespace(abort=aborted.set))
+    monkeypatch.setattr(copies.distributed, "group", group)
+    some = quick_copies(3)
+    some._processes[1].kill()
+    assert aborted.wait(30)
+    assert some.lost() == "process 2 of the 3 that train together was killed by SIGKILL"
+    some.close(well=False)
+
+
+def test_a_copy_that_cannot_begin_is_told_of_at_once(quick_copies, monkeypatch):
+    monkeypatch.setattr(copies, "_BEGIN", "raise SystemExit(3)")
+    with pytest.raises(ProcessLost, match="process 1 of the 2 that train together ended with status 3"):
+        quick_copies(2)
+
+
+def test_copies_meet_on_this_machine_alone(quick_copies, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    some = quick_copies(2)
+    listening = {line.split()[1] for line in Path("/proc/self/net/tcp6").read_text().splitlines()[1:]}
+    assert not [place for place in listening if int(place.split(":")[1], 16) == some.store.port]
+    with copies.on_this_machine():
+        assert os.environ["GLOO_SOCKET_IFNAME"].startswith("lo")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+    some.close(well=False)
+
+
+def test_what_others_have_to_do_with_an_error_is_not_guessed_from_single_words():
+    processes = Processes(World(0, 2, 0, 2))
+    for text in ("cannot restore the stored checkpoint", "NCCL is not built in", "a process group of cgroups"):
+        with pytest.raises(RuntimeError, match=text) as raised, processes.whole():
+            raise RuntimeError(text)
+        assert type(raised.value) is RuntimeError
+    with pytest.raises(ProcessLost, match="another of the 2 processes"), processes.whole():
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+    with pytest.raises(ProcessLost, match="another of the 2 processes"), processes.whole():
+        raise DistNetworkError("the store is gone")
+
+
+def test_a_process_that_trains_with_others_starts_no_more(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    with pytest.raises(UsageError, match="got 2, but this process trains with others already"):
+        planned(load_recipe("digits", SMALL | {"training.devices": 2}))
+
+
+SCRIPT = """
+print("begins", flush=True)
+from pair import SMALL, Leave
+from stimulative.training import ProcessLost, load_recipe, train
+
+class Own(Leave):
+    pass
+
+recipe = load_recipe("digits", SMALL | {"training.devices": 2})
+try:
+    raise ValueError
+except ValueError:
+    for leave in (Own, Leave):
+        try:
+            train(recipe, "run", progress=False, callbacks=[leave()])
+        except (ProcessLost, ValueError) as error:
+            print(error)
+print("goes on")
+"""
+
+
+def test_a_script_without_a_guard_trains_by_several_and_outlives_them(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "pickle.py").write_text("raise SystemExit('not the one of Python')")
+    command = [sys.executable, "-P", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    first, refused, lost, last = done.stdout.splitlines()
+    assert (first, last) == ("begins", "goes on")
+    assert refused.startswith(
+        "callbacks= cannot be sent to other processes (Own is of the script itself, which is not run again; import it)"
+    )
+    assert lost.startswith("process 1 of the 2 that train together was killed by SIGKILL; the run goes on from")
+    assert checkpoint(tmp_path / "run")["epoch"] == 0  # it had trained when the other one left
 
 
 def free_port() -> int:
@@ -416,7 +539,8 @@ def test_random_streams_are_each_processs_own_and_saved(pair, out):
 
 def test_a_run_of_two_stopped_in_mid_epoch_goes_on_as_two(pair, out):
     assert [part["trained"]["noisy-stopped"] for part in pair] == ["stopped by SIGTERM"] * 2
-    assert pair[0]["trained"]["resumed"] == pair[1]["trained"]["resumed"] == [9]  # behind step 8, where they agreed
+    # behind the first step that ends at or behind batch 4, where they agreed
+    assert pair[0]["trained"]["resumed"] == pair[1]["trained"]["resumed"] == [7, 8, 9]
     assert apart(weights(out / "noisy-stopped"), weights(out / "noisy")) == 0.0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from stimulative import files
 from stimulative.errors import UsageError
+from stimulative.ranks import world_of_process
 from stimulative.records import Record, RecordError
 
 _LOCK = ".lock"
@@ -103,11 +104,12 @@ def claimed(directory: Path, doing: str) -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this is the first of the processes that train together, or the only one: it writes and speaks for all."""
-    names = ["RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
-    if os.environ.get("SLURM_NTASKS", "1") != "1":
-        names.append("SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in names)
+    """Whether this is the first of the processes that train together, or the only one: it writes and speaks for all.
+
+    Raises:
+        UsageError: If the variables of a launcher are contradictory.
+    """
+    return world_of_process().rank == 0
 
 
 def _tidy(place: Path, made: bool) -> None:

@@ -115,7 +115,7 @@ def evaluate(
 
 def _opened(run: str | Path, out: str | Path | None, processes: Processes) -> RunDirectory:
     """The run, or the copy of it that the first process makes; the same in all processes."""
-    processes.check_alike({"the run": str(Path(run).resolve()), "out": out if out is None else str(out)})
+    processes.check_alike({"the run": str(Path(run).absolute()), "out": out if out is None else str(out)})
     if out is not None and processes.first:
         RunDirectory.open(run).copied(Path(out))
     processes.wait()

@@ -73,15 +73,16 @@ def world_of_process(environment: Mapping[str, str] | None = None) -> World:
         The place; that of a process alone where no launcher has left its variables.
 
     Raises:
-        UsageError: If the variables contradict each other, or are those of MPI, which is not supported.
+        UsageError: If the variables contradict each other or are no numbers, or are those of MPI, which is not
+            supported.
     """
     found = os.environ if environment is None else environment
     if "RANK" in found and "WORLD_SIZE" in found:
         return _by_torchrun(found)
-    if int(found.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if _number(found, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return _by_srun(found)
     for name, launcher in _OF_MPI.items():
-        if int(found.get(name, "1")) > 1:
+        if _number(found, name, 1) > 1:
             raise UsageError(
                 f"{launcher} has started {found[name]} processes, which do not find each other: start them by "
                 "torchrun --nproc-per-node N, or by srun"
@@ -93,9 +94,22 @@ def is_first_of_node(environment: Mapping[str, str] | None = None) -> bool:
     """Whether this is the first of the processes on its node, or the only one: it says what all of them have to say."""
     found = os.environ if environment is None else environment
     local = found.get("LOCAL_RANK", "0")
-    if int(found.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "LOCAL_RANK" not in found:
+    if found.get("SLURM_STEP_NUM_TASKS", "1") != "1" and "LOCAL_RANK" not in found:
         local = found.get("SLURM_LOCALID", "0")
     return local == "0"
+
+
+def _number(found: Mapping[str, str], name: str, otherwise: int | None = None) -> int:
+    """A variable that is a whole number."""
+    said = found.get(name)
+    if said is None and otherwise is not None:
+        return otherwise
+    if said is None or not said.isdecimal():
+        raise UsageError(
+            f"{name} has to be a whole number, as torchrun and srun set it, got {said!r}; start the processes by one "
+            f"of these, or take the variable away (unset {name})"
+        )
+    return int(said)
 
 
 def _by_torchrun(found: Mapping[str, str]) -> World:
@@ -104,18 +118,18 @@ def _by_torchrun(found: Mapping[str, str]) -> World:
         raise UsageError(
             f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}: set all that torchrun sets, or none of them"
         )
-    size = int(found["WORLD_SIZE"])
-    local_size = int(found.get("LOCAL_WORLD_SIZE", size))
+    size = _number(found, "WORLD_SIZE")
+    local_size = _number(found, "LOCAL_WORLD_SIZE", size)
     world = World(
-        int(found["RANK"]),
+        _number(found, "RANK"),
         size,
-        int(found["LOCAL_RANK"]),
+        _number(found, "LOCAL_RANK"),
         local_size,
         "torchrun",
         found["MASTER_ADDR"],
-        int(found["MASTER_PORT"]),
+        _number(found, "MASTER_PORT"),
     )
-    if size % local_size or not (world.rank < size and world.local_rank < local_size):
+    if not local_size or size % local_size or not (world.rank < size and world.local_rank < local_size):
         raise UsageError(
             f"processes have to be as many on each node, got WORLD_SIZE {size} and LOCAL_WORLD_SIZE {local_size} for "
             f"RANK {world.rank} and LOCAL_RANK {world.local_rank}"
@@ -124,8 +138,8 @@ def _by_torchrun(found: Mapping[str, str]) -> World:
 
 
 def _by_srun(found: Mapping[str, str]) -> World:
-    size, nodes = int(found["SLURM_STEP_NUM_TASKS"]), int(found.get("SLURM_STEP_NUM_NODES", "1"))
-    if size % nodes or "," in found.get("SLURM_STEP_TASKS_PER_NODE", ""):
+    size, nodes = _number(found, "SLURM_STEP_NUM_TASKS"), _number(found, "SLURM_STEP_NUM_NODES", 1)
+    if not nodes or size % nodes or "," in found.get("SLURM_STEP_TASKS_PER_NODE", ""):
         raise UsageError(
             f"srun has started {size} tasks on {nodes} nodes ({found.get('SLURM_STEP_TASKS_PER_NODE', 'not alike')}): "
             "they have to be as many on each; say how many tasks there are per node"
@@ -133,21 +147,21 @@ def _by_srun(found: Mapping[str, str]) -> World:
     nodes_of_step = found.get("SLURM_STEP_NODELIST") or found.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     job = f"{found.get('SLURM_JOB_ID', '0')}{found.get('SLURM_STEP_ID', '0')}"
     return World(
-        int(found["SLURM_PROCID"]),
+        _number(found, "SLURM_PROCID"),
         size,
-        int(found["SLURM_LOCALID"]),
+        _number(found, "SLURM_LOCALID"),
         size // nodes,
         "srun",
         found.get("MASTER_ADDR") or first_node(nodes_of_step),
         # the same for all tasks of a step, and hardly that of another job on the node
-        int(found.get("MASTER_PORT") or 20_000 + int(re.sub(r"\D", "", job) or 0) % 20_000),
+        _number(found, "MASTER_PORT", 20_000 + int(re.sub(r"\D", "", job) or 0) % 20_000),
     )
 
 
 def first_node(nodes: str) -> str:
-    """The first of Slurm's nodes: ``gpu[07-09,12],cpu1`` begins with ``gpu07``."""
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", nodes)
-    return "127.0.0.1" if match is None else "".join(part or "" for part in match.groups())
+    """The first of Slurm's nodes: ``gpu[07-09,12],cpu1`` begins with ``gpu07``, ``r[1-2]n[3-4]`` with ``r1n3``."""
+    match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    return "127.0.0.1" if match is None else re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", match[0])
 
 
 def gpu_of(world: World, visible: int) -> int:

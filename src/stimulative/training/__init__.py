@@ -8,6 +8,7 @@ from stimulative.runs import Score as Score
 from stimulative.training.calibration import calibration_of as calibration_of
 from stimulative.training.calibration import estimate_statistics as estimate_statistics
 from stimulative.training.calibration import warn_of_loss as warn_of_loss
+from stimulative.training.copies import ProcessLost as ProcessLost
 from stimulative.training.devices import dividing as dividing
 from stimulative.training.devices import is_wrapped as is_wrapped
 from stimulative.training.devices import own_gpu as own_gpu
@@ -33,7 +34,6 @@ from stimulative.training.stopping import TrainingStopped as TrainingStopped
 from stimulative.training.temperature import fit_temperatures as fit_temperatures
 from stimulative.training.temperature import measure_and_fit as measure_and_fit
 from stimulative.training.together import Processes as Processes
-from stimulative.training.together import ProcessLost as ProcessLost
 from stimulative.training.trainer import Trainer as Trainer
 from stimulative.training.tuning import measuring_as as measuring_as
 from stimulative.training.tuning import tuned as tuned

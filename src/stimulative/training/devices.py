@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from stimulative.config import Recipe, TrainingSettings
 from stimulative.errors import UsageError
 from stimulative.methods import Method, method_named
 from stimulative.ranks import World, divided, gpu_of, world_of_process
-from stimulative.training.copies import Copies
+from stimulative.training.copies import Copies, on_this_machine
 from stimulative.training.loggers import loggers_of
 from stimulative.training.together import Processes, one_voice
 
@@ -31,8 +31,9 @@ def planned(recipe: Recipe) -> World:
         recipe asks for, which are not there yet (``launcher`` is ``train``).
 
     Raises:
-        UsageError: If the launcher has started others than the recipe asks for, there cannot be so many, the batch
-            cannot be divided among them, or the method cannot be trained by several.
+        UsageError: If the launcher has started others than the recipe asks for, there cannot be so many, this
+            process trains with others already, the batch cannot be divided among them, or the method cannot be trained
+            by several.
     """
     settings, world = recipe.training, world_of_process()
     if world.launcher:
@@ -43,6 +44,12 @@ def planned(recipe: Recipe) -> World:
             "node by torchrun --nnodes N --nproc-per-node M, or those of all nodes by srun"
         )
     elif settings.devices not in ("auto", 1):
+        if distributed.is_initialized():
+            raise UsageError(
+                f"training.devices: got {settings.devices}, but this process trains with others already, and can start "
+                "no more. Run the Trainer that has started them, or let go of it (del), or leave the group "
+                "(torch.distributed.destroy_process_group)"
+            )
         world = World(0, settings.devices, 0, settings.devices, "train")
     if _on_cpu(settings) and world.local_size > (cores := os.cpu_count() or 1):
         raise UsageError(
@@ -127,7 +134,7 @@ def assembled(world: World, arguments: Mapping[str, Any]) -> Processes:
     """
     copies = Copies(world, arguments) if world.launcher == "train" else None
     processes = Processes(world, copies)
-    with processes.whole(to_the_end=False):
+    with processes.whole(to_the_end=False), nullcontext() if copies is None else on_this_machine():
         joined(world, None if copies is None else copies.store)
     return processes
 

@@ -238,7 +238,7 @@ def what_decides(recipe: Recipe, out: Path, saved: Mapping[str, Any] | None) -> 
     settings = _flat(recipe.to_mapping())
     for key in ("training.devices", "training.num_nodes"):  # each has compared them with what was started
         del settings[key]
-    place = {"the run directory": str(out.resolve()), "the step that it is at": saved["step"] if saved else 0}
+    place = {"the run directory": str(out.absolute()), "the step that it is at": saved["step"] if saved else 0}
     return settings | place
 
 

@@ -7,7 +7,6 @@ something waits for no GPU.
 from __future__ import annotations
 
 import re
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,17 +20,13 @@ from stimulative.errors import UsageError
 from stimulative.methods import Method
 from stimulative.ranks import Division, World
 from stimulative.residual import norms_in, statistics_in
-from stimulative.training.copies import Copies
+from stimulative.training.copies import Copies, ProcessLost
 from stimulative.training.divergence import Diverged
 
-_OF_OTHERS = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|[Ss]tore|process group")
-"""What PyTorch's errors speak of where another process has gone; they are of no kind of their own."""
+_OF_OTHERS = re.compile(r"gloo/gloo/|Gloo connectFullMesh failed")
+"""What gloo's errors begin with, which are of no kind of their own: the place in its source that says it."""
 
 _TOLD = 4  # differences between processes that a message tells of
-
-
-class ProcessLost(RuntimeError):
-    """Another of the processes that train together has ended, so that none of them can go on."""
 
 
 class Elsewhere(UsageError):
@@ -199,11 +194,11 @@ class Processes:
         Raises:
             ProcessLost: In place of what PyTorch raises where another process has gone.
         """
-        well = True
+        over, well = to_the_end, True
         try:
             yield
         except BaseException as error:
-            well = isinstance(error, KeyboardInterrupt)  # all were asked to stop
+            over, well = True, isinstance(error, KeyboardInterrupt)  # by which all were asked to stop
             if self.size == 1 or not isinstance(error, RuntimeError) or not _of_others(error):
                 if to_the_end and self.size > 1 and not isinstance(error, KeyboardInterrupt | Diverged):
                     error.of_one = True  # pyright: ignore[reportAttributeAccessIssue], for whoever tells of it
@@ -212,7 +207,7 @@ class Processes:
             what = said or f"another of the {self.size} processes that train together has ended"
             raise ProcessLost(f"{what}; the run goes on from its last checkpoint with resume=True") from error
         finally:
-            if self.copies is not None and (to_the_end or sys.exception() is not None):
+            if self.copies is not None and over:
                 self.copies.close(well=well)
                 self.copies = None
 

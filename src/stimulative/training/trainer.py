@@ -315,11 +315,11 @@ class Trainer:
         return {**dict(zip(names, means, strict=True)), "train_quality": told}
 
     def _is_to_stop(self, number: int) -> bool:
-        """Whether training is to end behind a batch; several processes agree on that now and then."""
+        """Whether training is to end behind a step; several processes agree on that now and then."""
         if self.processes.size == 1:
             return self.stopping.asked is not None
-        if number % self.recipe.training.log_every:
-            return False
+        if number % self.recipe.training.log_every >= self.recipe.training.accumulate:
+            return False  # no multiple lies among the batches of the step
         self.stopping.asked = self.processes.greatest(self.stopping.asked or 0) or None
         return self.stopping.asked is not None
 
