@@ -1,9 +1,9 @@
 """What `stimulative plan` foresees of a step, beside what the step takes on this machine's processor.
 
 For each of some recipes the typical forecast of a step's time over the time measured, and the bounds of its memory
-over the peak: activations and gradients as measured, and weights, batch, images and what the optimiser keeps as foreseen.
-Rates are measured anew in each round, as the machine may be shared; the cases take turns. A step is the method's own on
-the recipe's batch, and the optimiser's step.
+over the peak: activations and gradients as measured; weights, batch, images and what the optimiser keeps as foreseen.
+Rates are measured anew in each round, as the machine may be shared; the cases take turns. A step is the method's own
+on the recipe's batch, and the optimiser's step.
 
     python benchmarks/forecast.py --json
 """
