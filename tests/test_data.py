@@ -263,7 +263,7 @@ def test_an_incomplete_last_batch_is_dropped_unless_it_is_the_only_one(batch_siz
 def test_processes_share_an_epoch_without_overlap():
     whole = load(DataSettings(batch_size=64, crop_padding=2), seed=0).train
     parts = [
-        load(DataSettings(batch_size=32, crop_padding=2), seed=0, rank=rank, world_size=2).train for rank in (0, 1)
+        load(DataSettings(batch_size=64, crop_padding=2), seed=0, rank=rank, world_size=2).train for rank in (0, 1)
     ]
     for loader in (whole, *parts):
         loader.set_epoch(4)
@@ -277,7 +277,7 @@ def test_a_rank_that_cannot_be_is_refused():
     with pytest.raises(UsageError, match="rank must be from 0 to world_size - 1 = 1, got 2"):
         load(DataSettings(), seed=0, rank=2, world_size=2)
     with pytest.raises(UsageError, match="808 training images cannot be shared among 2000 processes"):
-        load(DataSettings(), seed=0, rank=0, world_size=2000)
+        load(DataSettings(batch_size=2000), seed=0, rank=0, world_size=2000)
 
 
 # Augmentation on the device
@@ -911,11 +911,11 @@ def test_an_epoch_of_fake_images_shows_each_class_as_often_and_is_shared_by_proc
     x, y = epoch(whole.train, 3)
     assert y.bincount().tolist() == [4] * 10
     assert x.dtype == torch.float32
-    parts = [epoch(load(fake_settings(batch_size=5), seed=0, rank=rank, world_size=2).train, 3) for rank in (0, 1)]
+    parts = [epoch(load(fake_settings(), seed=0, rank=rank, world_size=2).train, 3) for rank in (0, 1)]
     together = [torch.stack(pair, dim=1).flatten(0, 1) for pair in zip(*parts, strict=True)]
     assert same((x, y), (together[0], together[1]))
     with pytest.raises(UsageError, match="40 training images cannot be shared among 50 processes"):
-        load(fake_settings(), seed=0, rank=0, world_size=50)
+        load(fake_settings(batch_size=50), seed=0, rank=0, world_size=50)
 
 
 def test_a_linear_classifier_learns_fake_images_from_augmented_ones():
