@@ -153,8 +153,8 @@ class TrainingSettings:
             take another one when a run is repeated, and round otherwise. Other devices than GPUs do not read it.
         loggers: Where metrics go beside metrics.csv: tensorboard, another of Lightning's loggers (wandb,
             mlflow, comet, neptune) or the class of one as package.module:Class.
-        log_every: Batches between two looks at the losses and the progress; several processes then also agree on whether
-            to stop.
+        log_every: Batches between two looks at the losses and the progress; several processes then agree on whether to
+            stop, too.
     """
 
     label_smoothing: float = 0.0
