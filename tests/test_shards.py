@@ -142,7 +142,7 @@ def test_shards_are_the_same_for_the_same_seed_and_hold_several_classes(shards: 
 def test_every_image_is_seen_once_by_all_processes_and_workers(world: int, workers: int, shards: Path):
     alone = load(settings(shards, streams=2, batch_size=6), seed=0).train
     parts = [
-        load(settings(shards, streams=2, batch_size=6 // world, workers=workers), seed=0, rank=rank, world_size=world)
+        load(settings(shards, streams=2, batch_size=6, workers=workers), seed=0, rank=rank, world_size=world)
         for rank in range(world)
     ]
     for epoch in (0, 1):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,10 @@ def test_batches_replay_by_epoch_and_seed_and_are_divided_among_processes(folder
     assert first == tokens(opened(folder), 0) and first != tokens(data, 1) and first == tokens(data, 0)
     assert sorted(first) != sorted(tokens(opened(folder, seed=1), 0))  # other documents are held out
     load = {"seed": 0, "world_size": 2}
-    name = DataSettings(name=f"text:{folder}", length=LENGTH, batch_size=2)
+    name = DataSettings(name=f"text:{folder}", length=LENGTH, batch_size=4)
     shares = [tokens(data_room.load(name, rank=rank, **load), 0) for rank in (0, 1)]
     assert len(shares[0]) == len(shares[1])
-    assert [row for pair in zip(*shares, strict=True) for row in pair] == first[: 2 * len(shares[0])]
+    assert [row for pair in zip(*shares, strict=True) for row in pair] == first
 
 
 def test_padding_never_counts(recipe: Recipe, trained: Path):
@@ -295,6 +296,9 @@ def test_loss_accuracy_and_perplexity_equal_those_worked_out_by_hand():
 
         def split(self, batch: Any) -> Any:
             return batch[0], batch[1:]
+
+        def uncompiled(self) -> Any:
+            return nullcontext()
 
         def passes(self, x: Any, subnets: list[Subnet], statistics: Any = None) -> Any:
             return [(0, {"logits": x}, False)]

@@ -25,7 +25,7 @@ ADAMW = {"method.schedule": "lean", "optimizer.name": "adamw", "optimizer.lr": 1
 def half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs compute in 16-mixed, on the CPU, whose scaler works as that of a GPU does."""
 
-    def launched(recipe: Any, out: Path, first_step: int) -> Fabric:
+    def launched(recipe: Any, world: Any, out: Path, first_step: int) -> Fabric:
         scaler = torch.amp.GradScaler("cpu", init_scale=FLOWS_OVER, growth_interval=6)
         return Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
 
