@@ -75,7 +75,7 @@ def counts(work: Callable[[], Any]) -> dict[str, int]:
     """
     with FlopCounterMode(display=False) as flops:
         work()
-    with _Dispatched() as dispatched:
+    with Dispatched() as dispatched:
         work()
     return {
         "flops": flops.get_total_flops(),
@@ -101,7 +101,7 @@ def python_calls(work: Callable[[], Any]) -> int:
     return called
 
 
-class _Dispatched(TorchDispatchMode):
+class Dispatched(TorchDispatchMode):
     """Counts operations of ATen."""
 
     def __init__(self) -> None:

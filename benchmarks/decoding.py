@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from common import arguments, report, spread, surroundings
+from common import Dispatched, arguments, report, spread, surroundings
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets
 from torchvision import transforms as T
@@ -150,21 +149,9 @@ def race(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
 
 def operators(read: Callable[[], int]) -> int:
     """How many operators of PyTorch an epoch calls."""
-    with Counting() as counting:
+    with Dispatched() as dispatched:
         read()
-    return counting.calls
-
-
-class Counting(TorchDispatchMode):
-    """Counts the operators that reach PyTorch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += 1
-        return func(*args, **(kwargs or {}))
+    return dispatched.count
 
 
 if __name__ == "__main__":

@@ -214,9 +214,7 @@ class ResidualNetwork(nn.Module):
         chosen = [self.resolve(subnet).stages for subnet in subnets]
         if statistics is not None:
             statistics.check(chosen)
-        self._check_compiled()
-        if torch.is_grad_enabled():
-            self._check_checkpointing()
+        self._check_state()
         args, kwargs = arguments_of(x)
         yield from replay(
             self.model,
@@ -241,9 +239,7 @@ class ResidualNetwork(nn.Module):
                 output, and a function that gives what skipping the block would have returned; returns what the model
                 goes on with.
         """
-        self._check_compiled()
-        if torch.is_grad_enabled():
-            self._check_checkpointing()
+        self._check_state()
         return after_blocks(self.model, self.wiring, callback)
 
     def only(self, subnet: SubnetLike) -> AbstractContextManager[nn.Module]:
@@ -262,9 +258,7 @@ class ResidualNetwork(nn.Module):
             A context manager that yields the model.
         """
         chosen = self.resolve(subnet).stages
-        self._check_compiled()
-        if torch.is_grad_enabled():
-            self._check_checkpointing()
+        self._check_state()
         return skipping(self.model, self.wiring, chosen)
 
     @undisturbed
@@ -375,12 +369,12 @@ class ResidualNetwork(nn.Module):
         """The plan in one line."""
         return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
 
-    def _check_compiled(self) -> None:
-        for name, module in inside_of(self.model, self.wiring).around:
+    def _check_state(self) -> None:
+        """Make sure that nothing around blocks is compiled, and with gradients that nothing checkpoints activations."""
+        inside = inside_of(self.model, self.wiring)
+        for name, module in inside.around:
             _check_not_compiled(name, module)
-
-    def _check_checkpointing(self) -> None:
-        for name, module, switch in inside_of(self.model, self.wiring).switches:
+        for name, module, switch in inside.switches if torch.is_grad_enabled() else ():
             if getattr(module, switch):
                 raise UsageError(
                     f"activation checkpointing is on in {name or type(module).__name__!r}: it runs blocks again during "

@@ -10,20 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from stimulative.data import Batch, Data, every
 from stimulative.errors import UsageError
 from stimulative.objectives import counted
 from stimulative.ranks import division
-from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating, tensors_in
+from stimulative.residual import ResidualNetwork, Statistics, Subnet, evaluating, map_tensors, tensors_in
 from stimulative.runs import MainScore, Score
 from stimulative.tasks import Classification, Measurement, Meter, Task
 
 
 def in_format(x: Any, dtype: torch.dtype) -> Any:
     """What a model takes, with floating point tensors in a number format; tokens and masks stay integers."""
-    return pytree.tree_map_only(Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part, x)
+    return map_tensors(lambda part: part.to(dtype) if part.is_floating_point() else part, x)
 
 
 def in_precision_of(network: ResidualNetwork, batches: Iterable[Any]) -> Iterator[Batch]:
