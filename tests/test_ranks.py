@@ -397,8 +397,9 @@ print("goes on")
 def test_a_script_without_a_guard_trains_by_several_and_outlives_them(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "pickle.py").write_text("raise SystemExit('not the one of Python')")
-    command = [sys.executable, "-P", "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, "-P", "script.py"]  # it finds pair.py, and no module in its own directory
+    beside = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=beside, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     first, refused, lost, last = done.stdout.splitlines()
     assert (first, last) == ("begins", "goes on")
