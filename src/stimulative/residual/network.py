@@ -19,7 +19,7 @@ from stimulative.residual.finding.carried import settle_carried
 from stimulative.residual.finding.dense import NotDense, find_dense, unlike_dense
 from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
 from stimulative.residual.finding.example import Example, as_in, check_batches, is_in_format
-from stimulative.residual.finding.inside import inside_of
+from stimulative.residual.finding.inside import Inside, inside_of
 from stimulative.residual.finding.norms import find_norms
 from stimulative.residual.finding.recording import Call, arguments_of, record
 from stimulative.residual.finding.units import wire
@@ -214,7 +214,7 @@ class ResidualNetwork(nn.Module):
         chosen = [self.resolve(subnet).stages for subnet in subnets]
         if statistics is not None:
             statistics.check(chosen)
-        self._check_state()
+        inside = self._check_state()
         args, kwargs = arguments_of(x)
         yield from replay(
             self.model,
@@ -226,6 +226,7 @@ class ResidualNetwork(nn.Module):
             cut=cut,
             before_pass=before_pass,
             samples=samples,
+            inside=inside,
         )
 
     def after_blocks(self, callback: AfterBlock) -> AbstractContextManager[None]:
@@ -369,8 +370,12 @@ class ResidualNetwork(nn.Module):
         """The plan in one line."""
         return f"stages={[f'{stage.name}: {stage.blocks}' for stage in self.stages]}, subnets={self.space.count}"
 
-    def _check_state(self) -> None:
-        """Make sure that nothing around blocks is compiled, and with gradients that nothing checkpoints activations."""
+    def _check_state(self) -> Inside:
+        """Make sure that nothing around blocks is compiled, and with gradients that nothing checkpoints activations.
+
+        Returns:
+            What is inside of the model.
+        """
         inside = inside_of(self.model, self.wiring)
         for name, module in inside.around:
             _check_not_compiled(name, module)
@@ -383,6 +388,7 @@ class ResidualNetwork(nn.Module):
                     "memory_efficient=False of a DenseNet); to save memory, "
                     "use schedule='lean'"
                 )
+        return inside
 
 
 def _check_model(model: nn.Module) -> None:

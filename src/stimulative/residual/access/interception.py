@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,24 +15,35 @@ def call_slot(module: nn.Module) -> str:
 
 
 @contextmanager
-def intercepted(modules: Mapping[str, nn.Module], calls: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+def intercepted(
+    modules: Mapping[str, nn.Module], calls: Mapping[str, Callable[..., Any]]
+) -> Iterator[Callable[[Container[str]], None]]:
     """Call something else in place of some modules, and take every trace of it away again.
 
     Args:
         modules: Modules by name, those to intercept among them.
         calls: What is called instead, by the same names.
+
+    Yields:
+        A function that takes it away at once, but for modules of given names.
     """
-    undo: list[tuple[dict[str, Any], str, Any]] = []
+    undo: dict[str, tuple[dict[str, Any], str, Any]] = {}
+
+    def release(kept: Container[str] = ()) -> None:
+        for name in [name for name in reversed(undo) if name not in kept]:
+            own, slot, value = undo[name]
+            if value is None:  # it was that of the class
+                own.pop(slot, None)
+            else:
+                own[slot] = value
+            del undo[name]
+
     try:
         for name, call in calls.items():
             module = modules[name]
             slot, own = call_slot(module), vars(module)
-            undo.append((own, slot, own.get(slot)))
+            undo[name] = own, slot, own.get(slot)
             own[slot] = call
-        yield
+        yield release
     finally:
-        for own, slot, value in reversed(undo):
-            if value is None:  # it was that of the class
-                del own[slot]
-            else:
-                own[slot] = value
+        release()

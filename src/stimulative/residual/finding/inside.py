@@ -63,7 +63,9 @@ class Inside:
 
 
 def inside_of(model: nn.Module, wiring: Wiring) -> Inside:
-    """What is inside of a model at the moment."""
+    """What is inside of a model at the moment; looked at once a pass."""
+    if wiring.live.inside is not None:
+        return wiring.live.inside
     known = wiring.observed.inside
     if known is None or not known.is_of(model):
         known = wiring.observed.inside = _walk(model, wiring)

@@ -71,6 +71,7 @@ class Observed:
         inside: The modules that are asked for in every step; None until they are looked for.
         writes: Whether a unit was seen to write into its input that did not when the model was unraveled.
         spare: Running statistics that layers write into while they leave their own alone, by layer and name.
+        orders: In which order subnets run, of each choice of subnets that has run (see ``running.order``).
     """
 
     stacks: tuple[Stack, ...] | None = None
@@ -81,6 +82,7 @@ class Observed:
     inside: Inside | None = None
     writes: bool = False
     spare: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
+    orders: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,11 +93,22 @@ class Live:
         shrunk: Whether layers that a config counts are out of their lists.
         overwrites_gradients: Whether blocks write gradients where they have written others before.
         number: Which of the passes on a batch is running; 0 for the first one, and where there is no other.
+        inside: The modules that are asked for in every step, while a pass is running.
     """
 
     shrunk: bool = False
     overwrites_gradients: bool = False
     number: int = 0
+    inside: Inside | None = None
+
+    @contextmanager
+    def passing(self, number: int, inside: Inside) -> Iterator[None]:
+        """A context in which a pass is running."""
+        self.number, self.inside = number, inside
+        try:
+            yield
+        finally:
+            self.number, self.inside = 0, None
 
     @contextmanager
     def shrinking(self) -> Iterator[None]:
@@ -147,6 +160,17 @@ class Wiring:
     def carrying(self) -> frozenset[int]:
         """The stages in which a skipped block returns something that the block before it has made."""
         return frozenset(place.stage for place in self.places if needs_before(place.returns))
+
+    @cached_property
+    def watched(self) -> frozenset[str]:
+        """The units whose calls have to be known of in every pass: what they write into, or what they return."""
+        carrying = [name for stage in self.carrying for name in self.blocks[stage]]
+        return self.writers | self.fragile | frozenset(carrying)
+
+    @cached_property
+    def place_of(self) -> dict[str, Place]:
+        """The places by their names."""
+        return {place.name: place for place in self.places}
 
     def decisions(self, stages: Sequence[Sequence[int]]) -> tuple[Decision, ...]:
         """Which block runs at each place: a block at its own place, unless the order of the stage is another."""

@@ -16,7 +16,7 @@ backward on each output as it comes, and the memory of its tail is gone before t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -30,13 +30,14 @@ from stimulative.residual.access.caches import check_for_several, configs_of, is
 from stimulative.residual.access.samples import batch_size
 from stimulative.residual.access.trees import map_tensors
 from stimulative.residual.access.undisturbed import step
+from stimulative.residual.counted.layers import stacks_of
 from stimulative.residual.counted.shrinking import numbered, shrunk
-from stimulative.residual.finding.inside import inside_of
+from stimulative.residual.finding.inside import Inside, inside_of
 from stimulative.residual.finding.wiring import Decision, Wiring
 from stimulative.residual.running.cutting import Cut, bypasses
 from stimulative.residual.running.guarding import exclusive
 from stimulative.residual.running.one_pass import Around, OnePass
-from stimulative.residual.running.order import Order
+from stimulative.residual.running.order import Order, Stages, order_of
 from stimulative.residual.running.remembering import Entry
 
 
@@ -59,12 +60,13 @@ def replay(
     wiring: Wiring,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    subnets: Sequence[tuple[tuple[int, ...], ...]],
+    subnets: Sequence[Stages],
     *,
     around: Around | None = None,
     cut: bool = False,
     before_pass: Callable[[int], Any] | None = None,
     samples: int | None = None,
+    inside: Inside | None = None,
 ) -> Iterator[Pass]:
     """Run subnets of a model on one batch, computing what they share once.
 
@@ -84,6 +86,7 @@ def replay(
         before_pass: Called with the position of a subnet right before it runs; may return a context manager.
         samples: How many of the batch's samples all subnets but the first one given run on, which has to be the first
             one to run; all of them by default. What they share with it is computed once all the same, and cut down.
+        inside: What is inside of the model; looked at by default.
 
     Yields:
         A pass for each subnet, in the order that shares most. The main net comes before every subnet of it.
@@ -94,10 +97,11 @@ def replay(
     """
     if len(subnets) > 1:
         check_for_several(args, kwargs, len(subnets))
-    order = Order(wiring, subnets)
+    order = order_of(wiring, subnets)
     if samples is not None and order.positions[0] != 0:
         raise UsageError("with samples=, the first subnet has to be the main net: it runs on the whole batch")
-    walk = _Walk(model, wiring, args, kwargs, subnets, order, around, cut, before_pass, samples)
+    inside = inside or inside_of(model, wiring)
+    walk = _Walk(model, wiring, inside, args, kwargs, subnets, order, around, cut, before_pass, samples)
     for number, position in enumerate(order.positions):
         output = walk.run(number)
         yield Pass(position, output, walk.retains_graph(number, output))
@@ -111,9 +115,10 @@ class _Walk:
 
     model: nn.Module
     wiring: Wiring
+    inside: Inside
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    subnets: Sequence[tuple[tuple[int, ...], ...]]
+    subnets: Sequence[Stages]
     order: Order
     around: Around | None
     cut: bool
@@ -121,7 +126,6 @@ class _Walk:
     samples: int | None
     entries: list[Entry] = field(default_factory=list)
     cuts: dict[int, Cut] = field(default_factory=dict)
-    modules: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.batch = batch_size((self.args, self.kwargs)) if self.samples is not None else 0
@@ -131,7 +135,7 @@ class _Walk:
     @cached_property
     def trained(self) -> int:
         """How many parameters ask for a gradient."""
-        return inside_of(self.model, self.wiring).trained
+        return self.inside.trained
 
     def run(self, number: int) -> Any:
         """Run the next subnet; what the model returns."""
@@ -139,15 +143,11 @@ class _Walk:
         model, run = self.model, self._next(number)
         position = self.order.positions[number]
         context = (self.before_pass(position) if self.before_pass is not None else None) or nullcontext()
-        with context, exclusive(model), _plain_tensors():
+        smaller = self._as_smaller(run, self.order.passes[number])
+        with exclusive(model), _plain_tensors(), self.wiring.live.passing(number, self.inside):
             # by their names when nobody else has taken layers out of the model
-            self.modules = self.modules or inside_of(model, self.wiring).units
-            with _as_smaller(run, self.order.passes[number], self.alone), run.intercepting(self.modules):
-                self.wiring.live.number = number
-                try:
-                    output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
-                finally:
-                    self.wiring.live.number = 0
+            with context, smaller, run.intercepting(self.inside.units):
+                output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
         if run.looking:
             self.wiring.observed.looked_at.add(model.training)
         self.entries = run.entries if run.keep is None else run.entries[: run.keep]
@@ -168,22 +168,22 @@ class _Walk:
             del segment
 
     def _next(self, number: int) -> OnePass:
-        order, names = self.order, self.order.names
+        names, turn = self.order.names, self.order.turn(number)
         part = self.samples if number and self.samples is not None and self.samples < self.batch else None
-        here, later = order.departure(number), order.departures(number)
         return OnePass(
-            wiring=self.wiring,
-            decisions=dict(zip(names, order.passes[number], strict=True)),
-            entries=list(takewhile(lambda entry: entry.intact, self.entries)),
-            differs=order.differs(number),
-            departs={names[at] for at in here},
-            departures={names[at] for at in later},
-            cuts={names[at]: self.cuts.setdefault(at, Cut()) for at in {*here, *later}} if self.cut else {},
+            self.model,
+            self.wiring,
+            turn,
+            list(takewhile(lambda entry: entry.intact, self.entries)),
+            cuts={names[at]: self.cuts.setdefault(at, Cut()) for at in turn.cuts} if self.cut else {},
             around=self.around,
-            model=self.model,
-            slices=self.wiring.slices(self.subnets[order.positions[number]]),
+            slices=self.wiring.slices(self.subnets[self.order.positions[number]]),
             part=None if part is None else (self.batch, part),
         )
+
+    def _as_smaller(self, run: OnePass, decisions: Sequence[Decision]) -> AbstractContextManager[None]:
+        counts = stacks_of(self.model, self.wiring) or (not self.alone and _configs_of(run))
+        return _as_smaller(run, decisions, self.alone) if counts else nullcontext()
 
     def _bypassed(self, number: int, outputs: Any, end: int) -> bool:
         if not self.cuts:
@@ -205,22 +205,31 @@ def _as_smaller(run: OnePass, decisions: Sequence[Decision], alone: bool) -> Ite
     """The layers that a config counts as the smaller model has them, or at least with the numbers that it gives."""
     if alone:
         with shrunk(run.model, run.wiring, decisions) as others:
-            inside = set(run.decisions) - {place.name for place, _ in others}
-            run.decisions.update({place.name: place.index for place in run.wiring.places if place.name in inside})
+            counted = set(run.decisions) - {place.name for place, _ in others}
+            run.decisions = {
+                name: run.wiring.place_of[name].index if name in counted else block
+                for name, block in run.decisions.items()
+            }
             yield
     else:
-        observed = run.wiring.observed
-        if observed.configs is None:  # a walk over all modules is too long for every pass
-            observed.configs = configs_of(run.model)
-        with without_caches(observed.configs), numbered(run.model, run.wiring, decisions):
+        with without_caches(_configs_of(run)), numbered(run.model, run.wiring, decisions):
             yield
+
+
+def _configs_of(run: OnePass) -> list[Any]:
+    """The configs of a model's modules, looked for once: a walk over all modules is too long for every pass."""
+    observed = run.wiring.observed
+    if observed.configs is None:
+        observed.configs = configs_of(run.model)
+    return observed.configs
+
+
+def _plain_tensors() -> AbstractContextManager[None]:
+    """Leave inference mode for no_grad: only ordinary tensors can tell that they were written into."""
+    return _with_versions() if torch.is_inference_mode_enabled() else nullcontext()
 
 
 @contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """Leave inference mode for no_grad: only ordinary tensors can tell that they were written into."""
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    else:
+def _with_versions() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
         yield

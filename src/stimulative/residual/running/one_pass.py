@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from stimulative.residual.finding.recording import Keywords
 from stimulative.residual.finding.wiring import Decision, Wiring, skip
 from stimulative.residual.running.cutting import Cut
 from stimulative.residual.running.guarding import refuse_checkpoint
+from stimulative.residual.running.order import Turn
 from stimulative.residual.running.remembering import Entry, cloned, protect, versions_of
 
 
@@ -36,59 +37,95 @@ Around = Callable[[Node, Callable[[], Any]], Any]
 
 
 class OnePass:
-    """One forward pass of one subnet."""
+    """One forward pass of one subnet.
+
+    Args:
+        model: The model.
+        wiring: Its units and places.
+        turn: What is to be done at which place.
+        entries: What is remembered of the passes before.
+        cuts: The cuts of the graph, by the names of their places.
+        around: Called in place of computing a unit.
+        slices: The parts of parameters that the subnet uses, by unit.
+        part: How many samples the batch has, and how many of them this pass runs on; None for all of them.
+    """
 
     def __init__(
         self,
+        model: nn.Module,
         wiring: Wiring,
-        decisions: dict[str, Decision],
+        turn: Turn,
         entries: list[Entry],
-        differs: set[str] | None,
-        departs: set[str],
-        departures: set[str],
+        *,
         cuts: dict[str, Cut],
         around: Around | None,
-        model: nn.Module,
         slices: Mapping[str, tuple[Slice, ...]],
         part: tuple[int, int] | None,
     ) -> None:
         self.model = model
-        self.part = part  # how many samples the batch has, and how many of them this pass runs on
-        self.slices = slices
         self.wiring = wiring
-        self.places = {place.name: place for place in wiring.places}
-        self.decisions = decisions
+        self.turn = turn
+        self.decisions = turn.decisions
         self.entries = entries
-        self.reusable = len(entries)
-        self.differs = differs
-        self.keep: int | None = 0 if differs is None else None  # how many entries the next pass can use
-        self.departs = departs  # where this pass leaves what is remembered
-        self.departures = departures  # where later ones leave this one
-        self.guarded = 0  # how many entries must not be written into any more
         self.cuts = cuts
         self.around = around
+        self.slices = slices
+        self.part = part
+        self.reusable = len(entries)
+        self.keep = 0 if turn.differs is None else None  # how many entries the next pass can use
+        self.departs, self.departures = set(turn.departs), set(turn.departures)
+        self.guarded = 0  # how many entries must not be written into any more
         self.number = 0
         self.path: tuple[Decision, ...] = ()
         # how a model runs its blocks is looked at in its first pass of each mode
         self.looking = torch.is_grad_enabled() and model.training not in wiring.observed.looked_at
+        # units at which nothing special is to be done just run
+        self.plain = not (self.looking or around or slices or wiring.observed.writes)
         self.made: dict[int, Any] = {}  # what the block before has returned, by stage, where it is needed
         self.inside = False
         self.thread = threading.get_ident()
+        self.modules: Mapping[str, nn.Module] = {}
         self.originals: dict[str, Callable[..., Any]] = {}
+        self.release: Callable[[Container[str]], None] | None = None
 
-    def intercepting(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
-        """Route the calls of all units through this pass, and take every trace of it away again."""
-        self.originals = {name: getattr(module, call_slot(module)) for name, module in modules.items()}
+    @contextmanager
+    def intercepting(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Route the calls of units through this pass, and take every trace of it away again."""
+        self.modules = modules
+        names = modules if not self._is_settled() else self._needed() & modules.keys()
+        self.originals = {name: getattr(modules[name], call_slot(modules[name])) for name in names}
         calls = {name: partial(self._call, name, original) for name, original in self.originals.items()}
-        return intercepted(modules, calls)
+        with intercepted(modules, calls) as self.release:
+            yield
 
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:
             return original(*args, **kwargs)  # a unit within a unit, or somebody else's call of the same model
+        number, self.number = self.number, self.number + 1
+        if self.plain and name not in self.turn.special and name not in self.wiring.watched:
+            remembered = self._remembered(number, name)
+            if remembered is not None:
+                return self.cut_down(remembered.output)
+            self.inside = True
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                self.inside = False
+            if self.keep is None:
+                self.entries.append(Entry.of(name, output))
+            return self.cut_down(output)
+        output = self._handed_out(name, self._call_watched(number, name, original, args, kwargs))
+        if self.release is not None and self._is_settled():
+            self.release(self._needed())
+            self.release = None
+        return output
+
+    def _call_watched(
+        self, number: int, name: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: Keywords
+    ) -> Any:
         if self.looking and name in self.decisions:
             refuse_checkpoint(name)
-        number, self.number = self.number, self.number + 1
-        if self.keep is None and self.differs is not None and name in self.differs:
+        if self.keep is None and self.turn.differs is not None and name in self.turn.differs:
             self.keep = number
         if name in self.departures:
             self.departures.remove(name)
@@ -96,15 +133,13 @@ class OnePass:
         if name in self.decisions:
             self.path += (self.decisions[name],)
         cut = self.cuts.pop(name, None)  # a module may be called again, but what differs begins at its first call
-        if number < self.reusable:
-            if self.entries[number].unit == name:
-                return self._handed_out(name, self.entries[number].output)
-            self.reusable = number  # the model took another way than before: what is remembered ends here
-            del self.entries[number:]
+        remembered = self._remembered(number, name)
+        if remembered is not None:
+            return remembered.output
         if cut is not None:
             given, overwritten = args, self.wiring.live.overwrites_gradients
             args, kwargs = cut.through(args, kwargs, written=self._may_be_written(name), copied=overwritten)
-            if self.places[name].concatenates:
+            if self.wiring.place_of[name].concatenates:
                 # a dense block goes on with the list that it gave to its layer, so what is in there is cut, too
                 for old, new in zip(given, args, strict=True):
                     if isinstance(old, list):
@@ -120,7 +155,26 @@ class OnePass:
             self.inside = False
         if self.keep is None:
             self.entries.append(Entry.of(name, output))
-        return self._handed_out(name, output)
+        return output
+
+    def _remembered(self, number: int, name: str) -> Entry | None:
+        """What is remembered of a call, if it is."""
+        if number >= self.reusable:
+            return None
+        if self.entries[number].unit == name:
+            return self.entries[number]
+        self.reusable = number  # the model took another way than before: what is remembered ends here
+        del self.entries[number:]
+        return None
+
+    def _is_settled(self) -> bool:
+        """Whether what is left of the pass neither uses what is remembered, nor is remembered itself."""
+        begun = self.keep is not None and self.number >= self.reusable
+        return begun and self.plain and not (self.cuts or self.departs or self.departures)
+
+    def _needed(self) -> frozenset[str]:
+        """The units that do not just run, whatever has been before."""
+        return self.turn.exchanged | self.wiring.watched
 
     def _may_be_written(self, place: str) -> bool:
         """Whether the input of a place may be written into, there or behind it; in a first pass nobody knows."""
@@ -131,8 +185,9 @@ class OnePass:
             output = cloned(output)
         if self.part is not None:
             output = self.cut_down(output)
-        if name in self.places and self.places[name].stage in self.wiring.carrying:
-            self.made[self.places[name].stage] = output
+        place = self.wiring.place_of.get(name)
+        if place is not None and place.stage in self.wiring.carrying:
+            self.made[place.stage] = output
         return output
 
     def cut_down(self, tree: Any) -> Any:
@@ -142,6 +197,11 @@ class OnePass:
         whole, part = self.part
         return map_tensors(lambda x: x[:part] if x.dim() and len(x) == whole else x, tree)
 
+    def _original(self, unit: str) -> Callable[..., Any]:
+        """What calls a unit, whoever is called in its place."""
+        module = self.modules[unit]
+        return self.originals[unit] if unit in self.originals else getattr(module, call_slot(module))
+
     def _compute(
         self,
         name: str,
@@ -150,14 +210,14 @@ class OnePass:
         args: tuple[Any, ...],
         kwargs: Keywords,
     ) -> Any:
-        place = self.places.get(name)
+        place = self.wiring.place_of.get(name)
         unit = name
         if place is not None:
             block = self.decisions[name]
             if block is None:
                 return skip(place, self.made.get(place.stage), *args, **kwargs)
             unit = self.wiring.blocks[place.stage][block]
-            original = self.originals[unit]
+            original = self._original(unit)
         written = protect(self.entries, self.guarded, args, kwargs) if self.wiring.writes(unit) else []
         before = versions_of((args, kwargs)) if self.looking else []
         compute = partial(original, *args, **kwargs)
