@@ -111,7 +111,7 @@ def ratio(of: Mapping[str, float]) -> str:
 def step_cost(result: Mapping[str, Any]) -> str:
     by_hand, over, counts, memory = (result[key] for key in ("by_hand", "over_common", "counts", "memory"))
     rows = []
-    for name in ("bare", "common", "hand", "hand_half", "joint", "lean", "efficient", "twice", "every2"):
+    for name in ("bare", "common", "hand", "hand_lean", "hand_half", "joint", "lean", "efficient", "twice", "every2"):
         of = counts.get(name, {})
         beside = ratio(by_hand[name]) if name in by_hand else ""
         to_common = {"common": "1", "bare": f"1 / {ratio(result['bare'])}"}.get(name) or ratio(over[name])
@@ -152,10 +152,11 @@ def step_parts(result: Mapping[str, Any]) -> str:
 def host_overhead(result: Mapping[str, Any]) -> str:
     rows = []
     for name, of in result["over_hand"].items():
-        more, counts = result["more_than_hand"][name], result["counts"][name]
+        step, _, like = name.partition("_to_")
+        more, counts = result["more_than_hand"][name], result["counts"][step]
         rows.append(
             [
-                name,
+                f"{step}, to a lean one by hand" if like else step,
                 ratio(of),
                 *(f"{counts[key]:,.0f} ({more[key]:+,.0f})" for key in ("kernels", "aten_operations", "python_calls")),
             ]

@@ -123,7 +123,7 @@ def headlines(times: Times) -> dict[str, Any]:
     """The ratios that matter, each with its interval."""
     over_common = {
         name: ratios(times[name], times["common"])
-        for name in ("hand", "hand_half", "twice", "joint", "lean", "efficient", "every2")
+        for name in ("hand", "hand_lean", "hand_half", "twice", "joint", "lean", "efficient", "every2")
     }
     by_hand = {
         name: ratios(times[name], times[hand])

@@ -45,6 +45,18 @@ class HandWritten:
         self.loss(main, subnet_logits, y).backward()
         self.update()
 
+    def lean_step(self, x: Tensor, y: Tensor, subnet: stimulative.Subnet) -> None:
+        """The same with the main net's tail backward before the subnet's tail runs."""
+        blocks, departed = self.tail_of(subnet)
+        shared = self.prefix(x, departed)
+        cut = shared.detach().requires_grad_()
+        main = self.rest(cut, self.blocks[departed:])
+        F.cross_entropy(main, y).backward(retain_graph=departed == len(self.blocks))
+        subnet_logits = main if departed == len(self.blocks) else self.tail(cut, blocks)
+        self.divergence(main, subnet_logits).backward()
+        shared.backward(cut.grad)
+        self.update()
+
     def forward(self, x: Tensor, subnet: stimulative.Subnet) -> tuple[Tensor, Tensor]:
         """The logits of both, the subnet's of its share of the batch."""
         blocks, departed = self.tail_of(subnet)
@@ -85,8 +97,12 @@ class HandWritten:
 
     def loss(self, main: Tensor, subnet: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of the main net, and the divergence of the subnet from it."""
+        return F.cross_entropy(main, y) + self.divergence(main, subnet)
+
+    def divergence(self, main: Tensor, subnet: Tensor) -> Tensor:
+        """That of the subnet's class probabilities from the main net's."""
         targets = F.softmax(main.detach()[: len(subnet)], dim=1)
-        return F.cross_entropy(main, y) + F.kl_div(F.log_softmax(subnet, dim=1), targets, reduction="batchmean")
+        return F.kl_div(F.log_softmax(subnet, dim=1), targets, reduction="batchmean")
 
 
 def optimizer_for(module: nn.Module) -> torch.optim.Optimizer:
@@ -143,6 +159,7 @@ def steps_of(network: stimulative.ResidualNetwork, x: Tensor, y: Tensor) -> dict
         "bare": bare,
         "common": without(common),
         "hand": lambda subnet: hand.step(x, y, subnet),
+        "hand_lean": lambda subnet: hand.lean_step(x, y, subnet),
         "hand_half": lambda subnet: half.step(x, y, subnet),
         "twice": twice,
         "joint": trained(joint),

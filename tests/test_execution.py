@@ -21,6 +21,7 @@ from nets import (
     FailingNet,
     GlueNet,
     LoopedNet,
+    MLPBlock,
     NormNet,
     PreActivationNet,
     SequentialNet,
@@ -821,6 +822,48 @@ def test_only_intercepts_nothing_but_the_skipped_blocks():
     with network.only("2-[0.1.3]"):
         changed = {name for name, module in network.model.named_modules() if "forward" in vars(module)}
     assert changed == {"stage1.2", "stage2.2"}
+
+
+def test_units_are_intercepted_as_long_as_anything_is_to_be_done_at_them():
+    network, x, _ = prepared("Sequential")
+    network.run(x, [network.full])  # a first pass looks at every block
+    seen = []
+    network.model.head.register_forward_pre_hook(
+        lambda *_: seen.append({name for name, module in network.model.named_modules() if "forward" in vars(module)})
+    )
+    network.run(x, ["2-3", "3-4", "2-4"])
+    writes = {"act"}
+    # the main net parts from the next pass at stage1.2, that one from the last at stage2.3
+    assert seen == [writes, {"stage1.2", *writes}, {"stage1.2", "stage2.3", *writes}]
+
+
+class TakesTurns(nn.Module):
+    """Calls one of two modules before its blocks, now this one and now that one, and one of them again behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.again = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.blocks = nn.Sequential(*[MLPBlock(4) for _ in range(2)])
+        self.head = nn.Linear(4, 3)
+        self.turn = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.turn += 1
+        x = self.again(self.other(x)) if self.turn % 2 else self.again(self.one(self.other(x)))
+        return self.head(self.blocks(x))
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_what_is_remembered_of_another_way_is_not_handed_out(turn):
+    x = torch.randn(2, 4)
+    network = unravel(TakesTurns(), x)
+    network.model.turn = turn
+    main, other = network.run(x, ["2", "1"])
+    for number, (output, kept) in enumerate([(main, [0, 1]), (other, [0])]):
+        model = copy.deepcopy(network.model)
+        model.blocks = nn.Sequential(*[model.blocks[block] for block in kept])
+        model.turn = turn + number
+        torch.testing.assert_close(output, model(x))
 
 
 def test_only_leaves_nothing_behind_after_an_error_and_refuses_what_cannot_be():

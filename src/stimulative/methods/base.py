@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, arguments_of, map_tensors, tensors_in
+from stimulative.residual import (
+    ResidualNetwork,
+    Subnet,
+    SubnetLike,
+    arguments_of,
+    going_backward,
+    map_tensors,
+    tensors_in,
+)
 from stimulative.tasks import Task, resolve_task
 
 
@@ -297,7 +305,7 @@ class Method(nn.Module):
 
     def _count(self) -> None:
         if self.training:
-            self.step += 1
+            vars(self)["step"] += 1  # nn.Module's own way of assigning takes as long as a small kernel
 
 
 def impossible(settings: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]]) -> list[str]:
@@ -326,9 +334,12 @@ def backward_through(backward: Backward, loss: Tensor, factor: float | Tensor, *
         factor: What the loss is multiplied by.
         retain_graph: Whether other losses have a part of its graph to go through.
     """
-    with torch.autocast(loss.device.type, enabled=False):  # a backward pass has its forward's formats
+    with going_backward(loss):
         if backward is torch.autograd.backward:
-            gradient = factor.to(loss) if isinstance(factor, Tensor) else loss.new_full((), factor)
+            if isinstance(factor, Tensor):
+                gradient = factor.to(loss)
+            else:
+                gradient = None if factor == 1 else loss.new_full((), factor)
             loss.backward(gradient, retain_graph=retain_graph)
             return
         stand_in = loss.detach().requires_grad_()

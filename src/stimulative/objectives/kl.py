@@ -131,9 +131,8 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     softened = logits if temperature == 1 else logits / temperature
     # a class that is masked by -inf has probability 0 and adds nothing, but 0 times infinity would be no number
     least = torch.finfo(logits.dtype).min
-    return F.threshold(
-        F.log_softmax(softened, dim=-1), least, least
-    )  # whose backward is one kernel, of clamp's several
+    # threshold's backward is one kernel, of clamp's several
+    return torch.threshold(torch.log_softmax(softened, dim=-1), least, least)
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

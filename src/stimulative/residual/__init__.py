@@ -18,6 +18,7 @@ from stimulative.residual.access.caches import without_caches as without_caches
 from stimulative.residual.access.interception import call_slot as call_slot
 from stimulative.residual.access.interception import intercepted as intercepted
 from stimulative.residual.access.mode import evaluating as evaluating
+from stimulative.residual.access.mode import going_backward as going_backward
 from stimulative.residual.access.samples import batch_size as batch_size
 from stimulative.residual.access.samples import first_samples as first_samples
 from stimulative.residual.access.sending import sent as sent

@@ -316,12 +316,12 @@ class ResidualNetwork(nn.Module):
         """
         if isinstance(subnet, str):
             subnet = Subnet.parse(subnet)
-        elif not isinstance(subnet, Subnet | Sequence):
-            raise UsageError(
-                f"a subnet is a Subnet, its text such as {str(self.full)!r}, or a depth for each stage such as "
-                f"{list(self.full.depths)}; got {subnet!r}"
-            )
         elif not isinstance(subnet, Subnet):
+            if not isinstance(subnet, Sequence):
+                raise UsageError(
+                    f"a subnet is a Subnet, its text such as {str(self.full)!r}, or a depth for each stage such as "
+                    f"{list(self.full.depths)}; got {subnet!r}"
+                )
             subnet = Subnet.from_depths(subnet)
         if subnet not in self._runnable:
             if subnet not in self.space:

@@ -1,9 +1,10 @@
-"""Evaluation mode for a while."""
+"""Modes for a while: evaluation mode, and no autocast."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -22,3 +23,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             if inner.training != training and type(inner).train is not nn.Module.train:
                 inner.train(training)
             inner.training = training
+
+
+def going_backward(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context for a backward pass from a tensor: each operation has the format of its forward, so autocast is off."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

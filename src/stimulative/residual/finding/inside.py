@@ -49,8 +49,15 @@ class Inside:
     @property
     def trained(self) -> int:
         """How many parameters ask for a gradient; one that several modules share counts for each of them."""
-        slots = [value for module in self.modules for value in module._parameters.values()]
-        return sum([value.requires_grad for value in slots if value is not None])
+        return sum(
+            [
+                value.requires_grad
+                for module in self.modules
+                if (own := module._parameters)
+                for value in own.values()
+                if value is not None
+            ]
+        )
 
     def uncompiled(self) -> AbstractContextManager[None]:
         """A context in which compiled units run as they were written."""
@@ -92,7 +99,7 @@ def _walk(model: nn.Module, wiring: Wiring) -> Inside:
 
 
 def _held(modules: tuple[nn.Module, ...]) -> list[nn.Module | None]:
-    return [child for module in modules for child in module._modules.values()]
+    return [child for module in modules if (children := module._modules) for child in children.values()]
 
 
 def _dots(name: str) -> list[int]:

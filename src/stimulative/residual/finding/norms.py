@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
@@ -78,11 +78,6 @@ def find_norms(model: nn.Module, example_input: Any) -> dict[str, Norm]:
         with before_calls(model, look):
             run_on(model, example_input)
     return found
-
-
-def is_norm_of_torch(layer: nn.Module) -> bool:
-    """Whether a layer is one of PyTorch's norms, or derived from one, and has running statistics."""
-    return isinstance(layer, _NormBase) and layer._buffers.get("running_mean") is not None
 
 
 def run_from(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stimulative.residual.access.mode import going_backward
 from stimulative.residual.access.trees import map_tensors, tensors_in
 from stimulative.residual.finding.recording import Keywords
 from stimulative.residual.finding.wiring import Decision, Way, Wiring
@@ -35,7 +36,7 @@ class Cut:
         self.upstream, self.leaves = [], []
         if reached:
             tensors, gradients = zip(*reached, strict=True)
-            with torch.autocast(tensors[0].device.type, enabled=False):  # a backward pass has its forward's formats
+            with going_backward(tensors[0]):
                 torch.autograd.backward(tensors, gradients, retain_graph=retain_graph)
 
     def through(

@@ -144,10 +144,15 @@ class _Walk:
         position = self.order.positions[number]
         context = (self.before_pass(position) if self.before_pass is not None else None) or nullcontext()
         smaller = self._as_smaller(run, self.order.passes[number])
-        with exclusive(model), _plain_tensors(), self.wiring.live.passing(number, self.inside):
-            # by their names when nobody else has taken layers out of the model
-            with context, smaller, run.intercepting(self.inside.units):
-                output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
+        with (
+            exclusive(model),
+            _plain_tensors(),
+            self.wiring.live.passing(number, self.inside),
+            context,
+            smaller,
+            run.intercepting(self.inside.units) as run.release,
+        ):
+            output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
         if run.looking:
             self.wiring.observed.looked_at.add(model.training)
         self.entries = run.entries if run.keep is None else run.entries[: run.keep]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,15 +88,18 @@ class OnePass:
         self.originals: dict[str, Callable[..., Any]] = {}
         self.release: Callable[[Container[str]], None] | None = None
 
-    @contextmanager
-    def intercepting(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Route the calls of units through this pass, and take every trace of it away again."""
+    def intercepting(
+        self, modules: Mapping[str, nn.Module]
+    ) -> AbstractContextManager[Callable[[Container[str]], None]]:
+        """Route the calls of units through this pass, and take every trace of it away again.
+
+        Its ``release``, as which the function that the context gives is to be kept, lets them go before.
+        """
         self.modules = modules
-        names = modules if not self._is_settled() else self._needed() & modules.keys()
+        names = self._needed() & modules.keys() if self._is_settled() else modules
         self.originals = {name: getattr(modules[name], call_slot(modules[name])) for name in names}
         calls = {name: partial(self._call, name, original) for name, original in self.originals.items()}
-        with intercepted(modules, calls) as self.release:
-            yield
+        return intercepted(modules, calls)
 
     def _call(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.inside or threading.get_ident() != self.thread:

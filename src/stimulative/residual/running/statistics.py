@@ -17,7 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from stimulative.errors import UsageError
 from stimulative.residual.access.slots import RUNNING, exchanged_statistics, statistics_in
 from stimulative.residual.finding.inside import inside_of
-from stimulative.residual.finding.norms import TORCH_NORM, Norm, is_norm_of_torch
+from stimulative.residual.finding.norms import TORCH_NORM, Norm
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.one_pass import Node
 
@@ -96,7 +96,7 @@ def layers_with_statistics(model: nn.Module, wiring: Wiring) -> dict[str, Norm]:
 def norms_in(model: nn.Module, wiring: Wiring) -> Iterator[tuple[str, Any, Norm]]:
     """The layers of ``layers_with_statistics``, each with its name and what it keeps."""
     for name, layer, of_its_own in inside_of(model, wiring).norms:
-        norm = of_its_own or (TORCH_NORM if is_norm_of_torch(layer) else None)
+        norm = of_its_own or (TORCH_NORM if layer._buffers.get("running_mean") is not None else None)
         if norm is not None and norm.keys and not vars(layer).get(FROZEN, False):
             yield name, layer, norm
 
