@@ -48,7 +48,7 @@ coverage: install  ## Write docs/coverage.md: which architectures can be taken a
 	rm .coverage.jsonl
 
 # PARTS="step-cost latency" runs these alone; benchmarks/bench.py has their names.
-bench: install  ## Measure steps, the host, all subnets and plans, and write docs/benchmarks.md (20 minutes, quiet machine)
+bench: install  ## Measure steps, the host, all subnets and plans, and write docs/benchmarks.md (half an hour, quiet machine)
 	$(BIN)/python benchmarks/bench.py $(PARTS)
 
 lint: install  ## Check style and types

@@ -1,7 +1,7 @@
 """The benchmarks that belong together, one after the other, and the table that docs/benchmarks.md has of them.
 
 Each part is a process of its own and writes its own file, so that one alone can be run again. On a machine that others
-use, times mean little: run it when the machine is quiet. All of it takes about twenty minutes on two cores.
+use, times mean little: run it when the machine is quiet. All of it takes about half an hour on two cores.
 
     python benchmarks/bench.py                     all parts, then the table
     python benchmarks/bench.py step-cost latency   these parts, then the table
@@ -29,6 +29,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "step-cost-resnet20": ("step_cost.py", "--model", "cifar/resnet20", "--batch", "64", "--rounds", "36"),
     "step-parts": ("step_parts.py",),
     "host-overhead": ("host_overhead.py",),
+    "compiled-steps": ("compiled_steps.py",),
     "all-subnets": ("all_subnets.py",),
     "forecast": ("forecast.py",),
     "latency": ("latency.py", "--threads", "1", "--batches", "1,8", "--rounds", "300", "--seconds", "110"),
@@ -108,17 +109,33 @@ def ratio(of: Mapping[str, float]) -> str:
     return f"{of['median']:.3f} ({of['low']:.3f} to {of['high']:.3f})"
 
 
+STEPS: Mapping[str, str] = {
+    "bare": "a bare loop",
+    "common": "`common`",
+    "hand": "by hand",
+    "hand_lean": "by hand, lean",
+    "hand_half": "by hand, the subnet on half of the batch",
+    "joint": "`joint`",
+    "lean": "`lean`",
+    "efficient": "`efficient`",
+    "twice": "without sharing",
+    "every2": "`every: 2`",
+}
+"""The steps that are measured, as the page calls them."""
+
+
 def step_cost(result: Mapping[str, Any]) -> str:
-    by_hand, over, counts, memory = (result[key] for key in ("by_hand", "over_common", "counts", "memory"))
+    over, counts, memory = (result[key] for key in ("over_common", "counts", "memory"))
+    beside = {"common": result["bare"], **result["by_hand"]}
     rows = []
-    for name in ("bare", "common", "hand", "hand_lean", "hand_half", "joint", "lean", "efficient", "twice", "every2"):
+    for name, called in STEPS.items():
         of = counts.get(name, {})
-        beside = ratio(by_hand[name]) if name in by_hand else ""
-        to_common = {"common": "1", "bare": f"1 / {ratio(result['bare'])}"}.get(name) or ratio(over[name])
         numbers = (
             [f"{of['flops'] / 1e9:,.1f}", f"{of['kernels']:,.0f}", f"{of['python_calls']:,.0f}"] if of else [""] * 3
         )
-        rows.append([name, to_common, beside, f"{memory[name]:.3f}" if name in memory else "", *numbers])
+        to_common = {"bare": "", "common": "1"}.get(name) or (ratio(over[name]) if name in over else "")
+        by_hand = ratio(beside[name]) if name in beside else ""
+        rows.append([called, to_common, by_hand, f"{memory[name]:.3f}" if name in memory else "", *numbers])
     n = result["bare"]["n"]
     head = ["step", "time, to common", "time, to the same by hand", "memory, to common", "GFLOP", "kernels", "calls"]
     common = result["seconds"]["common"]
@@ -169,6 +186,17 @@ def host_overhead(result: Mapping[str, Any]) -> str:
     )
 
 
+def compiled_steps(result: Mapping[str, Any]) -> str:
+    names = {"blocks": "`training.compile: true`", "whole": "`training.compile_steps`"}
+    over, milliseconds = result["over_written"], result["milliseconds"]["written"]["median"]
+    rows = [[names[name], ratio(of), f"{result['first_step_seconds'][name]} s"] for name, of in over.items()]
+    return (
+        f"A joint step of `{result['model']}` with the subnet {result['subnet']}, {result['batch']} images of "
+        f"{result['image_size']} pixels, over the same step not compiled ({milliseconds:.0f} ms), "
+        f"n = {over['whole']['n']} rounds.\n\n" + table(["", "time", "first step"], rows)
+    )
+
+
 def all_subnets(result: Mapping[str, Any]) -> str:
     seconds = result["seconds"]
     return (
@@ -204,6 +232,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "step-cost-resnet20": step_cost,
     "step-parts": step_parts,
     "host-overhead": host_overhead,
+    "compiled-steps": compiled_steps,
     "all-subnets": all_subnets,
     "forecast": forecast,
 }
@@ -213,6 +242,7 @@ TITLES: Mapping[str, str] = {
     "step-cost-resnet20": "What a step of a small net costs",
     "step-parts": "Where a step's time goes",
     "host-overhead": "What the host has to do",
+    "compiled-steps": "What compiling makes of a step",
     "all-subnets": "All subnets",
     "forecast": "What a plan foresees",
 }

@@ -140,7 +140,7 @@ def memory_of(
     held += sum(p.numel() * p.element_size() for p in model.parameters())
     return {
         name: held + statistics.fmean(peak_bytes(partial(steps[name], subnet), device) for subnet in subnets[:4])
-        for name in ("common", "hand", "joint", "lean", "efficient")
+        for name in ("common", "hand", "hand_lean", "joint", "lean", "efficient")
     }
 
 

@@ -144,6 +144,9 @@ class TrainingSettings:
         compile: Compile each block of the model with torch.compile; slow to start, faster after.
         compile_mode: How, in the words of torch.compile: reduce-overhead records CUDA graphs, max-autotune tries more
             kernels at the start. Only with compile.
+        compile_steps: For how many choices of subnets, those that come up most, main net and subnets are compiled as
+            one piece, in which the compiler can do more; each takes as long to compile as a model. Only with compile,
+            and of the method stimulative by the schedule joint.
         capture: Record each block as CUDA graphs, once as it runs in the main net and once for each subnet of a step,
             and replay them: for nets whose kernels take less time than launching them. Each recording takes memory. On
             one GPU, without compile.
@@ -169,6 +172,7 @@ class TrainingSettings:
     channels_last: bool = False
     compile: bool = False
     compile_mode: CompileMode = "default"
+    compile_steps: int = 0
     capture: bool = False
     tf32: bool = True
     cudnn_benchmark: bool = True
@@ -188,6 +192,11 @@ class TrainingSettings:
             found.append(
                 f"compile_mode: {self.compile_mode!r} says how to compile, but compile is false; set that to true, or "
                 "leave this out"
+            )
+        if self.compile_steps < 0 or (self.compile_steps and not self.compile):
+            found.append(
+                f"compile_steps: the number of choices of subnets to compile as a whole, from 0 on, and 0 without "
+                f"compile; got {self.compile_steps}{'' if self.compile else ' with compile false, set that to true'}"
             )
         if self.capture and self.compile:
             found.append("capture: it records the kernels that PyTorch launches, and compile makes others; choose one")

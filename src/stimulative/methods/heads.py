@@ -34,7 +34,16 @@ from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.objectives import logits_of
-from stimulative.residual import ResidualNetwork, arguments_of, batch_size, call_slot, intercepted, quietly, tensors_in
+from stimulative.residual import (
+    ResidualNetwork,
+    arguments_of,
+    batch_size,
+    call_slot,
+    intercepted,
+    map_tensors,
+    quietly,
+    tensors_in,
+)
 
 SECTIONS = 4  # of a network that is a single stage
 
@@ -135,7 +144,7 @@ def stage_points(network: ResidualNetwork) -> list[Point]:
 
 def reading(
     network: ResidualNetwork, points: Sequence[Point], layouts: Sequence[Layout], reader: Reader
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[Any]:
     """A context in which the model shows the features at some points as it runs.
 
     Features are seen at every call of a module; of one that is called several times in a forward, the last call counts
@@ -176,13 +185,13 @@ def layouts_of(network: ResidualNetwork, points: Sequence[Point]) -> tuple[list[
     versions: dict[int, list[tuple[Tensor, int]]] = {}
 
     def seen(number: int, call: _Call) -> Any:
-        calls[number] = pytree.tree_map_only(Tensor, torch.Tensor.clone, call)
+        calls[number] = map_tensors(torch.Tensor.clone, call)
         versions[number] = [(x, x._version) for x in tensors_in(call)]
         return call.output
 
     with quietly(network.model):
         with _watching(network, points, seen):
-            args, kwargs = arguments_of(pytree.tree_map_only(Tensor, torch.Tensor.clone, example))
+            args, kwargs = arguments_of(map_tensors(torch.Tensor.clone, example))
             logits = logits_of(network.model(*args, **kwargs))
         if logits.dim() != 2 or len(logits) != batch:
             raise UsageError(
@@ -237,7 +246,7 @@ class LinearHead(nn.Module):
         return self.classifier(self.norm(self.layout.pool(features)))
 
 
-def _watching(network: ResidualNetwork, points: Sequence[Point], seen: _Seen) -> AbstractContextManager[None]:
+def _watching(network: ResidualNetwork, points: Sequence[Point], seen: _Seen) -> AbstractContextManager[Any]:
     modules = {point.name: network.model.get_submodule(point.name) for point in points}
     calls = {
         point.name: partial(_heard, seen, number, getattr(modules[point.name], call_slot(modules[point.name])))
@@ -280,7 +289,7 @@ def _channel_dim(module: nn.Module, call: _Call) -> int | None:
     """The dimension of a module's output of which a single index follows a single output of its last layer."""
 
     def output(parameters: dict[str, Tensor]) -> Tensor:
-        given = pytree.tree_map_only(Tensor, torch.Tensor.clone, (call.args, dict(call.kwargs)))
+        given = map_tensors(torch.Tensor.clone, (call.args, dict(call.kwargs)))
         return tensors_in(functional_call(module, parameters, *given))[0]
 
     before = output({})

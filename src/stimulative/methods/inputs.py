@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual import (
@@ -138,7 +137,7 @@ def check_part(network: ResidualNetwork) -> None:
 def _tried(network: ResidualNetwork, run: Callable[[], Any]) -> Any:
     """What a run gives in evaluation mode, or how it failed."""
     try:
-        with quietly(network.model):
+        with quietly(network.model), network.uncompiled():
             return run()
     except UsageError:
         raise
@@ -147,7 +146,7 @@ def _tried(network: ResidualNetwork, run: Callable[[], Any]) -> Any:
 
 
 def _each(tree: Any, batch: int, change: Callable[[Tensor], Tensor]) -> Any:
-    return pytree.tree_map_only(Tensor, lambda x: change(x) if x.dim() and len(x) == batch else x, tree)
+    return map_tensors(lambda x: change(x) if x.dim() and len(x) == batch else x, tree)
 
 
 def _latest(space: SubnetSpace) -> Subnet:

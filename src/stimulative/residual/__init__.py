@@ -41,6 +41,7 @@ from stimulative.residual.counted.misfits import restored_config as restored_con
 from stimulative.residual.counted.shrinking import shrink_for_good as shrink_for_good
 from stimulative.residual.finding.discovery import Stage as Stage
 from stimulative.residual.finding.example import as_in as as_in
+from stimulative.residual.finding.inside import state_of as state_of
 from stimulative.residual.finding.passing import FIRST as FIRST
 from stimulative.residual.finding.passing import Argument as Argument
 from stimulative.residual.finding.passing import Constant as Constant
@@ -56,6 +57,7 @@ from stimulative.residual.finding.recording import record as record
 from stimulative.residual.finding.stacks import config_of as config_of
 from stimulative.residual.finding.wiring import Decision as Decision
 from stimulative.residual.finding.wiring import Place as Place
+from stimulative.residual.network import Asked as Asked
 from stimulative.residual.network import ResidualNetwork as ResidualNetwork
 from stimulative.residual.network import SubnetLike as SubnetLike
 from stimulative.residual.network import unravel as unravel

@@ -6,26 +6,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
 from stimulative.residual.access.slices import put
+from stimulative.residual.access.trees import map_tensors
 from stimulative.residual.access.undisturbed import uncut, undisturbed
 from stimulative.residual.finding.carried import settle_carried
 from stimulative.residual.finding.dense import NotDense, find_dense, unlike_dense
 from stimulative.residual.finding.discovery import Finder, LeftOut, Stage, find_stages, stages_by_hand
 from stimulative.residual.finding.example import Example, as_in, check_batches, is_in_format
-from stimulative.residual.finding.inside import Inside, inside_of
+from stimulative.residual.finding.inside import Inside, as_written, inside_of
 from stimulative.residual.finding.norms import find_norms
 from stimulative.residual.finding.recording import Call, arguments_of, record
 from stimulative.residual.finding.units import wire
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.execution import Pass, replay
 from stimulative.residual.running.observing import AfterBlock, after_blocks
+from stimulative.residual.running.order import order_of
 from stimulative.residual.running.recalibration import recalibrate
 from stimulative.residual.running.skipping import skipping
 from stimulative.residual.running.statistics import Statistics, frozen_statistics, norms_in, with_statistics
@@ -33,6 +34,15 @@ from stimulative.residual.subnet import Subnet, SubnetSpace
 
 SubnetLike = Subnet | str | Sequence[int]
 _REMEMBERED = 10_000
+
+
+class Asked(NamedTuple):
+    """Several passes on a batch that are asked of a network; see its ``passes``."""
+
+    x: Any
+    subnets: tuple[Subnet, ...]
+    before_pass: Callable[[int], Any] | None
+    samples: int | None
 
 
 @undisturbed
@@ -114,7 +124,7 @@ class ResidualNetwork(nn.Module):
     def example_input(self) -> Any:
         """What the model was unraveled with, on the model's device, and in its number format if it was in that."""
         example = as_in(self.model, self._example_input, keep_formats=self._keeps_formats)
-        return pytree.tree_map_only(Tensor, Tensor.clone, example) if "" in self.wiring.writers else example
+        return map_tensors(Tensor.clone, example) if "" in self.wiring.writers else example
 
     def split(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
         """A batch of a loader as what the model is called with, and the rest of it, such as targets.
@@ -211,17 +221,24 @@ class ResidualNetwork(nn.Module):
             For each subnet its position in ``subnets``, the model's output, and whether backward has to retain the
             graph; in the order that shares most.
         """
-        chosen = [self.resolve(subnet).stages for subnet in subnets]
+        chosen = tuple([self.resolve(subnet) for subnet in subnets])
+        stages = [subnet.stages for subnet in chosen]
         if statistics is not None:
-            statistics.check(chosen)
+            statistics.check(stages)
         inside = self._check_state()
+        whole = self.wiring.live.whole if statistics is None and not cut else None
+        outputs = None if whole is None else whole(Asked(x, chosen, before_pass, samples))
+        if outputs is not None:
+            for number, position in enumerate(order_of(self.wiring, stages).positions, start=1):
+                yield Pass(position, outputs[position], number < len(outputs))
+            return
         args, kwargs = arguments_of(x)
         yield from replay(
             self.model,
             self.wiring,
             args,
             kwargs,
-            chosen,
+            stages,
             around=None if statistics is None else with_statistics(self.model, self.wiring, statistics),
             cut=cut,
             before_pass=before_pass,
@@ -360,7 +377,12 @@ class ResidualNetwork(nn.Module):
 
         For evaluation: code that was compiled for training would be compiled once more for it, and for its last batch.
         """
-        return inside_of(self.model, self.wiring).uncompiled()
+        return as_written(self.model, self.wiring)
+
+    @property
+    def inside(self) -> Inside:
+        """The modules of the model that are asked for in every step."""
+        return inside_of(self.model, self.wiring)
 
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """A context in which layers in training mode leave their running statistics alone."""

@@ -14,7 +14,7 @@ whose layers were exchanged, frozen or thawed since, run as they were written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
-from stimulative.residual import ResidualNetwork, arguments_of, buffers_kept, intercepted
+from stimulative.residual import ResidualNetwork, arguments_of, buffers_kept, intercepted, state_of
 from stimulative.training.tuning import mixed_format
 
 Capture = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., Any]]
@@ -122,13 +122,13 @@ class CapturedBlocks:
             name: [parameter for parameter in block.parameters() if parameter.requires_grad]
             for name, block in self.blocks.items()
         }
-        self.states = {name: _state(inner) for name, inner in self.inner.items()}
+        self.states = {name: state_of(inner) for name, inner in self.inner.items()}
         self.forwards = {name: block.forward for name, block in self.blocks.items()}
         self.samples = _samples(network, x, self.blocks)
         self.recorded: dict[Slot, Callable[..., Any]] = {}
         self.busy: set[Slot] = set()
         self.replayed = self.ran = 0
-        with _as_it_was(network):
+        with as_it_was(network):
             for number in range(subnets + 1):
                 with network.frozen_statistics() if number else nullcontext():
                     for name, block in self.blocks.items():
@@ -169,7 +169,7 @@ class CapturedBlocks:
             and torch.is_grad_enabled()
             and len(args) == len(samples)
             and all(map(_alike, args, samples))
-            and _state(self.inner[name]) == self.states[name]
+            and state_of(self.inner[name]) == self.states[name]
         )
 
 
@@ -188,7 +188,7 @@ def _samples(network: ResidualNetwork, x: Any, blocks: dict[str, nn.Module]) -> 
     handles = [block.register_forward_pre_hook(partial(look, name), with_kwargs=True) for name, block in blocks.items()]
     args, kwargs = arguments_of(x)
     try:
-        with _as_it_was(network):
+        with as_it_was(network):
             network.model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -197,18 +197,11 @@ def _samples(network: ResidualNetwork, x: Any, blocks: dict[str, nn.Module]) -> 
 
 
 @contextmanager
-def _as_it_was(network: ResidualNetwork) -> Iterator[None]:
+def as_it_was(network: ResidualNetwork) -> Iterator[None]:
     """A context that leaves no trace on buffers or random numbers."""
     devices = {parameter.device.index for parameter in network.parameters() if parameter.device.type == "cuda"}
     with buffers_kept(network.model), torch.random.fork_rng(devices=devices):
         yield
-
-
-def _state(modules: Sequence[nn.Module]) -> list[Any]:
-    """What a recording goes by of a block's modules: their modes, and the memory of what they hold."""
-    slots = [value for one in modules for own in (one._parameters, one._buffers) for value in own.values()]
-    held = [(value.data_ptr(), value.requires_grad) for value in slots if value is not None]
-    return [*[(one.training, *map(id, one._modules.values())) for one in modules], *held]
 
 
 def _alike(one: Any, other: Tensor) -> bool:

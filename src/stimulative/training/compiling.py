@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from stimulative.config import Recipe
+from stimulative.data import Data
 from stimulative.residual import ResidualNetwork
 from stimulative.runs import Epoch
 from stimulative.training.events import Callback
@@ -41,6 +43,11 @@ def compile_blocks(
         for name in stage.block_names:
             block = network.model.get_submodule(name)
             block.compile(mode=mode, dynamic=None if varied else False, backend=backend)
+
+
+def sizes_vary(recipe: Recipe, data: Data) -> bool:
+    """Whether images or sequences come in many sizes."""
+    return data.is_text or bool(recipe.method.settings.get("smaller_inputs"))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
 from stimulative.training.calibration import check_view, estimate_statistics
 from stimulative.training.capturing import Capturing
-from stimulative.training.compiling import TellsOfFallbacks, compile_blocks, compiling
+from stimulative.training.compiling import TellsOfFallbacks, compile_blocks, compiling, sizes_vary
 from stimulative.training.devices import assembled, check_strategy, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
@@ -56,6 +56,7 @@ from stimulative.training.tuning import measuring_as, tuned
 from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.updating import Update
 from stimulative.training.watching import ChanceWarning, Log, Watch
+from stimulative.training.whole_passes import WholePasses
 
 _OF_CLASSES = "images", "text"
 
@@ -160,8 +161,8 @@ class Trainer:
         self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self.network.to(memory_format=self.layout)
         if settings.compile:
-            varied = self.data.is_text or bool(self.recipe.method.settings.get("smaller_inputs"))
-            compile_blocks(self.network, mode=settings.compile_mode, varied=varied)
+            compile_blocks(self.network, mode=settings.compile_mode, varied=sizes_vary(self.recipe, self.data))
+        self.whole_passes = WholePasses(self.recipe, self.network)
         self.capturing = Capturing(self.recipe, self.network, self.fabric.device, self.processes.size)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
@@ -350,11 +351,9 @@ class Trainer:
     def _step(self, part: StepPart) -> Terms:
         """Forward and backward on one batch, and the optimiser's step where the batch ends one."""
         x = in_format(part.x, next(self.method.parameters()).dtype)
-        if self.recipe.training.compile:
-            torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         if self.layout is torch.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=self.layout)
-        with self.capturing.step(x):
+        with self.capturing.step(x), self.whole_passes.step():
             terms = self._gone_back(x, part)
         if part.last:
             if not self.wrapped_in_ddp:

@@ -6,9 +6,10 @@ through anew.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -59,10 +60,6 @@ class Inside:
             ]
         )
 
-    def uncompiled(self) -> AbstractContextManager[None]:
-        """A context in which compiled units run as they were written."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
-
     @property
     def compiled(self) -> bool:
         """Whether a unit is compiled."""
@@ -77,6 +74,25 @@ def inside_of(model: nn.Module, wiring: Wiring) -> Inside:
     if known is None or not known.is_of(model):
         known = wiring.observed.inside = _walk(model, wiring)
     return known
+
+
+def state_of(modules: Sequence[nn.Module]) -> list[Any]:
+    """What a recording of modules goes by: their modes and children, and the tensors and the memory that they hold."""
+    slots = [value for one in modules for own in (one._parameters, one._buffers) for value in own.values()]
+    held = [(id(value), value.data_ptr(), value.requires_grad) for value in slots if value is not None]
+    return [*[(one.training, *map(id, one._modules.values())) for one in modules], *held]
+
+
+@contextmanager
+def as_written(model: nn.Module, wiring: Wiring) -> Iterator[None]:
+    """A context in which compiled units run as they were written."""
+    live = wiring.live
+    before, live.as_written = live.as_written, True
+    try:
+        with torch.compiler.set_stance("force_eager") if inside_of(model, wiring).compiled else nullcontext():
+            yield
+    finally:
+        live.as_written = before
 
 
 def _walk(model: nn.Module, wiring: Wiring) -> Inside:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,12 +94,17 @@ class Live:
         overwrites_gradients: Whether blocks write gradients where they have written others before.
         number: Which of the passes on a batch is running; 0 for the first one, and where there is no other.
         inside: The modules that are asked for in every step, while a pass is running.
+        as_written: Whether compiled blocks run as they were written.
+        whole: What may run all passes on a batch at once: gets what is asked for (``network.Asked``), and
+            gives the outputs, or None where they are to run one by one.
     """
 
     shrunk: bool = False
     overwrites_gradients: bool = False
     number: int = 0
     inside: Inside | None = None
+    as_written: bool = False
+    whole: Callable[[Any], list[Any] | None] | None = None
 
     @contextmanager
     def passing(self, number: int, inside: Inside) -> Iterator[None]:

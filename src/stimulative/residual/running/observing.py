@@ -19,7 +19,7 @@ AfterBlock = Callable[[Place, Any, Callable[[], Any]], Any]
 """Gets a block's place, its output, and what skipping it would return; returns what the model goes on with."""
 
 
-def after_blocks(model: nn.Module, wiring: Wiring, callback: AfterBlock) -> AbstractContextManager[None]:
+def after_blocks(model: nn.Module, wiring: Wiring, callback: AfterBlock) -> AbstractContextManager[Any]:
     """Call back after each block; see ``ResidualNetwork.after_blocks``."""
     check_whole(wiring)
     modules = {place.name: model.get_submodule(place.name) for place in wiring.places}

@@ -27,15 +27,16 @@ from stimulative.residual.access.mode import evaluating
 from stimulative.residual.access.samples import batch_size, first_samples
 from stimulative.residual.access.slots import statistics_in
 from stimulative.residual.access.trees import tensors_in
-from stimulative.residual.finding.inside import inside_of
+from stimulative.residual.finding.inside import as_written
 from stimulative.residual.finding.norms import Norm
 from stimulative.residual.finding.recording import arguments_of
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.execution import replay
 from stimulative.residual.running.guarding import exclusive
 from stimulative.residual.running.one_pass import Node
+from stimulative.residual.running.order import Stages
 from stimulative.residual.running.settling import settled
-from stimulative.residual.running.statistics import LayerStatistics, Stages, Statistics, check_statistics, norms_in
+from stimulative.residual.running.statistics import LayerStatistics, Statistics, check_statistics, norms_in
 
 
 def recalibrate(
@@ -194,7 +195,7 @@ class _Collect:
         own = [layer for layer, norm in self.norms.items() if norm.as_torch]
         with (
             evaluating(self.model),
-            inside_of(self.model, self.wiring).uncompiled(),
+            as_written(self.model, self.wiring),
             _buffers_of(self.norms),
             _forgetting(own),
             intercepted(modules, calls),

@@ -20,8 +20,8 @@ from stimulative.residual.finding.inside import inside_of
 from stimulative.residual.finding.norms import TORCH_NORM, Norm
 from stimulative.residual.finding.wiring import Wiring
 from stimulative.residual.running.one_pass import Node
+from stimulative.residual.running.order import Stages
 
-Stages = tuple[tuple[int, ...], ...]
 LayerStatistics = dict[str, tuple[Tensor, ...]]
 """Mean and variance, or whatever else a layer keeps, by the name of the layer within its unit."""
 
@@ -147,7 +147,7 @@ def frozen_statistics(model: nn.Module, wiring: Wiring) -> Iterator[None]:
     """
     tracking: list[dict[str, Any]] = []
     other: dict[nn.Module, dict[str, Tensor | None]] = {}
-    compiled = inside_of(model, wiring).compiled
+    compiled = inside_of(model, wiring).compiled and not wiring.live.as_written
     for _, layer, norm in norms_in(model, wiring):
         if not layer.training:
             continue

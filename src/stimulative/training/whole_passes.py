@@ -1,0 +1,229 @@
+"""Whole steps as one piece of compiled code each, for the subnets that come up most.
+
+Blocks that are compiled one by one end where they end: a compiler can neither fuse the end of one with the start of the
+next, nor choose the layout of what goes between them. Here all passes of a step, main net and subnets with what they
+share, become one graph, forward and backward. Every choice of subnets is another graph, and each takes as long to
+compile as a model does; so it is done for a few of them, and all others run as ever.
+
+Graphs are recorded at the level of PyTorch's operations, from a step that runs as it always does. A recording is blind
+to what Python decides; so each is made twice, and has to be the same. It is used as long as the model is what it was:
+its modules, their modes and hooks, its parameters and buffers, and what it is called with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from stimulative.config import Recipe
+from stimulative.errors import UsageError
+from stimulative.residual import Asked, ResidualNetwork, Subnet, intercepted, state_of
+from stimulative.training.capturing import as_it_was
+
+_COUNTED = 100
+"""The steps in which it is counted what comes up most."""
+
+
+class _Choice(NamedTuple):
+    """What a graph belongs to: the passes, and what the model is called with."""
+
+    subnets: tuple[Subnet, ...]
+    samples: int | None
+    structure: str
+    inputs: tuple[Any, ...]
+    autocast: tuple[Any, ...]
+
+
+class WholePasses:
+    """Compiles the passes of whole steps for a training, if a recipe asks for it.
+
+    Args:
+        recipe: The recipe.
+        network: The network.
+        counted: The steps in which it is counted which choices of subnets come up most, before any is compiled.
+        backend: What compiles; see ``torch.compile``.
+
+    Attributes:
+        most: How many choices of subnets are compiled.
+        pieces: What has been compiled.
+
+    Raises:
+        UsageError: If the method of the recipe has no such passes.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: ResidualNetwork,
+        *,
+        counted: int = _COUNTED,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        self.most = recipe.training.compile_steps
+        method = recipe.method
+        if self.most and (method.name != "stimulative" or method.settings.get("schedule", "joint") != "joint"):
+            got = f"method {method.name!r}" if method.name != "stimulative" else "method.schedule lean"
+            raise UsageError(
+                "training.compile_steps: it compiles the passes of stimulative training that go backward together "
+                f"(method.schedule joint), and the recipe has {got}; leave it out"
+            )
+        self.network, self.counted, self.backend = network, counted, backend
+        self.compiles, self.mode = recipe.training.compile, recipe.training.compile_mode
+        self.seen: Counter[_Choice] = Counter()
+        self.chosen: set[_Choice] | None = None
+        self.pieces: dict[_Choice, _Piece | None] = {}
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A context for a step."""
+        if self.compiles:
+            torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
+        live = self.network.wiring.live
+        live.whole = self._outputs if self.most else None
+        try:
+            yield
+        finally:
+            live.whole = None
+
+    def _outputs(self, asked: Asked) -> list[Any] | None:
+        """The outputs of all passes, or None where they are to run as ever."""
+        if not (torch.is_grad_enabled() and self.network.model.training):
+            return None
+        leaves, structure = pytree.tree_flatten(asked.x)
+        kinds = tuple(map(_kind, leaves))
+        choice = _Choice(asked.subnets, asked.samples, str(structure), kinds, _autocast(leaves))
+        if self.chosen is None:
+            self.seen[choice] += 1
+            if self.seen.total() <= self.counted:
+                return None
+            self.chosen = {one for one, _ in self.seen.most_common(self.most)}
+            self.seen.clear()
+        if choice not in self.chosen:
+            return None
+        if choice not in self.pieces:
+            self.pieces[choice] = self._compiled(asked)
+        piece = self.pieces[choice]
+        return None if piece is None or piece.state != _state(self.network) else piece(leaves)
+
+    def _compiled(self, asked: Asked) -> _Piece | None:
+        """The graph of a choice, compiled; None, with a warning, where that cannot be."""
+        live = self.network.wiring.live
+        live.whole = None  # while it is recorded
+        try:
+            return _Piece(self.network, asked, mode=self.mode, backend=self.backend)
+        except Exception as error:  # whatever a model or a compiler does: the step can run as ever
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            warnings.warn(
+                f"training.compile_steps: the step of {' and '.join(map(str, asked.subnets))} runs as it was written, "
+                f"not compiled as a whole: {reason}. Results are the same; steps are slower than they could be",
+                stacklevel=2,
+            )
+            return None
+        finally:
+            live.whole = self._outputs
+
+
+class _Passes(nn.Module):
+    """The passes of one choice as a module, of which parameters and buffers can be exchanged."""
+
+    def __init__(self, network: ResidualNetwork, asked: Asked) -> None:
+        super().__init__()
+        self.network, self.asked = network, asked
+
+    def forward(self, x: Any) -> list[Any]:
+        asked = self.asked
+        passes = self.network.passes(x, asked.subnets, before_pass=asked.before_pass, samples=asked.samples)
+        outputs = {position: output for position, output, _ in passes}
+        return [outputs[position] for position in sorted(outputs)]
+
+
+class _Piece:
+    """The passes of one choice, recorded and compiled.
+
+    Args:
+        network: The network.
+        asked: What is asked of it.
+        mode: What PyTorch's compiler is to go for.
+        backend: What compiles.
+
+    Attributes:
+        state: What the network was when they were recorded.
+
+    Raises:
+        ValueError: If a second recording is not the first.
+    """
+
+    def __init__(self, network: ResidualNetwork, asked: Asked, *, mode: str, backend: str | Callable[..., Any]) -> None:
+        passes = _Passes(network, asked)
+        held = {**dict(passes.named_parameters()), **dict(passes.named_buffers())}
+        self.state = _state(network)
+        self.names, self.held = [*held], [*held.values()]
+        leaves, self.structure = pytree.tree_flatten(asked.x)
+        self.passes = passes
+        self.outputs: list[Any] = []
+        self.form: Any = None
+        with as_it_was(network):
+            with _all_as_written(network):
+                passes(asked.x)  # what is looked at once is looked at now
+                graphs = [self._recorded(leaves) for _ in range(2)]
+            if graphs[0].code != graphs[1].code:
+                raise ValueError("two recordings of it differ, so Python decides something in it each time anew")
+            self.run = torch.compile(graphs[0], fullgraph=True, dynamic=False, mode=mode, backend=backend)
+            self(leaves)
+
+    def __call__(self, leaves: Sequence[Any]) -> list[Any]:
+        found = iter(self.run(*self.held, *[leaf for leaf in leaves if isinstance(leaf, Tensor)]))
+        outputs = [next(found) if leaf is _TENSOR else leaf for leaf in self.outputs]
+        return pytree.tree_unflatten(outputs, self.form)
+
+    def _recorded(self, leaves: Sequence[Any]) -> torch.fx.GraphModule:
+        count = len(self.held)
+
+        def run(*values: Tensor) -> list[Tensor]:
+            held = dict(zip(self.names, values[:count], strict=True))
+            given = iter(values[count:])
+            inputs = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            x = pytree.tree_unflatten(inputs, self.structure)
+            outputs, self.form = pytree.tree_flatten(torch.func.functional_call(self.passes, held, (x,)))
+            self.outputs = [_TENSOR if isinstance(one, Tensor) else one for one in outputs]
+            return [one for one in outputs if isinstance(one, Tensor)]
+
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return make_fx(run, tracing_mode="real", pre_dispatch=True)(*self.held, *tensors)
+
+
+_TENSOR = object()
+
+
+@contextmanager
+def _all_as_written(network: ResidualNetwork) -> Iterator[None]:
+    """A context in which blocks that are compiled alone can be recorded: nothing of the compiler is called."""
+    units = {name: unit for name, unit in network.inside.units.items() if unit._compiled_call_impl is not None}
+    with network.uncompiled(), intercepted(units, {name: unit._call_impl for name, unit in units.items()}):
+        yield
+
+
+def _state(network: ResidualNetwork) -> list[Any]:
+    """What a recording goes by of a model, what others have put around its calls among it."""
+    modules = network.inside.modules
+    around = [(len(one._forward_hooks), len(one._forward_pre_hooks), vars(one).get("forward")) for one in modules]
+    return [*map(id, modules), *around, *state_of(modules)]
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    return leaf if isinstance(leaf, bool | int | float | str | None) else id(leaf)
+
+
+def _autocast(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    kinds = sorted({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)})
+    return tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
