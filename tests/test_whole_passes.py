@@ -1,8 +1,10 @@
 """Whole steps that are compiled: how many pieces there are, when they run, and that they compute what steps compute."""
 
 import copy
+import gc
 import random
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -139,6 +141,9 @@ def test_a_model_that_is_another_than_it_was_runs_as_it_was_written():
     network.model.bn.train()
     with network.after_blocks(lambda place, output, skipped: output * 2):
         assert runs() == 0
+    network.model.bn.momentum = 0.5
+    assert runs() == 0
+    network.model.bn.momentum = 0.1
     network.model.head.weight.requires_grad_(False)
     assert runs() == 0
     network.model.head.weight.requires_grad_()
@@ -148,6 +153,21 @@ def test_a_model_that_is_another_than_it_was_runs_as_it_was_written():
     with torch.no_grad():
         network.run(x, ["1-1"])
     assert compiler.pieces == 1
+
+
+def test_a_piece_keeps_no_batch():
+    x, y = images(), torch.arange(len(images())) % 3
+    method = METHODS["stimulative"](stimulative.unravel(randomised(SequentialNet()), x)).train()
+    whole = WholePasses(load_recipe("digits", WHOLE), method.network, counted=0, backend="eager")
+    batch = x.clone()
+    kept = weakref.ref(batch)
+    with whole.step():
+        method.backward(batch, y, ["1-1"])
+    del batch
+    torch.compiler.reset()  # which keeps what it was called with first
+    gc.collect()
+    assert [*whole.pieces.values()] != [None]
+    assert kept() is None
 
 
 @pytest.mark.parametrize(
@@ -162,6 +182,12 @@ def test_a_model_that_is_another_than_it_was_runs_as_it_was_written():
 def test_what_makes_no_sense_is_refused(settings, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         train(load_recipe("digits", settings), tmp_path / "run", progress=False)
+
+
+def test_several_processes_are_refused():
+    network = stimulative.unravel(randomised(SequentialNet()), images())
+    with pytest.raises(UsageError, match=r"compile_steps: .*several processes, and 2 train together"):
+        WholePasses(load_recipe("digits", WHOLE), network, 2)
 
 
 def test_a_run_compiles_whole_steps_and_measures_as_ever(tmp_path, monkeypatch):

@@ -162,7 +162,7 @@ class Trainer:
         self.network.to(memory_format=self.layout)
         if settings.compile:
             compile_blocks(self.network, mode=settings.compile_mode, varied=sizes_vary(self.recipe, self.data))
-        self.whole_passes = WholePasses(self.recipe, self.network)
+        self.whole_passes = WholePasses(self.recipe, self.network, self.processes.size)
         self.capturing = Capturing(self.recipe, self.network, self.fabric.device, self.processes.size)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)

@@ -7,7 +7,7 @@ compile as a model does; so it is done for a few of them, and all others run as 
 
 Graphs are recorded at the level of PyTorch's operations, from a step that runs as it always does. A recording is blind
 to what Python decides; so each is made twice, and has to be the same. It is used as long as the model is what it was:
-its modules, their modes and hooks, its parameters and buffers, and what it is called with.
+its modules, their modes, hooks, numbers and words, its parameters and buffers, and what it is called with.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class WholePasses:
     Args:
         recipe: The recipe.
         network: The network.
+        processes: How many train together.
         counted: The steps in which it is counted which choices of subnets come up most, before any is compiled.
         backend: What compiles; see ``torch.compile``.
 
@@ -56,13 +57,14 @@ class WholePasses:
         pieces: What has been compiled.
 
     Raises:
-        UsageError: If the method of the recipe has no such passes.
+        UsageError: If the method of the recipe has no such passes, or several processes train.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         network: ResidualNetwork,
+        processes: int = 1,
         *,
         counted: int = _COUNTED,
         backend: str | Callable[..., Any] = "inductor",
@@ -74,6 +76,11 @@ class WholePasses:
             raise UsageError(
                 "training.compile_steps: it compiles the passes of stimulative training that go backward together "
                 f"(method.schedule joint), and the recipe has {got}; leave it out"
+            )
+        if self.most and processes > 1:
+            raise UsageError(
+                f"training.compile_steps: it was not made for several processes, and {processes} train together; leave "
+                "it out (training.compile alone compiles blocks)"
             )
         self.network, self.counted, self.backend = network, counted, backend
         self.compiles, self.mode = recipe.training.compile, recipe.training.compile_mode
@@ -164,43 +171,42 @@ class _Piece:
     def __init__(self, network: ResidualNetwork, asked: Asked, *, mode: str, backend: str | Callable[..., Any]) -> None:
         passes = _Passes(network, asked)
         held = {**dict(passes.named_parameters()), **dict(passes.named_buffers())}
-        self.state = _state(network)
-        self.names, self.held = [*held], [*held.values()]
-        leaves, self.structure = pytree.tree_flatten(asked.x)
-        self.passes = passes
+        self.state, self.held = _state(network), [*held.values()]
         self.outputs: list[Any] = []
         self.form: Any = None
         with as_it_was(network):
             with _all_as_written(network):
                 passes(asked.x)  # what is looked at once is looked at now
-                graphs = [self._recorded(leaves) for _ in range(2)]
+                graphs = [self._recorded(passes, [*held], asked.x) for _ in range(2)]
             if graphs[0].code != graphs[1].code:
                 raise ValueError("two recordings of it differ, so Python decides something in it each time anew")
             self.run = torch.compile(graphs[0], fullgraph=True, dynamic=False, mode=mode, backend=backend)
-            self(leaves)
+            self(pytree.tree_leaves(asked.x))
 
     def __call__(self, leaves: Sequence[Any]) -> list[Any]:
-        found = iter(self.run(*self.held, *[leaf for leaf in leaves if isinstance(leaf, Tensor)]))
-        outputs = [next(found) if leaf is _TENSOR else leaf for leaf in self.outputs]
-        return pytree.tree_unflatten(outputs, self.form)
+        found = iter(self.run(*self.held, *_tensors(leaves)))
+        return pytree.tree_unflatten([next(found) if one is _TENSOR else one for one in self.outputs], self.form)
 
-    def _recorded(self, leaves: Sequence[Any]) -> torch.fx.GraphModule:
-        count = len(self.held)
+    def _recorded(self, passes: _Passes, names: Sequence[str], x: Any) -> torch.fx.GraphModule:
+        leaves, structure = pytree.tree_flatten(x)
 
         def run(*values: Tensor) -> list[Tensor]:
-            held = dict(zip(self.names, values[:count], strict=True))
-            given = iter(values[count:])
-            inputs = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            x = pytree.tree_unflatten(inputs, self.structure)
-            outputs, self.form = pytree.tree_flatten(torch.func.functional_call(self.passes, held, (x,)))
+            held = dict(zip(names, values[: len(names)], strict=True))
+            given = iter(values[len(names) :])
+            x = pytree.tree_unflatten([next(given) if isinstance(one, Tensor) else one for one in leaves], structure)
+            outputs, self.form = pytree.tree_flatten(torch.func.functional_call(passes, held, (x,)))
             self.outputs = [_TENSOR if isinstance(one, Tensor) else one for one in outputs]
-            return [one for one in outputs if isinstance(one, Tensor)]
+            return _tensors(outputs)
 
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        return make_fx(run, tracing_mode="real", pre_dispatch=True)(*self.held, *tensors)
+        return make_fx(run, tracing_mode="real", pre_dispatch=True)(*self.held, *_tensors(leaves))
 
 
 _TENSOR = object()
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 @contextmanager
@@ -212,10 +218,11 @@ def _all_as_written(network: ResidualNetwork) -> Iterator[None]:
 
 
 def _state(network: ResidualNetwork) -> list[Any]:
-    """What a recording goes by of a model, what others have put around its calls among it."""
+    """What a recording goes by of a model: numbers and words that its modules hold, and what is around their calls."""
     modules = network.inside.modules
+    plain = [value for one in modules for value in vars(one).values() if type(value) in _PLAIN]
     around = [(len(one._forward_hooks), len(one._forward_pre_hooks), vars(one).get("forward")) for one in modules]
-    return [*map(id, modules), *around, *state_of(modules)]
+    return [*map(id, modules), *plain, *around, *state_of(modules)]
 
 
 def _kind(leaf: Any) -> Any:
