@@ -35,6 +35,7 @@ DEVICE = torch.device("privateuseone", 0)  # by its name once there is such a de
 
 _AUTOCAST = "AutocastPrivateUse1"
 _LIBRARIES: list[torch.library.Library] = []  # what is registered goes with them
+_ENTERED: list["FakeDevice"] = []  # the device stays registered, and is available in a context only
 _HERE = Path(__file__).name
 _COPIES = "aten::_to_copy", "aten::copy_"
 _INDEXING = "aten::index", "aten::index_put", "aten::index_put_"
@@ -100,10 +101,12 @@ class FakeDevice(TorchDispatchMode):
         # the threads of the backward pass were started for the devices that there were when it ran first
         self._threads = torch.autograd.set_multithreading_enabled(False)
         self._threads.__enter__()
+        _ENTERED.append(self)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        _ENTERED.remove(self)
         self._threads.__exit__(*error)
         for types in _FOREACH_TYPES:
             types.remove(FakeTensor)
@@ -279,6 +282,7 @@ def _register() -> None:
         return
     backend = backend_registration._DummyBackendModule()
     backend.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]  # pyright: ignore[reportAttributeAccessIssue]
+    backend.is_available = lambda: bool(_ENTERED)
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend)
     fallback = torch.library.Library("_", "IMPL", _AUTOCAST)
     fallback.fallback(torch.library.fallthrough_kernel)

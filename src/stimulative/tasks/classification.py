@@ -97,20 +97,20 @@ def check_indices(targets: Tensor, classes: int, *ignored: int) -> None:
     Raises:
         UsageError: If one is not.
     """
-    low, high = _ends(targets)
+    low, high = _ends_to_check(targets)
     if low >= 0 and high < classes:
         return
     known = targets != IGNORED
     for index in ignored:
         known &= targets != index
-    low, high = _ends(torch.where(known, targets, 0))
+    low, high = _ends_to_check(torch.where(known, targets, 0))
     if low < 0 or high >= classes:
         raise UsageError(
             f"class indices are from 0 to {classes - 1} here, or {IGNORED} where none counts; got {low} to {high}"
         )
 
 
-def _ends(indices: Tensor) -> list[int]:
+def _ends_to_check(indices: Tensor) -> list[int]:
     """The least and the greatest; an accelerator is waited for once."""
     ends = indices.aminmax()
     return [int(end) for end in ends] if indices.device.type == "cpu" else torch.stack(ends).tolist()
