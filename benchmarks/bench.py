@@ -187,7 +187,7 @@ def host_overhead(result: Mapping[str, Any]) -> str:
 
 
 def compiled_steps(result: Mapping[str, Any]) -> str:
-    names = {"blocks": "`training.compile: true`", "whole": "`training.compile_steps`"}
+    names = {"blocks": "`training.compile: true`", "whole": "`training.compile_steps: 1`"}
     over, milliseconds = result["over_written"], result["milliseconds"]["written"]["median"]
     rows = [[names[name], ratio(of), f"{result['first_step_seconds'][name]} s"] for name, of in over.items()]
     return (

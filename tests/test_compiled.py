@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,21 @@ def test_compiled_training_computes_what_plain_training_does_and_keeps_the_main_
         )
 
 
+def test_compiled_blocks_go_backward_twice_through_what_main_net_and_subnet_share():
+    torch.compiler.reset()
+    network = stimulative.unravel(models.build("cifar/resnet20", classes=10), images(2, 8))
+    plain = copy.deepcopy(network)
+    compile_blocks(network, backend="aot_eager")
+    x, y, gradients = images(4, 8), torch.arange(4), []
+    for one in (plain, network):
+        method = METHODS["stimulative"](one, schedule="lean").train()
+        with compiling(several=method.calls_backward):
+            for subnet in ("3-3-3", "1-3-2"):  # the first one is the main net itself, whose graph is kept
+                method.backward(x, y, [subnet])
+        gradients.append([parameter.grad for parameter in one.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+
+
 def test_evaluation_and_recalibration_compile_nothing():
     network = stimulative.unravel(models.build("cifar/resnet20", classes=10), images(2, 16)).eval()
     x, subnets = images(5, 16), ["3-3-3", "1-2-1"]
@@ -124,10 +140,10 @@ def test_what_is_not_compiled_is_told_once():
         nn.Sequential(nn.Sequential(Breaking(), Breaking()), nn.Flatten(), nn.Linear(192, 4)), images(2, 8)
     )
     compile_blocks(network, backend=CountingCompiler())
-    tells = TellsOfFallbacks()
+    tells, trainer = TellsOfFallbacks(), SimpleNamespace(epoch=1, epochs=2, whole_passes=None)
     METHODS["common"](network).train().backward(images(2, 8), torch.tensor([0, 1]))
     with pytest.warns(UserWarning, match="training.compile: a part of the blocks runs as it was written"):
-        tells.on_epoch(None, None)
+        tells.on_epoch(trainer, None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tells.on_epoch(None, None)
+        tells.on_epoch(trainer, None)

@@ -222,7 +222,27 @@ def test_the_batch_that_costs_no_more_is_told_where_launching_takes_longer():
 
 def test_devices_are_those_of_the_recipe_unless_told():
     of_recipe = recipe(training__devices=2)
-    assert forecast_of(of_recipe, gpu="t4").devices == 2 and forecast_of(of_recipe, gpu="t4", gpus=1).devices == 1
+    as_it_says, told = forecast_of(of_recipe, gpu="t4"), forecast_of(of_recipe, gpu="t4", gpus=1)
+    assert (as_it_says.devices, told.devices) == (2, 1)
+    said = "the recipe has training.devices 2: on 1 it starts with that set to auto"
+    assert said in told.warnings and said not in as_it_says.warnings
+    on_cpu = forecast_of(recipe(training__device="cpu"), gpu="t4")
+    assert "the recipe has training.device cpu: it runs on a GPU with that set to auto" in on_cpu.warnings
+
+
+@pytest.mark.parametrize(("name", "saved"), [("compile", "compiling fuses"), ("capture", "replaying recordings saves")])
+def test_what_repeats_less_is_neither_counted_nor_proposed_again(name, saved):
+    plain, found = forecast_of(recipe(), gpu="h100"), forecast_of(recipe(**{f"training__{name}": True}), gpu="h100")
+    assert any("training.compile helps" in warning for warning in plain.warnings)
+    assert not any("training.compile helps" in warning for warning in found.warnings)
+    assert f"operations are counted as they run one by one; what {saved} is not known" in found.warnings
+
+
+def test_half_precision_is_not_proposed_where_launching_takes_longest():
+    few, many = (forecast_of(recipe(data__batch_size=size, data__images=100_000), gpu="h100") for size in (16, 16_384))
+    assert few.step.bound["launching"] > 0.5 > many.step.bound["launching"]
+    told = [any("leaves much of this GPU unused" in warning for warning in of.warnings) for of in (few, many)]
+    assert told == [False, True]
 
 
 def test_a_net_without_statistics_is_not_charged_for_estimating_them(of_flops):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._inductor.exc import CppCompileError
 from torch.utils.data import DataLoader, TensorDataset
 
 from stimulative.analysis import ResultsLost
@@ -167,6 +168,30 @@ def test_somebody_elses_handler_is_called_once_the_state_is_saved_and_may_go_on(
         signal.signal(signal.SIGUSR2, before)
     assert saved == [3, 7]
     assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("tells", [False, True])
+def test_what_is_waited_for_is_said_where_it_takes_long(tells, capsys, monkeypatch):
+    monkeypatch.setattr("stimulative.training.stopping._PATIENCE", 0.05)
+    stopping = Stopping(tells=tells)
+    with stopping.heard(), stopping.waiting():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+    told = capsys.readouterr().err
+    assert told.startswith("SIGTERM: training ends with the step that is under way") == tells
+    assert bool(told) == tells
+
+
+def test_a_compiler_that_was_stopped_as_well_is_no_error_of_its_own():
+    stopping = Stopping()
+    with stopping.heard():
+        with pytest.raises(CppCompileError), stopping.waiting():
+            raise CppCompileError(["g++"], "was killed")
+        with pytest.raises(TrainingStopped, match="SIGTERM"), stopping.waiting():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise CppCompileError(["g++"], "was killed")
+        with pytest.raises(ValueError, match="of the model"), stopping.waiting():
+            raise ValueError("of the model")
 
 
 def test_a_second_ctrl_c_does_not_wait():

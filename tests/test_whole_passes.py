@@ -58,7 +58,7 @@ def test_whole_passes_compute_what_passes_do_and_run_for_what_comes_up_most(sett
     plain, losses, _ = trained(copy.deepcopy(model), x, y, CHOICES, **settings)
     compiler = CountingCompiler()
     found, others, whole = trained(copy.deepcopy(model), x, y, CHOICES, compiler=compiler, blocks=blocks, **settings)
-    assert {str(choice.subnets[1]) for choice in whole.chosen} == {"2-2-2", "1-3-2"}
+    assert {choice.partition(",")[0] for choice in whole.chosen} == {"3-3-3 2-2-2", "3-3-3 1-3-2"}
     assert sorted(compiler.runs) == [1 + 1, 2 + 1]  # with the run that compiles it
     torch.testing.assert_close(others, losses)
     for key, value in plain.items():
@@ -153,6 +153,43 @@ def test_a_model_that_is_another_than_it_was_runs_as_it_was_written():
     with torch.no_grad():
         network.run(x, ["1-1"])
     assert compiler.pieces == 1
+
+
+def test_a_run_that_goes_on_compiles_what_it_had_chosen(tmp_path):
+    x, y = images(), torch.arange(len(images())) % 3
+    recipe, wholes = load_recipe("digits", {**WHOLE, "training.compile_steps": 1}), []
+    for subnets in (["1-1", "1-1", "2-2"], ["2-2", "2-2", "2-2", "1-1"]):
+        method = METHODS["stimulative"](stimulative.unravel(randomised(SequentialNet()), x)).train()
+        wholes.append(WholePasses(recipe, method.network, counted=2, backend="eager"))
+        if len(wholes) == 2:
+            torch.save(wholes[0].state(), tmp_path / "state.pt")
+            wholes[1].restore(torch.load(tmp_path / "state.pt", weights_only=True))
+        for subnet in subnets:
+            with wholes[-1].step():
+                method.backward(x, y, [subnet])
+    assert wholes[0].chosen == wholes[1].chosen
+    assert not wholes[0].pieces and len(wholes[1].pieces) == 1
+    WholePasses(recipe, method.network).restore({})  # a checkpoint from before
+
+
+def test_what_is_compiled_is_said(capsys):
+    x, y = images(), torch.arange(len(images())) % 3
+    method = METHODS["stimulative"](stimulative.unravel(randomised(SequentialNet()), x)).train()
+    whole = WholePasses(load_recipe("digits", WHOLE), method.network, tells=True, counted=0, backend="eager")
+    for _ in range(2):
+        with whole.step():
+            method.backward(x, y, ["1-1"])
+    first, compiling_it, compiled = capsys.readouterr().err.splitlines()
+    assert first == "training.compile: the first steps compile blocks, which takes a minute or several"
+    assert compiling_it == "training.compile: compiles the step of 3-4 and 1-1 as a whole, 1 of 1"
+    assert compiled.startswith("training.compile: compiled it in ")
+
+
+def test_a_training_that_ends_before_anything_is_chosen_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("stimulative.training.trainer.compile_blocks", lambda *_, **__: None)
+    recipe = load_recipe("digits", {**WHOLE, "schedule.epochs": 1, "schedule.max_steps": 2, "evaluation.subnets": 2})
+    with pytest.warns(UserWarning, match="no whole step was compiled.* in the first 100, and this training has 2"):
+        train(recipe, tmp_path / "run", progress=False)
 
 
 def test_a_piece_keeps_no_batch():

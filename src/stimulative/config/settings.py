@@ -145,8 +145,8 @@ class TrainingSettings:
         compile_mode: How, in the words of torch.compile: reduce-overhead records CUDA graphs, max-autotune tries more
             kernels at the start. Only with compile.
         compile_steps: For how many choices of subnets, those that come up most, main net and subnets are compiled as
-            one piece, in which the compiler can do more; each takes as long to compile as a model. Only with compile,
-            and of the method stimulative by the schedule joint.
+            one piece, in which the compiler can do more; each takes up to a minute or more to compile. Only with
+            compile, for stimulative training with schedule joint on one device.
         capture: Record each block as CUDA graphs, once as it runs in the main net and once for each subnet of a step,
             and replay them: for nets whose kernels take less time than launching them. Each recording takes memory. On
             one GPU, without compile.

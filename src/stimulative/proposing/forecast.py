@@ -302,29 +302,39 @@ class Forecasting:
             found.append(
                 f"{self.machine.name} has no rate for {self.format}: counted in float32; it may not run at all"
             )
-        if self.recipe.training.precision == "32-true" and self.machine.half_precision is not None:
+        training = self.recipe.training
+        if training.devices not in ("auto", self.devices):
+            found.append(
+                f"the recipe has training.devices {training.devices}: on {self.devices} it starts with that set to auto"
+            )
+        if training.device == "cpu" and not self.machine.measured:
+            found.append("the recipe has training.device cpu: it runs on a GPU with that set to auto")
+        launching, computing = step.bound["launching"], step.bound["arithmetic"] + step.bound["memory traffic"]
+        # where launching takes most of the time, casting the weights only launches more
+        if training.precision == "32-true" and self.machine.half_precision is not None and launching < 0.5:
             half, precision = self.machine.half_precision
             found.append(
                 f"float32 leaves much of this GPU unused: its half-precision rate is "
                 f"{self.machine.rate(half) / self.machine.rate(self.format):.1f} times as high (training.precision "
                 f"{precision})"
             )
-        launching, computing = step.bound["launching"], step.bound["arithmetic"] + step.bound["memory traffic"]
         if launching > 0.1 and not self.machine.measured:
             free = int(batch * (1 + launching / computing))
+            helps = "" if training.compile or training.capture else ", and training.compile helps"
             found.append(
                 f"launching {step.operations:,.0f} operations for each batch takes longer than computing them: up to "
-                f"about {free:,} samples a device take no longer than these {batch:,}, and training.compile helps"
+                f"about {free:,} samples a device take no longer than these {batch:,}{helps}"
             )
         if self.recipe.data.resized:
             rate = self.devices * batch / step.seconds.typical
             found.append(
                 f"training would read {rate:,.0f} images a second, {rate / self.devices:,.0f} for each device and its "
-                f"{self.recipe.data.workers} workers; that they can is not looked at, and photographs are decoded "
+                f"{self.recipe.data.workers} workers; whether they can is not checked, and photographs are decoded "
                 "at about 260 per second of processor time"
             )
-        if self.recipe.training.compile:
-            found.append("operations are counted as they run one by one; what compiling fuses is not known")
+        if training.compile or training.capture:
+            saved = "compiling fuses" if training.compile else "replaying recordings saves"
+            found.append(f"operations are counted as they run one by one; what {saved} is not known")
         if not self.amounts.opened:
             found.append(f"{self.recipe.data.name} was not opened: the number of its images is known or told")
         if not self.amounts.test:

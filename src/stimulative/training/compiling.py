@@ -51,22 +51,40 @@ def sizes_vary(recipe: Recipe, data: Data) -> bool:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """A context in which the blocks of a network may be of many shapes; by default PyTorch gives up after eight."""
-    from torch import _dynamo
+def compiling(*, several: bool = False) -> Iterator[None]:
+    """A context in which the blocks of a network may be of many shapes; by default PyTorch gives up after eight.
 
-    with _dynamo.config.patch(recompile_limit=max(_PIECES, _dynamo.config.recompile_limit)):
+    Args:
+        several: Whether a step has several backward passes, which may go through the same graph: compiled code then
+            must not reuse the memory of what it reads there.
+    """
+    from torch import _dynamo
+    from torch._functorch import config
+
+    with (
+        _dynamo.config.patch(recompile_limit=max(_PIECES, _dynamo.config.recompile_limit)),
+        config.patch(donated_buffer=config.donated_buffer and not several),
+    ):
         yield
 
 
 class TellsOfFallbacks(Callback):
-    """Warns of code that PyTorch's compiler could not take, behind the first epoch in which it met it."""
+    """Warns of code that PyTorch's compiler could not take, behind the first epoch in which it met it.
+
+    And behind the last one, if that came too early for any whole step to be compiled.
+    """
 
     def __init__(self) -> None:
         self.known = _fallbacks()
 
     def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Look at what the compiler has counted."""
+        if trainer.epoch == trainer.epochs and (whole := trainer.whole_passes).still_counts:
+            warnings.warn(
+                "training.compile_steps: no whole step was compiled, since which ones come up most is counted in the "
+                f"first {whole.counted}, and this training has {epoch.step}; leave it out for short ones",
+                stacklevel=2,
+            )
         new = [reason for reason in _fallbacks() if reason not in self.known]
         self.known += new
         if new:

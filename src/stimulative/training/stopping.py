@@ -9,6 +9,7 @@ do what they did; a handler that was there (submitit's, which sends the job agai
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,19 @@ from typing import Any
 
 _NAMES = "SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+
+
+_PATIENCE = 3.0
+"""Seconds that a step may take to end before it is said what is waited for."""
+
+
+def _tell(number: int) -> None:
+    print(
+        f"{signal.Signals(number).name}: training ends with the step that is under way, which takes long where code is "
+        "compiled; what was trained is saved then. Ctrl-C once more does not wait",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -38,12 +52,17 @@ class TrainingStopped(KeyboardInterrupt):
 class Stopping:
     """Hears signals while a net trains.
 
+    Args:
+        tells: Whether to say so where the end of a step is long in coming.
+
     Attributes:
         asked: The signal that has asked for the end; None before that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells: bool = True) -> None:
         self.asked: int | None = None
+        self.tells = tells
+        self._telling: threading.Timer | None = None
         self._waits = False
         self._before: dict[int, Any] = {}
 
@@ -61,15 +80,26 @@ class Stopping:
                     signal.signal(number, self._hear)
             yield
         finally:
+            if self._telling is not None:
+                self._telling.cancel()
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within, a signal waits for ``end``; elsewhere it ends the training at once, since all of it is saved."""
+        """Within, a signal waits for ``end``; elsewhere it ends the training at once, since all of it is saved.
+
+        Raises:
+            TrainingStopped: If the compiler failed after the end was asked for: a signal to all processes ends those
+                that it has started, too. What was saved last stays.
+        """
         self._waits = True
         try:
             yield
+        except Exception as error:
+            if self.asked is None or not type(error).__module__.startswith("torch._"):
+                raise
+            raise TrainingStopped(self.asked) from error
         finally:
             self._waits = False
 
@@ -90,6 +120,8 @@ class Stopping:
         Raises:
             TrainingStopped: If it was, and nobody else handles the signal.
         """
+        if self._telling is not None:
+            self._telling.cancel()
         if self.asked is not None:
             number, self.asked = self.asked, None
             self._hand_on(number, None)
@@ -105,6 +137,10 @@ class Stopping:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         again = self.asked is not None and number == signal.SIGINT
         if self._waits and not again:
+            if self.asked is None and self.tells:
+                self._telling = threading.Timer(_PATIENCE, _tell, [number])
+                self._telling.daemon = True
+                self._telling.start()
             self.asked = self.asked or number
         else:
             self._hand_on(number, frame)

@@ -117,7 +117,7 @@ class Trainer:
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
         self.under_way: UnderWay | None = None
         self.log_before: str | None = None
-        self.stopping = Stopping()
+        self.stopping = Stopping(tells=self.chief)
         with self.processes.whole(to_the_end=False), one_voice(self.processes):
             self.processes.check_alike(what_decides(recipe, self.run_directory.path, saved))
             self.fabric = launched(recipe, world, self.run_directory.path, saved["step"] if saved else 0)
@@ -162,7 +162,7 @@ class Trainer:
         self.network.to(memory_format=self.layout)
         if settings.compile:
             compile_blocks(self.network, mode=settings.compile_mode, varied=sizes_vary(self.recipe, self.data))
-        self.whole_passes = WholePasses(self.recipe, self.network, self.processes.size)
+        self.whole_passes = WholePasses(self.recipe, self.network, self.processes.size, tells=self.visible)
         self.capturing = Capturing(self.recipe, self.network, self.fabric.device, self.processes.size)
         self.optimizer = optimizer_of(self.method, self.recipe.optimizer, self.prepared.trunk())
         self.updates = math.ceil(len(self.data.train) / settings.accumulate)
@@ -188,7 +188,7 @@ class Trainer:
             self.processes.whole(),
             one_voice(self.processes),
             tuned(self.recipe, self.fabric.device),
-            compiling(),
+            compiling(several=self.method.calls_backward),
         ):
             return self._run()
 
@@ -419,7 +419,7 @@ class Trainer:
             "recipe": self.recipe.to_mapping(),
             "data": dict(self.data.fingerprint),
             "log": self.log.file.text,
-            **self.update.state(),
+            **(self.update.state() | self.whole_passes.state()),
         }
         if self.prepared.origin is not None:
             state["weights"] = self.prepared.origin.to_mapping()
@@ -437,6 +437,7 @@ class Trainer:
             restore_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.update.restore(state)
+            self.whole_passes.restore(state)
             self.under_way = restore_states(self.processes, state, self.recipe.seed)
             self.epoch, self.best, self.seconds = int(state["epoch"]), float(state["best"]), float(state["seconds"])
             if (log := state.get("log")) is not None:

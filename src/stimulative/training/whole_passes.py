@@ -12,11 +12,13 @@ its modules, their modes, hooks, numbers and words, its parameters and buffers, 
 
 from __future__ import annotations
 
+import sys
+import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +27,12 @@ from torch.utils import _pytree as pytree
 
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
-from stimulative.residual import Asked, ResidualNetwork, Subnet, intercepted, state_of
+from stimulative.residual import Asked, ResidualNetwork, intercepted, state_of
 from stimulative.training.capturing import as_it_was
 
+_KEY = "whole_passes"
 _COUNTED = 100
 """The steps in which it is counted what comes up most."""
-
-
-class _Choice(NamedTuple):
-    """What a graph belongs to: the passes, and what the model is called with."""
-
-    subnets: tuple[Subnet, ...]
-    samples: int | None
-    structure: str
-    inputs: tuple[Any, ...]
-    autocast: tuple[Any, ...]
 
 
 class WholePasses:
@@ -49,6 +42,7 @@ class WholePasses:
         recipe: The recipe.
         network: The network.
         processes: How many train together.
+        tells: Whether to say what is being compiled.
         counted: The steps in which it is counted which choices of subnets come up most, before any is compiled.
         backend: What compiles; see ``torch.compile``.
 
@@ -66,6 +60,7 @@ class WholePasses:
         network: ResidualNetwork,
         processes: int = 1,
         *,
+        tells: bool = False,
         counted: int = _COUNTED,
         backend: str | Callable[..., Any] = "inductor",
     ) -> None:
@@ -84,13 +79,17 @@ class WholePasses:
             )
         self.network, self.counted, self.backend = network, counted, backend
         self.compiles, self.mode = recipe.training.compile, recipe.training.compile_mode
-        self.seen: Counter[_Choice] = Counter()
-        self.chosen: set[_Choice] | None = None
-        self.pieces: dict[_Choice, _Piece | None] = {}
+        self.tells, self.begun = tells, False
+        self.seen: Counter[str] = Counter()
+        self.chosen: list[str] | None = None
+        self.pieces: dict[str, _Piece | None] = {}
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """A context for a step."""
+        if self.compiles and not self.begun:
+            self.begun = True
+            self._tell("the first steps compile blocks, which takes a minute or several")
         if self.compiles:
             torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         live = self.network.wiring.live
@@ -104,14 +103,12 @@ class WholePasses:
         """The outputs of all passes, or None where they are to run as ever."""
         if not (torch.is_grad_enabled() and self.network.model.training):
             return None
-        leaves, structure = pytree.tree_flatten(asked.x)
-        kinds = tuple(map(_kind, leaves))
-        choice = _Choice(asked.subnets, asked.samples, str(structure), kinds, _autocast(leaves))
+        leaves, choice = pytree.tree_leaves(asked.x), _choice(asked)
         if self.chosen is None:
             self.seen[choice] += 1
             if self.seen.total() <= self.counted:
                 return None
-            self.chosen = {one for one, _ in self.seen.most_common(self.most)}
+            self.chosen = [one for one, _ in self.seen.most_common(self.most)]
             self.seen.clear()
         if choice not in self.chosen:
             return None
@@ -120,22 +117,52 @@ class WholePasses:
         piece = self.pieces[choice]
         return None if piece is None or piece.state != _state(self.network) else piece(leaves)
 
+    @property
+    def still_counts(self) -> bool:
+        """Whether it is still counted what comes up most."""
+        return self.most > 0 and self.chosen is None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold: compiled code rounds otherwise, so a run has to go on with the same."""
+        return {_KEY: {"seen": dict(self.seen), "chosen": self.chosen}} if self.most else {}
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if self.most and _KEY in checkpoint:
+            self.seen, self.chosen = Counter(checkpoint[_KEY]["seen"]), checkpoint[_KEY]["chosen"]
+
+    def _tell(self, what: str) -> None:
+        if self.tells:
+            print(f"training.compile: {what}", file=sys.stderr, flush=True)
+
     def _compiled(self, asked: Asked) -> _Piece | None:
         """The graph of a choice, compiled; None, with a warning, where that cannot be."""
-        live = self.network.wiring.live
+        live, names, began = self.network.wiring.live, " and ".join(map(str, asked.subnets)), time.perf_counter()
         live.whole = None  # while it is recorded
+        self._tell(f"compiles the step of {names} as a whole, {len(self.pieces) + 1} of {len(self.chosen or ())}")
         try:
-            return _Piece(self.network, asked, mode=self.mode, backend=self.backend)
+            piece = _Piece(self.network, asked, mode=self.mode, backend=self.backend)
+            self._tell(f"compiled it in {time.perf_counter() - began:.0f} s")
+            return piece
         except Exception as error:  # whatever a model or a compiler does: the step can run as ever
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             warnings.warn(
-                f"training.compile_steps: the step of {' and '.join(map(str, asked.subnets))} runs as it was written, "
+                f"training.compile_steps: the step of {names} runs as it was written, "
                 f"not compiled as a whole: {reason}. Results are the same; steps are slower than they could be",
                 stacklevel=2,
             )
             return None
         finally:
             live.whole = self._outputs
+
+
+def _choice(asked: Asked) -> str:
+    """What a graph belongs to: the passes, and what the model is called with."""
+    leaves, structure = pytree.tree_flatten(asked.x)
+    kinds = sorted({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)})
+    autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+    subnets = " ".join(map(str, asked.subnets))
+    return f"{subnets}, samples {asked.samples}, {structure}, {[*map(_kind, leaves)]}, autocast {autocast}"
 
 
 class _Passes(nn.Module):
@@ -227,10 +254,5 @@ def _state(network: ResidualNetwork) -> list[Any]:
 
 def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return leaf if isinstance(leaf, bool | int | float | str | None) else id(leaf)
-
-
-def _autocast(leaves: Sequence[Any]) -> tuple[Any, ...]:
-    kinds = sorted({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)})
-    return tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+        return tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device.type, leaf.requires_grad
+    return leaf if isinstance(leaf, _PLAIN) else type(leaf).__name__
