@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from stimulative.config import Recipe
 from stimulative.errors import UsageError
-from stimulative.residual import Asked, ResidualNetwork, intercepted, state_of
+from stimulative.residual import Asked, ResidualNetwork, intercepted, state_of, tensors_in
 from stimulative.training.capturing import as_it_was
 
 _KEY = "whole_passes"
@@ -87,10 +87,10 @@ class WholePasses:
     @contextmanager
     def step(self) -> Iterator[None]:
         """A context for a step."""
-        if self.compiles and not self.begun:
-            self.begun = True
-            self._tell("the first steps compile blocks, which takes a minute or several")
         if self.compiles:
+            if not self.begun:
+                self._tell("the first steps compile blocks, which takes a minute or several")
+            self.begun = True
             torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be written over
         live = self.network.wiring.live
         live.whole = self._outputs if self.most else None
@@ -103,7 +103,7 @@ class WholePasses:
         """The outputs of all passes, or None where they are to run as ever."""
         if not (torch.is_grad_enabled() and self.network.model.training):
             return None
-        leaves, choice = pytree.tree_leaves(asked.x), _choice(asked)
+        choice = _choice(asked)
         if self.chosen is None:
             self.seen[choice] += 1
             if self.seen.total() <= self.counted:
@@ -115,7 +115,7 @@ class WholePasses:
         if choice not in self.pieces:
             self.pieces[choice] = self._compiled(asked)
         piece = self.pieces[choice]
-        return None if piece is None or piece.state != _state(self.network) else piece(leaves)
+        return None if piece is None or piece.state != _state(self.network) else piece(asked.x)
 
     @property
     def still_counts(self) -> bool:
@@ -159,7 +159,7 @@ class WholePasses:
 def _choice(asked: Asked) -> str:
     """What a graph belongs to: the passes, and what the model is called with."""
     leaves, structure = pytree.tree_flatten(asked.x)
-    kinds = sorted({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)})
+    kinds = sorted({tensor.device.type for tensor in tensors_in(asked.x)})
     autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
     subnets = " ".join(map(str, asked.subnets))
     return f"{subnets}, samples {asked.samples}, {structure}, {[*map(_kind, leaves)]}, autocast {autocast}"
@@ -208,10 +208,10 @@ class _Piece:
             if graphs[0].code != graphs[1].code:
                 raise ValueError("two recordings of it differ, so Python decides something in it each time anew")
             self.run = torch.compile(graphs[0], fullgraph=True, dynamic=False, mode=mode, backend=backend)
-            self(pytree.tree_leaves(asked.x))
+            self(asked.x)
 
-    def __call__(self, leaves: Sequence[Any]) -> list[Any]:
-        found = iter(self.run(*self.held, *_tensors(leaves)))
+    def __call__(self, x: Any) -> list[Any]:
+        found = iter(self.run(*self.held, *tensors_in(x)))
         return pytree.tree_unflatten([next(found) if one is _TENSOR else one for one in self.outputs], self.form)
 
     def _recorded(self, passes: _Passes, names: Sequence[str], x: Any) -> torch.fx.GraphModule:
@@ -223,17 +223,13 @@ class _Piece:
             x = pytree.tree_unflatten([next(given) if isinstance(one, Tensor) else one for one in leaves], structure)
             outputs, self.form = pytree.tree_flatten(torch.func.functional_call(passes, held, (x,)))
             self.outputs = [_TENSOR if isinstance(one, Tensor) else one for one in outputs]
-            return _tensors(outputs)
+            return tensors_in(outputs)
 
-        return make_fx(run, tracing_mode="real", pre_dispatch=True)(*self.held, *_tensors(leaves))
+        return make_fx(run, tracing_mode="real", pre_dispatch=True)(*self.held, *tensors_in(x))
 
 
 _TENSOR = object()
 _PLAIN = (bool, int, float, str, tuple, type(None))
-
-
-def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 @contextmanager

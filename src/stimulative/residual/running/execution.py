@@ -143,7 +143,7 @@ class _Walk:
         model, run = self.model, self._next(number)
         position = self.order.positions[number]
         context = (self.before_pass(position) if self.before_pass is not None else None) or nullcontext()
-        smaller = self._as_smaller(run, self.order.passes[number])
+        smaller = _as_smaller(run, self.order.passes[number], self.alone)
         with (
             exclusive(model),
             _plain_tensors(),
@@ -186,10 +186,6 @@ class _Walk:
             part=None if part is None else (self.batch, part),
         )
 
-    def _as_smaller(self, run: OnePass, decisions: Sequence[Decision]) -> AbstractContextManager[None]:
-        counts = stacks_of(self.model, self.wiring) or (not self.alone and _configs_of(run))
-        return _as_smaller(run, decisions, self.alone) if counts else nullcontext()
-
     def _bypassed(self, number: int, outputs: Any, end: int) -> bool:
         if not self.cuts:
             return False
@@ -205,9 +201,14 @@ class _Walk:
         return map_tensors(copied, tree, is_leaf=is_cache)  # the model fills the cache that it gets
 
 
-@contextmanager
-def _as_smaller(run: OnePass, decisions: Sequence[Decision], alone: bool) -> Iterator[None]:
+def _as_smaller(run: OnePass, decisions: Sequence[Decision], alone: bool) -> AbstractContextManager[None]:
     """The layers that a config counts as the smaller model has them, or at least with the numbers that it gives."""
+    counts = stacks_of(run.model, run.wiring) or (not alone and _configs_of(run))
+    return _counted_anew(run, decisions, alone) if counts else nullcontext()
+
+
+@contextmanager
+def _counted_anew(run: OnePass, decisions: Sequence[Decision], alone: bool) -> Iterator[None]:
     if alone:
         with shrunk(run.model, run.wiring, decisions) as others:
             counted = set(run.decisions) - {place.name for place, _ in others}
