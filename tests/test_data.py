@@ -123,9 +123,12 @@ def test_each_kind_has_the_settings_that_it_reads_and_no_others():
     assert set.union(*keys.values()) | {"arguments"} == {field.name for field in dataclasses.fields(DataSettings)}
     assert set.intersection(*keys.values()) == {"name", "batch_size", "evaluation_batch_size"}
     assert keys["cifar10"] - keys["digits"] == {"path"}
-    assert (keys["folder:x"] - keys["fake"], keys["fake"] - keys["folder:x"]) == ({"validation"}, {"images"})
+    assert (keys["folder:x"] - keys["fake"], keys["fake"] - keys["folder:x"]) == (
+        {"train_images", "validation"},
+        {"images"},
+    )
     assert keys["pydoc"] - keys["digits"] == {"length", "tokenizer"}
-    assert keys["wds:x"] - keys["folder:x"] == {"test_shards", "train_images", "streams"}
+    assert keys["wds:x"] - keys["folder:x"] == {"test_shards", "streams"}
     assert DataSettings("fake", length=-1).kind.problems() == {}  # that is no business of made-up images
     with pytest.raises(UsageError, match="unknown data set 'mnist'"):
         _ = DataSettings("mnist").kind

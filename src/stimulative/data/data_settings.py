@@ -52,7 +52,7 @@ _OF_ONE = {
     "path": "only cifar10 and cifar100 are read from a path, got {}",
     "images": "only fake makes as many images as it is told, got {}",
     "test_shards": "only wds:PATTERN has shards to test on, got {}; leave it out",
-    "train_images": "only wds:PATTERN is told how many images its shards hold, got {}; leave it out",
+    "train_images": "only digits, cifar10, cifar100, folder:PATH and wds:PATTERN read it, got {}; leave it out",
     "streams": "only wds:PATTERN has shards to read from in turn, got {}; leave it out",
     "arguments": "only a data set of your own (package.module:name) takes arguments, got {}; leave it out",
 }
@@ -84,8 +84,9 @@ class DataSettings:
         images: For `fake`: training images; a quarter as many are held out, half as many are tested on. Null is
             2,000, 500 and 1,000, or an image of every class where that is more.
         test_shards: For `wds:PATTERN`: the shards to test on, such as `imagenet/val-{000..006}.tar`.
-        train_images: For `wds:PATTERN`: how many images the shards to train on have to hold, those held out included;
-            another number is an error, null is as many as there are.
+        train_images: For `digits`, CIFAR and `folder:PATH`: train on so many of the training images, those held out
+            included; of every class its share, and always the same ones, whatever the seed. Null is all of them. For
+            `wds:PATTERN`: how many images the shards to train on have to hold; another number is an error.
         streams: For `wds:PATTERN`: how many shards training images are read from in turn. Several processes whose
             number divides it read from different shards.
         length: For text: tokens of a sequence, 128 if null. Documents are cut into sequences of so many, and a

@@ -13,7 +13,7 @@ from torch import Tensor
 from stimulative.data import fingerprints
 from stimulative.data.image_files import images_below, read_rgb
 from stimulative.data.resized_images import ImageSource, ResizedSettings
-from stimulative.data.split import hold_out
+from stimulative.data.split import hold_out, taken
 from stimulative.errors import UsageError
 from stimulative.files import regular, user_path
 
@@ -30,9 +30,11 @@ class FolderSettings(ResizedSettings):
     """Settings of a folder of images.
 
     Args:
-        validation: Share of the training images held out.
+        train_images: How many of the training images are taken, held out ones included; None for all.
+        validation: Share of them held out.
     """
 
+    train_images: int | None
     validation: float
 
     def problems(self) -> dict[str, str]:
@@ -51,10 +53,11 @@ class FolderSettings(ResizedSettings):
             raise UsageError(
                 f"data.classes: {path} has {classes} classes, got {self.classes}; leave it out, or choose other images"
             )
-        training, validation = hold_out(found.train.labels, self.validation, seed=seed, class_names=found.class_names)
+        train = found.train.at(taken(found.train.labels, self.train_images, class_names=found.class_names))
+        training, validation = hold_out(train.labels, self.validation, seed=seed, class_names=found.class_names)
         size = self.image_size or FOLDER_SIZE
-        fingerprint = fingerprints.of_split(path, found.train, found.test, found.train.labels, found.test.labels)
-        images = found.train, training, validation, found.test
+        fingerprint = fingerprints.of_split(path, train, found.test, train.labels, found.test.labels)
+        images = train, training, validation, found.test
         return ImageSource(found.class_names, size, *images, fingerprint, found.left_out)
 
 
@@ -72,6 +75,10 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def at(self, positions: np.ndarray) -> "ImageList":
+        """Those at some positions (images,)."""
+        return ImageList(tuple(self.paths[number] for number in positions), self.labels[positions])
 
     def read(self, number: int) -> Any:
         """The image of a number, as PIL's RGB whatever it is stored as."""

@@ -11,7 +11,7 @@ from stimulative.data.batches import LazyLoader
 from stimulative.data.dataset import ImageData
 from stimulative.data.image_settings import ImageSettings
 from stimulative.data.kind import Opening
-from stimulative.data.split import hold_out
+from stimulative.data.split import hold_out, taken
 from stimulative.errors import UsageError
 
 NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
@@ -30,12 +30,14 @@ class SmallSettings(ImageSettings):
 
     Args:
         crop_padding: Zero pixels around a training image before a random crop of its own size.
-        validation: Share of the training images held out.
+        train_images: How many of the training images are taken, held out ones included; None for all.
+        validation: Share of them held out.
     """
 
     accepted = ("crop_ratio", "interpolation", "workers")
 
     crop_padding: int
+    train_images: int | None
     validation: float
 
     def problems(self) -> dict[str, str]:
@@ -68,7 +70,9 @@ class SmallSettings(ImageSettings):
         """Read the training images and put them on the device; the test images when they are first used."""
         read, device = self.reader(), opening.device
         train, class_names = read("train")
-        # Of the whole training split, so that runs with other seeds, and what they export, see images alike.
+        chosen = taken(train.labels.numpy(), self.train_images, class_names=class_names)
+        train = pixels.Pixels(train.images[chosen], train.labels[chosen])
+        # Of all that are taken, so that runs with other seeds, and what they export, see images alike.
         mean, std = pixels.channel_statistics(train.images)
         mean, std = self.mean or mean, self.std or std
         channels, side = train.images.shape[1], train.images.shape[-1]

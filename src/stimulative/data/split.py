@@ -1,4 +1,4 @@
-"""Holding out a part of the training images."""
+"""Which of the training images are taken, and which of those are held out."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,37 @@ import numpy as np
 
 from stimulative.data.batches import derived_seed
 from stimulative.errors import UsageError
+
+
+def taken(labels: np.ndarray, count: int | None, *, class_names: Sequence[str]) -> np.ndarray:
+    """Choose training images, of every class its share: always the same ones, whatever the seed of a run.
+
+    Args:
+        labels: Class of each image, (images,).
+        count: How many to take; None for all of them.
+        class_names: For the error message.
+
+    Returns:
+        Their positions, ascending int64.
+
+    Raises:
+        UsageError: If there are not so many, or they are too few to have two of each class.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if count is None or count == len(labels):
+        return np.arange(len(labels))
+    classes = len(_classes_of_two(labels, class_names))
+    least, most = 2 * classes, len(labels) - classes
+    if not least <= count <= most:
+        raise UsageError(
+            f"data.train_images: got {count:,}, but of {len(labels):,} training images in {classes} classes {least:,} "
+            f"to {most:,} can be drawn; null is all of them"
+        )
+    chosen, _ = train_test_split(
+        np.arange(len(labels)), train_size=count, stratify=labels, random_state=derived_seed(0, "taken") % 2**32
+    )
+    return np.sort(chosen)
 
 
 def hold_out(
@@ -28,13 +59,7 @@ def hold_out(
     """
     from sklearn.model_selection import train_test_split
 
-    present, counts = np.unique(labels, return_counts=True)
-    if counts.min() < 2:
-        name = class_names[int(present[counts.argmin()])]
-        raise UsageError(
-            f"class {name!r} has {counts.min()} training image; holding out a validation part needs at "
-            "least 2 in every class; add images or remove the class"
-        )
+    present = _classes_of_two(labels, class_names)
     held = math.ceil(share * len(labels))
     for part, size in (("to hold out", held), ("to train on", len(labels) - held)):
         if size < len(present):
@@ -72,3 +97,19 @@ def hold_out_any(count: int, share: float, *, seed: int, what: str = "images") -
         raise UsageError(f"data.validation: {share} of {count} training {what} leaves none to train on; add {what}")
     order = np.random.default_rng(derived_seed(seed, "validation split")).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _classes_of_two(labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """The classes that there are images of, (classes,).
+
+    Raises:
+        UsageError: If one of them has a single image, which cannot be divided.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        name = class_names[int(present[counts.argmin()])]
+        raise UsageError(
+            f"class {name!r} has {counts.min()} training image; holding out a validation part needs at "
+            "least 2 in every class; add images or remove the class"
+        )
+    return present
