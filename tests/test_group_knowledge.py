@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stimulative.errors import UsageError
 from stimulative.methods import CommonTraining, GroupKnowledge, group_knowledge
-from stimulative.methods.balance import ramped
+from stimulative.methods.balance import BalanceSchedule
 from stimulative.objectives import group_divergence, running_averages
 from stimulative.residual import ResidualNetwork, unravel
 from stimulative.training import load_recipe
@@ -210,9 +210,9 @@ def test_the_balance_rises_over_its_share_of_training():
 
 
 def test_a_balance_that_does_not_rise():
-    assert ramped(4.0, 0.0, 0, 8) == 4.0
-    assert ramped(4.0, 1.0, 0, None) == 4.0
-    assert ramped(4.0, 1.0, 7, 8) == 4.0
+    assert BalanceSchedule(4.0, 0.0).at(0, 8) == 4.0
+    assert BalanceSchedule(4.0, 1.0).at(0, None) == 4.0
+    assert BalanceSchedule(4.0, 1.0).at(7, 8) == 4.0
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4), st.floats(0.05, 1.0))

@@ -145,7 +145,7 @@ def test_every_leaves_steps_alone():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "labels"}, "objective: got 'labels', but 'labels' needs the targets of the loss"),
+        ({"objective": "labels"}, "objective: got 'labels', but it needs the targets of the loss"),
         ({"normalise_main": True}, "normalise_main: got True, but it changes the loss"),
         ({"label_smoothing": 0.1}, "label_smoothing: got 0.1, but it changes the loss"),
         ({"schedule": "lean"}, "schedule: got 'lean', but 'lean' goes backward before subnets run"),
@@ -480,7 +480,7 @@ def test_a_module_compiled_as_a_whole_is_refused():
     [
         ({"balanc": 1.0}, "balanc: there is no such setting.*did you mean 'balance'"),
         ({"balance": -1.0}, "balance: got -1.0, but it is 0 or more"),
-        ({"objective": "labels"}, "'labels' needs the targets of the loss"),
+        ({"objective": "labels"}, "but it needs the targets of the loss"),
         ({"label_smoothing": 0.1}, "label_smoothing: is no setting here, since the loss is your own"),
     ],
 )

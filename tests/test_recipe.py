@@ -118,6 +118,7 @@ def test_the_shipped_recipes_are_these() -> None:
     assert shipped() == [
         "cifar10-mobilenetv3",
         "cifar10-resnet20",
+        "cifar100-10k",
         "cifar100-densenet121",
         "cifar100-mobilenetv3",
         "cifar100-resnet101",

@@ -20,7 +20,7 @@ import stimulative
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS, CommonTraining, StimulativeTraining
 from stimulative.methods.inputs import resized, samples_of, sides_of
-from stimulative.methods.stimulative import EFFICIENT
+from stimulative.methods.presets import PRESETS
 from stimulative.objectives import directional_divergence, kl_divergence, normalised
 from stimulative.residual import ResidualNetwork, SubnetSpace, resolve_sampler
 from stimulative.residual.sampling import late
@@ -35,6 +35,9 @@ WAYS = {
     "efficient": {"efficient": True},
     "efficient and directional": {"efficient": True, "objective": "directional"},
     "labels on part of the batch": {"objective": "labels", "subnet_share": 0.5, "subnets_per_step": 3},
+    "taught by average weights": {"teacher": "weights", "main_taught": 0.5, "subnets_per_step": 2},
+    "as published": {**PLUS, "resizing": "published", "normalise_again": {"mean": [0.4] * 3, "std": [0.3] * 3}},
+    "of the likeliest classes": {"objective": {"name": "kl", "top": 3, "direction": "both", "sure": 2.0}},
 }
 
 
@@ -378,7 +381,7 @@ def test_an_objective_of_ones_own_trains_beside_a_loss_without_targets(network, 
     with method.beside() as subnets:
         network.model(x)
     assert seen == [None] and len(subnets.divergences) == 1
-    with pytest.raises(UsageError, match="'labels' needs the targets of the loss"):
+    with pytest.raises(UsageError, match="but it needs the targets of the loss"):
         StimulativeTraining(network, objective={"name": "labels"}).beside().__enter__()
 
 
@@ -411,8 +414,8 @@ def test_a_recipe_names_an_objective_of_ones_own(own):
 
 
 FORMS = (
-    "but it is kl, directional or labels, or one of your own: package.module:name, or a mapping with 'name' and its "
-    "settings"
+    "but it is kl, directional, labels, cross_entropy, decoupled or mse, or one of your own: package.module:name, or a "
+    "mapping with 'name' and its settings"
 )
 
 
@@ -739,9 +742,9 @@ def test_whole_is_a_probability(whole):
 
 def test_efficient_is_the_settings_that_it_stands_for(network, batch):
     asked = StimulativeTraining(network, efficient=True, seed=5)
-    spelled = StimulativeTraining(network, **EFFICIENT, seed=5)
-    for key in EFFICIENT.keys() - {"sampler"}:
-        assert getattr(asked, key) == getattr(spelled, key) == EFFICIENT[key]
+    spelled = StimulativeTraining(network, **PRESETS["efficient"], seed=5)
+    for key in PRESETS["efficient"].keys() - {"sampler"}:
+        assert getattr(asked, key) == getattr(spelled, key) == PRESETS["efficient"][key]
     for _ in range(6):
         one, other = asked(*batch), spelled(*batch)
         assert one.subnets == other.subnets and torch.equal(one.loss, other.loss)
@@ -752,8 +755,8 @@ def test_a_subclass_may_be_efficient_too(network, batch):
         def __init__(self, network, *, extra=1.0, **settings):
             super().__init__(network, efficient=True, **settings)
 
-    assert Own.problems({"efficient": True, **EFFICIENT, "subnet_share": 1.0}) == []
-    assert Own(network, seed=5).subnet_share == EFFICIENT["subnet_share"]
+    assert Own.problems({"efficient": True, **PRESETS["efficient"], "subnet_share": 1.0}) == []
+    assert Own(network, seed=5).subnet_share == PRESETS["efficient"]["subnet_share"]
 
 
 @pytest.mark.parametrize(
@@ -875,7 +878,7 @@ def test_half_precision_and_soft_targets(network, batch, way, schedule):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "cosine"}, "objective: got 'cosine', but it is kl, directional or labels"),
+        ({"objective": "cosine"}, "objective: got 'cosine', but it is kl, directional, labels, cross_entropy, "),
         ({"amplitude": 0.0}, "amplitude: got 0.0, but it is above 0"),
         (
             {"smaller_inputs": 0.0},

@@ -13,6 +13,7 @@ from stimulative.data.batches import Loader as Loader
 from stimulative.data.batches import derived_seed as derived_seed
 from stimulative.data.batches import every as every
 from stimulative.data.batches import generator_for as generator_for
+from stimulative.data.batches import numbers_of as numbers_of
 from stimulative.data.data_settings import DataSettings as DataSettings
 from stimulative.data.data_settings import foreign_to as foreign_to
 from stimulative.data.dataset import Data as Data

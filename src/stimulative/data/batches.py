@@ -162,6 +162,20 @@ def every(loader: Iterable[Any], first: int, step: int = 1) -> Iterator[Any]:
     return islice(batches, 0, None, step)
 
 
+def numbers_of(loader: Iterable[Any], batch: int) -> tuple[Tensor, int] | None:
+    """Which samples a batch of the present epoch is of, and how many have numbers.
+
+    Args:
+        loader: Where its samples have numbers, it has ``numbers(batch)`` and ``numbered``.
+        batch: The number of the batch, from 0.
+
+    Returns:
+        Their numbers, int64 (batch,), the same in every epoch; None where they have none.
+    """
+    numbers: Callable[[int], Tensor] | None = getattr(loader, "numbers", None)
+    return None if numbers is None else (numbers(batch), getattr(loader, "numbered", 0))
+
+
 def moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on a device."""
     x, y = batch

@@ -139,18 +139,25 @@ class _Order(Sampler[tuple[int, int]]):
     def __init__(self, order: Callable[[int], tuple[Tensor, Tensor]], images: int, batch_size: int) -> None:
         self._order = order
         self._images = images
-        self._batch_size = batch_size
+        self._drawn: tuple[int, tuple[Tensor, Tensor]] | None = None
+        self.batch_size = batch_size
         self.epoch = 0
         self.batches = slice(None)
 
     def __len__(self) -> int:
         return self._images
 
+    def of_epoch(self) -> tuple[Tensor, Tensor]:
+        """Numbers and random numbers of this epoch."""
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            self._drawn = self.epoch, self._order(self.epoch)
+        return self._drawn[1]
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        numbers, random_numbers = self._order(self.epoch)
+        numbers, random_numbers = self.of_epoch()
         pairs = list(zip(numbers.tolist(), random_numbers.tolist(), strict=True))
-        starts = range(0, len(pairs), self._batch_size)[self.batches]
-        return iter([pair for start in starts for pair in pairs[start : start + self._batch_size]])
+        starts = range(0, len(pairs), self.batch_size)[self.batches]
+        return iter([pair for start in starts for pair in pairs[start : start + self.batch_size]])
 
 
 class ImageLoader:
@@ -193,6 +200,7 @@ class ImageLoader:
         batches = batches_in(count, batch_size, drop_incomplete=drop_incomplete)
         self._images = min(count, batches * batch_size)
         self._order = _Order(order, count, batch_size)
+        self._numbered = len(images)
         self._device = device
         self._normalisation = normalisation
         self._lighting = lighting
@@ -214,6 +222,16 @@ class ImageLoader:
     def images(self) -> int:
         """Images of a pass."""
         return self._images
+
+    @property
+    def numbered(self) -> int:
+        """How many images have numbers, those that are held out included."""
+        return self._numbered
+
+    def numbers(self, batch: int) -> Tensor:
+        """The numbers of the images of a batch of this epoch, int64 (batch,)."""
+        stop = min((batch + 1) * self._order.batch_size, self._images)
+        return sent(self._order.of_epoch()[0][batch * self._order.batch_size : stop], self._device)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next passes."""

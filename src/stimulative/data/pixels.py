@@ -161,10 +161,27 @@ class PixelLoader(CountedBatches):
         super().__init__(images, batch_size, drop_incomplete=drop_incomplete)
         self._store = store
         self._views = views
+        self._shown: tuple[int, Views] | None = None
+
+    @property
+    def numbered(self) -> int:
+        """How many images have numbers, those that are held out included."""
+        return len(self._store.labels)
+
+    def numbers(self, batch: int) -> Tensor:
+        """The numbers of the images of a batch of this epoch, int64 (batch,)."""
+        stop = min((batch + 1) * self._batch_size, self._images)
+        return self._of_epoch().image[batch * self._batch_size : stop]
+
+    def _of_epoch(self) -> Views:
+        """The views of this epoch, on the store's device."""
+        if self._shown is None or self._shown[0] != self._epoch:
+            device = self._store.padded.device
+            self._shown = self._epoch, Views(*(sent(values, device) for values in self._views(self._epoch)))
+        return self._shown[1]
 
     def __iter__(self) -> Iterator[Batch]:
-        device = self._store.padded.device
-        views = Views(*(sent(values, device) for values in self._views(self._epoch)))
+        views = self._of_epoch()
         for start in range(0, self._images, self._batch_size):
             stop = min(start + self._batch_size, self._images)
             yield self._store.batch(Views(*(values[start:stop] for values in views)))

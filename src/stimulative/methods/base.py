@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
+from stimulative.methods.memory import Numbered
 from stimulative.residual import (
     ResidualNetwork,
     Subnet,
@@ -129,6 +130,10 @@ class Method(nn.Module):
             batch, and so one call of the method, also where gradients of several are accumulated before the optimiser
             steps: ``epochs * len(loader)`` in both cases.
         seed: Seed of the method's generator.
+
+    Attributes:
+        numbered: Which training samples the next batch is of, for methods that remember each; said before each step by
+            the loop, where samples have numbers.
     """
 
     def __init__(
@@ -163,6 +168,7 @@ class Method(nn.Module):
         self.step = 0
         self._looked: int | None = None  # the last step whose targets' values were looked at, where that takes a wait
         self.generator = torch.Generator().manual_seed(seed)
+        self.numbered: Numbered | None = None
 
     # What the loop asks a method, so that it need not know which one it trains by. Each answers for common training; a
     # method overrides what is otherwise with it.

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.methods.base import Method, mean_of
 from stimulative.methods.labels import known_targets
+from stimulative.methods.lesson import Lesson
+from stimulative.methods.options import name_in
 from stimulative.methods.subnet_objectives import needs_targets
 from stimulative.naming import did_you_mean
 from stimulative.residual import Pass, ResidualNetwork, Subnet, batch_size
@@ -52,8 +54,8 @@ class Stimulates(Protocol):
         """The main net's pass, position 0, and then the subnets'."""
         ...
 
-    def subnet_term(self, outputs: Any, main: Any, y: Any) -> Tensor:
-        """How far a subnet is from what it learns from."""
+    def lesson(self, x: Any, main: Any, y: Any) -> Lesson:
+        """What main net and subnets learn from in a step."""
         ...
 
 
@@ -191,13 +193,13 @@ def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], 
     batch = batch_size((args, kwargs))
     x = as_input(model, args, kwargs)
     returned: Any = None
-    main: Any = None
+    lesson: Lesson | None = None
     known: Any = None
     for position, output, _ in method.passes(x, batch, step.subnets, cut=False):
         outputs = task.outputs_of(output)
         if position == 0:
             task.check_outputs(outputs)
-            returned, main = output, outputs
+            returned = output
             if targets is None:
                 known = known_targets(task, model, kwargs, outputs)
             elif callable(targets):
@@ -205,8 +207,9 @@ def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], 
             else:
                 task.check(outputs, targets, values=False)
                 known = targets
-        else:
-            step.divergences.append(method.subnet_term(outputs, main, known))
+            lesson = method.lesson(args, outputs, known)
+        elif lesson is not None:
+            step.divergences.append(lesson.term(outputs))
         del output, outputs
     return returned
 
@@ -215,8 +218,14 @@ def _impossible_beside(settings: Mapping[str, Any]) -> Sequence[str]:
     rules = {
         "objective": (
             lambda v: not needs_targets(v),
-            "'labels' needs the targets of the loss, which is your own: kl, directional or a function that needs none",
+            "it needs the targets of the loss, which is your own: kl, directional or another that needs none",
         ),
+        "teacher": (
+            lambda v: name_in(v) in ("main", "subnets"),
+            "an average over steps is of the whole of them, and a step without subnets is your own: main or subnets",
+        ),
+        "main_weight": (lambda v: v == 1, "it weighs the loss, which is your own: weigh it there"),
+        "main_taught": (lambda v: not v, "it changes the loss, which is your own"),
         "normalise_main": (lambda v: not v, "it changes the loss, which is your own: normalise in there"),
         "label_smoothing": (lambda v: not v, "it changes the loss, which is your own: smooth in there"),
         "schedule": (

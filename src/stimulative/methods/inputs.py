@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stimulative.errors import UsageError
+from stimulative.methods.options import is_number
 from stimulative.residual import (
     Pass,
     ResidualNetwork,
@@ -20,6 +21,12 @@ from stimulative.residual import (
     quietly,
     tensors_in,
 )
+
+Resizing = Literal["original", "published"]
+"""Which images are resized for a subnet: the original ones, or those of the subnet before, as in the published loop."""
+
+Normalising = Mapping[str, list[float]]
+"""``mean`` and ``std`` of each channel."""
 
 
 def samples_of(batch: int, share: float) -> int:
@@ -52,20 +59,102 @@ def image_side(x: Any) -> int:
     return x.shape[-1]
 
 
-def resized(x: Tensor, side: int) -> Tensor:
-    """The same images at another side: bilinear, antialiased.
+def resized(x: Tensor, side: int, *, antialias: bool = True) -> Tensor:
+    """The same images at another side: bilinear.
 
     Args:
         x: Square images, shape ``(B, C, side, side)``.
         side: The new side in pixels.
+        antialias: Whether every pixel counts where they are made smaller.
 
     Returns:
         Shape ``(B, C, side, side)``, in the number format and the memory format of ``x``.
     """
     dtype = torch.promote_types(torch.float32, x.dtype)
-    small = F.interpolate(x.to(dtype), size=(side, side), mode="bilinear", antialias=True).to(x.dtype)
+    small = F.interpolate(x.to(dtype), size=(side, side), mode="bilinear", antialias=antialias).to(x.dtype)
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return small.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+class Shrinks(Protocol):
+    """The settings that say what subnets run on, as ``StimulativeTraining`` has them."""
+
+    subnet_share: float
+    smaller_inputs: float | None
+    resizing: Resizing
+    normalise_again: Normalising | None
+
+
+def images_of(
+    x: Any,
+    batch: int,
+    sides: Sequence[int | None],
+    settings: Shrinks,
+) -> Iterator[tuple[list[int], Any, int | None]]:
+    """What main net and subnets run on, those together that run on the same.
+
+    As ``published``, each subnet's images are those of the subnet before, resized without antialiasing and normalised
+    once more; so the loop of ST++ has them, which writes over its batch.
+
+    Args:
+        x: The batch.
+        batch: How many samples it has.
+        sides: The side in pixels that each subnet's images get; None for images as they are.
+        settings: Which share of the batch subnets run on, and which images are resized.
+
+    Yields:
+        Positions in ``sides``, the first of all being -1, the main net; what they run on; and on how many of its
+        samples subnets run that are beside the main net, None for all.
+    """
+    samples = samples_of(batch, settings.subnet_share)
+    published = settings.resizing == "published" and settings.smaller_inputs is not None
+    as_they_are = [] if published else [number for number, side in enumerate(sides) if side is None]
+    yield [-1, *as_they_are], x, samples if as_they_are and samples < batch else None
+    if published:
+        full, part = x.shape[-1], x[:samples]
+        for number, side in enumerate(sides):
+            part = _normalised(resized(part, side or full, antialias=False), settings.normalise_again)
+            yield [number], part, None
+    else:
+        for side in sorted({side for side in sides if side is not None}, reverse=True):
+            yield [number for number, of in enumerate(sides) if of == side], resized(x[:samples], side), None
+
+
+def _normalised(x: Tensor, normalisation: Normalising | None) -> Tensor:
+    if normalisation is None:
+        return x
+    mean, std = (x.new_tensor(normalisation[key])[:, None, None] for key in ("mean", "std"))
+    return (x - mean) / std
+
+
+def check_channels(network: ResidualNetwork, normalisation: Normalising | None) -> None:
+    """Make sure that images can be normalised by these numbers.
+
+    Raises:
+        UsageError: If they have another number of channels.
+    """
+    channels = network.example_input.shape[1]
+    if normalisation is not None and len(normalisation["mean"]) not in (1, channels):
+        raise UsageError(
+            f"normalise_again: got means of {len(normalisation['mean'])} channels, and images have {channels}; give a "
+            "number for each channel, or one for all"
+        )
+
+
+def normalisation_problem(value: Any) -> str | None:
+    """What is wrong with a normalisation, as a sentence; None if nothing is."""
+    if value is None:
+        return None
+    numbers = isinstance(value, Mapping) and set(value) == {"mean", "std"}
+    if numbers:
+        mean, std = value["mean"], value["std"]
+        sequences = all(isinstance(one, Sequence) and not isinstance(one, str) for one in (mean, std))
+        if sequences and len(mean) == len(std) > 0 and all(map(is_number, [*mean, *std])) and min(std) > 0:
+            return None
+    return (
+        f"normalise_again: got {value!r}, but it is a mapping with 'mean' and 'std', a number for each channel (std "
+        "above 0), or null"
+    )
 
 
 def check_smaller(network: ResidualNetwork, share: float) -> None:

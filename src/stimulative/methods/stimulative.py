@@ -20,24 +20,19 @@ inputs for subnets (``smaller_inputs``), several subnets a step and inter-stage 
 
 - Several subnets enter by their mean by default, so that ``balance`` keeps its meaning. The published loop goes
   backward from each one's loss with weight 1, which is their sum (``reduction: sum``).
-- Each subnet's images are resized from the original batch. In the published loop the batch variable is overwritten, so
-  that the k-th subnet gets images that were resized, and brought to mean and deviation, k times.
-- Subnets whose images have the same size run together and share prefixes, with the main net if it is the full size.
-- The published switch for KL- normalises the main net's logits in its cross-entropy as well. Here that is a setting of
-  its own and off by default. Either way the logits of the trained model are at no scale that cross-entropy would give
-  them, so evaluation fits a temperature (``calibrates``).
+- Each subnet's images are resized from the original batch, antialiased. In the published loop the batch variable is
+  overwritten, so that the k-th subnet gets images that were resized, and brought to mean and deviation, k times
+  (``resizing: published`` with ``normalise_again``).
+- Subnets whose images have the same size run together and share prefixes, at the full size with the main net.
+- The published switch for KL- normalises the main net's logits in its cross-entropy as well; here that is a setting of
+  its own. Either way logits come out at no scale of their own, so evaluation fits a temperature (``calibrates``).
 
-Ours, for a cheaper step: ``every``, ``subnet_share``, the sampler ``late``, and ``efficient`` for the best of them.
-
-What a subnet learns from is a table in ``subnet_objectives.py``, where functions of one's own have their place, too.
-With ``objective: labels`` a subnet learns from the labels instead of from the main net, ``CE(z_s, y)`` in place of the
-divergence. This is how LayerDrop (Fan et al., ICLR 2020, arXiv 1909.11556) and the early exits of LayerSkip (Elhoushi
-et al., ACL 2024, arXiv 2404.16710) train what they skip layers of; the card says which settings come how close.
+What a subnet learns by is in ``subnet_objectives.py``, what it learns from in ``teachers.py``; the card says which
+settings come how close to LayerDrop, LayerSkip and Adaptive Depth Networks.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -47,28 +42,31 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.methods.balance import ADVICE, ramped, warn_of_more_batches
+from stimulative.methods.balance import ADVICE, BalanceSchedule, Shape, warn_of_more_batches
 from stimulative.methods.base import (
     Backward,
     Method,
     Terms,
     backward_through,
     check_settings,
-    impossible,
     mean_of,
 )
 from stimulative.methods.beside import Beside, beside
 from stimulative.methods.inputs import (
+    Resizing,
+    check_channels,
     check_part,
     check_smaller,
     check_whole,
     detached,
     image_side,
-    resized,
-    samples_of,
+    images_of,
     sides_of,
 )
-from stimulative.methods.subnet_objectives import SubnetObjective, objective_problem, resolve_objective
+from stimulative.methods.lesson import Lesson
+from stimulative.methods.presets import PRESETS, Preset, preset_of, problems_for, problems_of
+from stimulative.methods.subnet_objectives import SubnetObjective, resolve_objective
+from stimulative.methods.teachers import resolve_teacher
 from stimulative.residual import (
     Pass,
     ResidualNetwork,
@@ -78,12 +76,8 @@ from stimulative.residual import (
     batch_size,
     first_samples,
     resolve_sampler,
-    sampler_problem,
 )
 from stimulative.tasks import Task
-
-EFFICIENT: Mapping[str, Any] = {"subnet_share": 0.5, "sampler": "ordered", "every": 1}
-"""What ``efficient: true`` sets; measured in docs/methods.md."""
 
 
 class StimulativeTraining(Method):
@@ -92,15 +86,23 @@ class StimulativeTraining(Method):
     Args:
         network: The network to train.
         balance: Weight of the subnet's term (the papers' lambda). 0 is common training, at its cost.
-        balance_ramp: Share of training over which the balance rises linearly from 0, from 0 to 1. Needs to know
-            ``total_steps``; without it the balance is constant.
+        balance_ramp: Share of training (from ``balance_start`` on) over which the balance rises from 0, from 0 to 1.
+            Needs to know ``total_steps``; without it the balance is constant.
+        balance_start: Share of training before which no subnet is trained, from 0 to below 1.
+        balance_shape: How the balance moves over that share: ``linear`` and ``cosine`` rise to it and stay,
+            ``cosine_down`` falls from it to 0.
+        main_weight: Weight of the main net's own loss.
+        teacher: What subnets learn from: the ``main`` net, or an average over the ``subnets`` of a step, the main net's
+            ``weights``, or its logits for each of the ``images``; ``stimulative.methods.teachers`` has their settings.
+        main_taught: Share of the main net's loss that is its divergence from the teacher, where that is ``weights`` or
+            ``images``; it rises to this as the balance does.
         temperature: Temperature of both distributions; the divergence is multiplied by its square. Not for ``labels``.
-        objective: What a subnet learns from: ``kl`` is the main net's class probabilities; ``directional`` is the
+        objective: What a subnet learns by: ``kl`` is the teacher's class probabilities; ``directional`` is the
             direction of its logits alone (ST++'s KL-), both nets' logits normalised over the classes first; ``labels``
-            is the targets, by the cross-entropy that the main net has; or one's own, ``package.module:name``, with
-            settings as a mapping such as ``{name: package.module:name, scale: 2}``, or a function (see
-            ``stimulative.methods.subnet_objectives``).
-        amplitude: Standard deviation that ``directional`` brings logits to.
+            is the targets, by the cross-entropy that the main net has; ``cross_entropy``, ``decoupled`` and ``mse`` are
+            other losses of distillation; or one's own, ``package.module:name``. With settings as a mapping such as
+            ``{name: kl, top: 50}``, or a function (see ``stimulative.methods.subnet_objectives``).
+        amplitude: Standard deviation (or length) that ``directional`` brings logits to.
         normalise_main: Whether the main net's cross-entropy is of normalised logits, too, as in ST++'s code.
         subnets_per_step: The number of subnets sampled each step.
         reduction: What ``balance`` is the weight of where there are several: the ``mean`` of their terms, or the
@@ -111,10 +113,15 @@ class StimulativeTraining(Method):
             a subnet space and a generator, in recipes ``package.module:name``.
         smaller_inputs: Least share of the images' side that a subnet's images are resized to; every whole number of
             pixels from there to the full side is equally likely (0.43 in ST++). Null is the full side always.
+        resizing: Which images are resized: the ``original`` ones, antialiased; or, as ``published``, those of the
+            subnet before, not antialiased.
+        normalise_again: With ``published``, ``mean`` and ``std`` of each channel that images are normalised by once
+            more for each subnet; null does not.
         subnet_share: Share of the batch that subnets run on, above 0 to 1: its first samples. The prefix that they
             share with the main net is computed once, on the whole batch.
-        efficient: One switch for cheaper settings that were measured beside the plain ones (docs/methods.md); sets
-            subnet_share, sampler and every.
+        preset: Settings that were measured beside the plain ones (docs/methods.md), which are ``plain``: ``efficient``
+            is a cheaper step, and sets subnet_share, sampler and every.
+        efficient: The same as the preset ``efficient``.
         schedule: ``joint`` is one backward pass over everything. ``lean`` runs the main net backward before the subnet
             runs forward, which takes the memory of common training; it is used by ``backward``.
         freeze_subnet_statistics: Whether running statistics of BatchNorm are those of the main net alone.
@@ -138,6 +145,11 @@ class StimulativeTraining(Method):
         *,
         balance: float = 1.0,
         balance_ramp: float = 1.0,
+        balance_start: float = 0.0,
+        balance_shape: Shape = "linear",
+        main_weight: float = 1.0,
+        teacher: str | dict[str, Any] = "main",
+        main_taught: float = 0.0,
         temperature: float = 1.0,
         objective: str | dict[str, Any] | SubnetObjective = "kl",
         amplitude: float = 1.0,
@@ -147,7 +159,10 @@ class StimulativeTraining(Method):
         every: int = 1,
         sampler: str | dict[str, Any] | Sampler = "ordered",
         smaller_inputs: float | None = None,
+        resizing: Resizing = "original",
+        normalise_again: dict[str, list[float]] | None = None,
         subnet_share: float = 1.0,
+        preset: Preset = "plain",
         efficient: bool = False,
         schedule: Literal["joint", "lean"] = "joint",
         freeze_subnet_statistics: bool = True,
@@ -157,9 +172,14 @@ class StimulativeTraining(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
-        settings: dict[str, Any] = {
+        settings = {
             "balance": balance,
             "balance_ramp": balance_ramp,
+            "balance_start": balance_start,
+            "balance_shape": balance_shape,
+            "main_weight": main_weight,
+            "teacher": teacher,
+            "main_taught": main_taught,
             "temperature": temperature,
             "objective": objective,
             "amplitude": amplitude,
@@ -169,15 +189,27 @@ class StimulativeTraining(Method):
             "every": every,
             "sampler": sampler,
             "smaller_inputs": smaller_inputs,
+            "resizing": resizing,
+            "normalise_again": normalise_again,
             "subnet_share": subnet_share,
+            "preset": preset,
             "efficient": efficient,
             "schedule": schedule,
             "freeze_subnet_statistics": freeze_subnet_statistics,
         }
         check_settings(type(self), settings)
-        settings |= EFFICIENT if efficient else {}
+        self._take({**settings, **PRESETS[preset_of(settings)]})
+
+    def _take(self, settings: Mapping[str, Any]) -> None:
+        """Have settings, which are possible, and make sure that the network can be trained by them."""
         self.balance: float = settings["balance"]
         self.balance_ramp: float = settings["balance_ramp"]
+        self.balance_start: float = settings["balance_start"]
+        self.balance_shape: Shape = settings["balance_shape"]
+        self.main_weight: float = settings["main_weight"]
+        self.teacher: str | Mapping[str, Any] = settings["teacher"]
+        self.teaching = resolve_teacher(self.teacher, self.network.model, self.task.outputs_of)
+        self.main_taught: float = settings["main_taught"]
         self.temperature: float = settings["temperature"]
         self.objective: str | Mapping[str, Any] | SubnetObjective = settings["objective"]
         self._learned = resolve_objective(self.objective)
@@ -186,8 +218,10 @@ class StimulativeTraining(Method):
         self.subnets_per_step: int = settings["subnets_per_step"]
         self.reduction: Literal["mean", "sum"] = settings["reduction"]
         self.every: int = settings["every"]
-        self.sampler = resolve_sampler(settings["sampler"], network.space)
+        self.sampler = resolve_sampler(settings["sampler"], self.network.space)
         self.smaller_inputs: float | None = settings["smaller_inputs"]
+        self.resizing: Resizing = settings["resizing"]
+        self.normalise_again: Mapping[str, list[float]] | None = settings["normalise_again"]
         self.subnet_share: float = settings["subnet_share"]
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
@@ -196,33 +230,7 @@ class StimulativeTraining(Method):
     @classmethod
     def problems(cls, settings: Mapping[str, Any]) -> list[str]:
         """What is impossible about settings of this method, a sentence each."""
-        rules = {
-            "balance": (lambda v: v >= 0, "0 or more (the paper's lambda is 1 to 10)"),
-            "balance_ramp": (lambda v: 0 <= v <= 1, "a share of training, 0 to 1"),
-            "temperature": (lambda v: v > 0, "above 0"),
-            "amplitude": (lambda v: v > 0, "above 0"),
-            "subnets_per_step": (lambda v: v >= 1, "1 or more"),
-            "reduction": (lambda v: v in ("mean", "sum"), "mean or sum"),
-            "every": (lambda v: v >= 1, "1 or more"),
-            "smaller_inputs": (lambda v: v is None or 0 < v <= 1, "a share of the images' side, above 0 to 1, or null"),
-            "subnet_share": (lambda v: 0 < v <= 1, "a share of the batch, above 0 to 1"),
-            "schedule": (lambda v: v in ("joint", "lean"), "joint or lean"),
-        }
-        found = impossible(settings, rules)
-        for problem in (
-            objective_problem(settings.get("objective", "kl")),
-            sampler_problem(settings.get("sampler", "ordered")),
-        ):
-            found += [problem] if problem else []
-        if settings.get("efficient"):
-            defaults = inspect.signature(StimulativeTraining).parameters
-            own = [key for key in EFFICIENT if key in settings and settings[key] != defaults[key].default]
-            if own:
-                found.append(
-                    f"efficient: it sets {', '.join(f'{key} {value}' for key, value in EFFICIENT.items())}, but "
-                    f"{' and '.join(f'{key} {settings[key]!r}' for key in own)} is asked for; leave one of them out"
-                )
-        return found
+        return problems_of(settings)
 
     @property
     def calls_backward(self) -> bool:
@@ -232,7 +240,8 @@ class StimulativeTraining(Method):
     @property
     def current_balance(self) -> float:
         """The balance at the present step."""
-        return ramped(self.balance, self.balance_ramp, self.step, self.total_steps)
+        schedule = BalanceSchedule(self.balance, self.balance_ramp, self.balance_start, self.balance_shape)
+        return schedule.at(self.step, self.total_steps)
 
     @property
     def pollutes_statistics(self) -> bool:
@@ -254,11 +263,14 @@ class StimulativeTraining(Method):
             del output
         main, *others = outputs
         main_ce = self.label_term(main, y)
-        self._count()
-        if not others:
-            return Terms(loss=main_ce, main_ce=main_ce, logits=main)
-        subnet_kl = mean_of([self.subnet_term(one, main, y) for one in others])
-        loss = torch.add(main_ce, subnet_kl, alpha=weight)
+        lesson = self.lesson(x, main, y)
+        loss = lesson.main_term(main, main_ce)
+        terms = [lesson.term(one) for one in others]
+        self._count(main)
+        if not terms:
+            return Terms(loss=loss, main_ce=main_ce, logits=main)
+        subnet_kl = mean_of(terms)
+        loss = torch.add(loss, subnet_kl, alpha=weight)
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
     def backward(
@@ -279,25 +291,27 @@ class StimulativeTraining(Method):
         chosen, weight = self.plan(subnets)
         batch = batch_size(x)
         main: Any = None
-        main_ce: Tensor | None = None
+        lesson: Lesson | None = None
+        main_ce = loss = torch.zeros(())
         terms = []
         for position, output, retain_graph in self.passes(x, batch, chosen, cut=bool(chosen)):
             outputs = self.task.outputs_of(output)
             if position == 0:
-                term = self.label_term(outputs, y)
-                main, main_ce, factor = detached(outputs), term.detach(), scale
+                main, main_ce = detached(outputs), self.label_term(outputs, y)
+                lesson = self.lesson(x, main, y)
+                term, factor = lesson.main_term(outputs, main_ce), scale
+                loss, main_ce = term.detach(), main_ce.detach()
             else:
-                if main_ce is None:
+                if lesson is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = self.subnet_term(outputs, main, y)
+                term = lesson.term(outputs)
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
             backward_through(backward, term, factor, retain_graph=retain_graph)
             del output, outputs, term  # their graph has to go before the next pass
-        assert main_ce is not None
-        self._count()
+        self._count(main)
         subnet_kl = mean_of(terms) if terms else None
-        loss = main_ce if subnet_kl is None else torch.add(main_ce, subnet_kl, alpha=weight)
+        loss = loss if subnet_kl is None else torch.add(loss, subnet_kl, alpha=weight)
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
     def beside(self, targets: Any = None) -> AbstractContextManager[Beside]:
@@ -342,15 +356,26 @@ class StimulativeTraining(Method):
             outputs: Those of the main net or, with ``labels``, of a subnet.
             y: The targets of the same samples.
         """
-        outputs = self.task.direction(outputs, self.amplitude) if self.normalise_main else outputs
+        if self.normalise_main:
+            outputs = self.task.direction(outputs, self.amplitude, self._learned.normalisation or "deviation")
         return self.label_loss(outputs, y)
+
+    def lesson(self, x: Any, main: Any, y: Any) -> Lesson:
+        """What main net and subnets learn from in a step.
+
+        Args:
+            x: The batch, as the network takes it.
+            main: The main net's outputs.
+            y: Its targets; None where they are not known.
+        """
+        return Lesson(self, x, detached(main), y)
 
     def subnet_term(self, outputs: Any, main: Any, y: Any) -> Tensor:
         """How far a subnet is from what it learns from, on the samples that it ran on.
 
         Args:
             outputs: The subnet's outputs, of as many samples as it ran on.
-            main: The main net's outputs, of the whole batch.
+            main: The main net's outputs, or what else it learns from, of the whole batch.
             y: The targets of the whole batch; None where everything counts, which is not for ``labels``.
 
         Returns:
@@ -370,23 +395,17 @@ class StimulativeTraining(Method):
             subnets: The subnets to run besides the main net.
             cut: Cut the graph where subnets depart; see ``ResidualNetwork.passes``.
         """
-        samples = samples_of(batch, self.subnet_share)
         sides = self.draw_sides(x, len(subnets))
-        for side in [None, *sorted({side for side in sides if side is not None}, reverse=True)]:
-            numbers = [number for number, of in enumerate(sides, start=1) if of == side]
-            chosen = [subnets[number - 1] for number in numbers]
-            if side is None:
-                numbers, chosen = [0, *numbers], [self.network.full, *chosen]
-            part = samples if side is None and len(chosen) > 1 and samples < batch else None
+        for numbers, images, samples in images_of(x, batch, sides, self):
             passes = self.network.passes(
-                x if side is None else resized(x[:samples], side),
-                chosen,
+                images,
+                [self.network.full if number < 0 else subnets[number] for number in numbers],
                 cut=cut,
                 before_pass=partial(self._before_pass, numbers),
-                samples=part,
+                samples=samples,
             )
             for position, output, retain_graph in passes:
-                yield Pass(numbers[position], output, retain_graph)
+                yield Pass(numbers[position] + 1, output, retain_graph)
                 del output
 
     def draw_sides(self, x: Any, count: int) -> list[int | None]:
@@ -405,22 +424,10 @@ class StimulativeTraining(Method):
         drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=self.generator).tolist()
         return [side if side < sides[-1] else None for side in drawn]
 
-    def _check_task(self) -> None:
-        """Make sure that the settings make sense of what the network is for."""
-        problems = []
-        if not self.task.has_direction and (self.objective == "directional" or self.normalise_main):
-            key = "normalise_main" if self.normalise_main else "objective"
-            problems.append(
-                f"{key}: got {getattr(self, key)!r}, but only logits of classes that exclude each other have a "
-                f"direction, and the task is {self.task.name}; leave it out"
-            )
-        if not self.task.has_temperature and self.temperature != 1:
-            problems.append(
-                f"temperature: got {self.temperature}, but outputs of {self.task.name} are no logits to be softened; "
-                "leave it out"
-            )
-        if problems:
-            raise UsageError(f"{type(self).__name__}: " + "; ".join(problems))
+    def _count(self, main: Any = None) -> None:
+        if self.training:
+            self.teaching.remember(detached(main), self.numbered)
+        super()._count()
 
     def _terms_of(self, subnets: Sequence[Subnet]) -> int:
         """How many times the mean of subnets' terms enters the loss."""
@@ -428,12 +435,14 @@ class StimulativeTraining(Method):
 
     def _try_out(self) -> None:
         """Make sure that the settings make sense, and that the network runs on what subnets would get."""
-        self._check_task()
+        if problems := problems_for(self.task, self, of_classes=self._learned.of_classes):
+            raise UsageError(f"{type(self).__name__}: " + "; ".join(problems))
         if self.smaller_inputs is not None:
             check_smaller(self.network, self.smaller_inputs)
+            check_channels(self.network, self.normalise_again)
         if self.subnet_share < 1:
             check_part(self.network)
 
     def _before_pass(self, numbers: Sequence[int], position: int) -> AbstractContextManager[None] | None:
-        subnet = numbers[position] != 0
+        subnet = numbers[position] >= 0
         return self.network.frozen_statistics() if subnet and self.freeze_subnet_statistics else None

@@ -2,6 +2,7 @@
 
 from stimulative.objectives.bernoulli import label_cross_entropy as label_cross_entropy
 from stimulative.objectives.bernoulli import label_divergence as label_divergence
+from stimulative.objectives.directional import Normalisation as Normalisation
 from stimulative.objectives.directional import directional_divergence as directional_divergence
 from stimulative.objectives.directional import normalised as normalised
 from stimulative.objectives.distances import cosine_distance as cosine_distance
@@ -15,3 +16,8 @@ from stimulative.objectives.kl import kl_divergence as kl_divergence
 from stimulative.objectives.logits import logits_of as logits_of
 from stimulative.objectives.shallow import hint_loss as hint_loss
 from stimulative.objectives.shallow import shallow_loss as shallow_loss
+from stimulative.objectives.variants import Direction as Direction
+from stimulative.objectives.variants import decoupled_divergence as decoupled_divergence
+from stimulative.objectives.variants import divergence_of_top as divergence_of_top
+from stimulative.objectives.variants import soft_cross_entropy as soft_cross_entropy
+from stimulative.objectives.variants import squared_logits as squared_logits

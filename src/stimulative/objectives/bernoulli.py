@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.objectives.kl import IGNORED
+from stimulative.objectives.kl import IGNORED, mean_of_counted
 
 
 def label_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def label_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     z = logits.to(torch.promote_types(torch.float32, logits.dtype))
     known = targets != IGNORED
     each = F.binary_cross_entropy_with_logits(z, torch.where(known, targets, 0).to(z.dtype), reduction="none")
-    return _mean(each, known)
+    return mean_of_counted(each, known)
 
 
 def label_divergence(
@@ -56,10 +56,4 @@ def label_divergence(
     each = present * (F.logsigmoid(teacher) - F.logsigmoid(student)) + (1 - present) * (
         F.logsigmoid(-teacher) - F.logsigmoid(-student)
     )
-    return _mean(each, counted) * temperature**2
-
-
-def _mean(each: Tensor, counted: Tensor | None) -> Tensor:
-    if counted is None:
-        return each.mean()
-    return torch.where(counted, each, 0).sum() / counted.sum().clamp(min=1)
+    return mean_of_counted(each, counted) * temperature**2

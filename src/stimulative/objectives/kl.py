@@ -75,7 +75,7 @@ def kl_divergence(
 
     dtype = torch.promote_types(torch.float32, torch.promote_types(student_logits.dtype, teacher_logits.dtype))
     student, teacher = (
-        _log_softmax(logits.to(dtype), temperature) for logits in (student_logits, teacher_logits.detach())
+        log_probabilities(logits.to(dtype), temperature) for logits in (student_logits, teacher_logits.detach())
     )
     if counted is not None:
         if counted.shape != student.shape[:-1]:
@@ -83,7 +83,7 @@ def kl_divergence(
                 f"which samples count is said for each of {tuple(student.shape[:-1])}; got {tuple(counted.shape)}"
             )
         each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-        return torch.where(counted, each, 0).sum() * temperature**2 / counted.sum().clamp(min=1)
+        return mean_of_counted(each, counted) * temperature**2
     total = F.kl_div(student, teacher, reduction="sum", log_target=True)
     samples = student.numel() // student.shape[-1]
     return total * (temperature**2 / samples)
@@ -127,8 +127,24 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
     return total / (targets != IGNORED).sum().clamp(min=1)  # the mean over no position at all is no number
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    softened = logits if temperature == 1 else logits / temperature
+def mean_of_counted(each: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean of what counts, a scalar; 0 where nothing does.
+
+    Args:
+        each: Values.
+        counted: Which of them count, booleans of the same shape; None for all.
+    """
+    return each.mean() if counted is None else torch.where(counted, each, 0).sum() / counted.sum().clamp(min=1)
+
+
+def log_probabilities(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """The logarithms of class probabilities; those of classes that are masked by -inf are the least finite number.
+
+    Args:
+        logits: Shape ``(..., classes)``, floating point.
+        temperature: What they are divided by, a number or a tensor that broadcasts.
+    """
+    softened = logits if isinstance(temperature, float | int) and temperature == 1 else logits / temperature
     # a class that is masked by -inf has probability 0 and adds nothing, but 0 times infinity would be no number
     least = torch.finfo(logits.dtype).min
     # threshold's backward is one kernel, of clamp's several

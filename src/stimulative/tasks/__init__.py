@@ -14,6 +14,7 @@ from stimulative.tasks.own_task import OwnTask as OwnTask
 from stimulative.tasks.regression import ImageToImage as ImageToImage
 from stimulative.tasks.regression import Regression as Regression
 from stimulative.tasks.segmentation import Segmentation as Segmentation
+from stimulative.tasks.task import Rows as Rows
 from stimulative.tasks.task import Task as Task
 from stimulative.tasks.tasks_by_name import TASKS as TASKS
 from stimulative.tasks.tasks_by_name import resolve_task as resolve_task

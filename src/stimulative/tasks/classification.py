@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.objectives import IGNORED, counted, cross_entropy, kl_divergence, normalised
+from stimulative.objectives import IGNORED, Normalisation, counted, cross_entropy, kl_divergence, normalised
 from stimulative.tasks.meters import ClassMeter
 from stimulative.tasks.rows import two_classes
-from stimulative.tasks.task import Task, shape_of
+from stimulative.tasks.task import Rows, Task, shape_of
 
 _SUM_TOLERANCE = 1e-2  # probabilities in half precision
 
@@ -66,8 +66,13 @@ class Classification(Task):
 
     def divergence(self, student: Any, teacher: Any, targets: Any = None, *, temperature: float = 1.0) -> Tensor:
         """The divergence of class probabilities; see ``Task.divergence``."""
-        counts = None if targets is None else counted(_in_shape(teacher, targets))
-        return kl_divergence(_two(student), _two(teacher), temperature=temperature, counted=counts)
+        rows = self.rows(student, teacher, targets)
+        return kl_divergence(rows.student, rows.teacher, temperature=temperature, counted=rows.counted)
+
+    def rows(self, student: Any, teacher: Any, targets: Any = None) -> Rows:
+        """Logits as they are; see ``Task.rows``."""
+        targets = None if targets is None else _in_shape(teacher, targets)
+        return Rows(_two(student), _two(teacher), targets, None if targets is None else counted(targets))
 
     def decided(self, outputs: Any) -> Tensor:
         """The most likely class."""
@@ -81,9 +86,9 @@ class Classification(Task):
         """Top-1 accuracy, and F1 of each class."""
         return ClassMeter(temperature)
 
-    def direction(self, outputs: Any, amplitude: float) -> Tensor:
-        """Logits of a standard deviation of ``amplitude`` over the classes."""
-        return normalised(_two(outputs), amplitude=amplitude)
+    def direction(self, outputs: Any, amplitude: float, by: Normalisation = "deviation") -> Tensor:
+        """Logits of a standard deviation of ``amplitude`` over the classes; see ``Task.direction``."""
+        return normalised(_two(outputs), amplitude=amplitude, by=by)
 
 
 def check_indices(targets: Tensor, classes: int, *ignored: int) -> None:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.objectives import IGNORED, cross_entropy, kl_divergence, normalised
+from stimulative.objectives import IGNORED, Normalisation, cross_entropy, kl_divergence, normalised
 from stimulative.tasks.classification import check_indices
 from stimulative.tasks.meters import PixelMeter
 from stimulative.tasks.rows import two_classes
-from stimulative.tasks.task import Task, shape_of
+from stimulative.tasks.task import Rows, Task, shape_of
 
 _WHAT = (
     "segmentation takes logits (batch, classes, height, width) with class indices (batch, height, width), or "
@@ -98,16 +98,22 @@ class Segmentation(Task):
 
     def divergence(self, student: Any, teacher: Any, targets: Any = None, *, temperature: float = 1.0) -> Tensor:
         """The divergence of class probabilities, the mean over all places that count; see ``Task.divergence``."""
-        counts = None
-        if targets is not None:
-            targets = _in_shape(teacher, targets)
-            student, teacher = _resized(student, targets), _resized(teacher, targets)
-            counts = None if targets.is_floating_point() else self._counted(targets)
-        return kl_divergence(_rows(student), _rows(teacher), temperature=temperature, counted=counts)
+        rows = self.rows(student, teacher, targets)
+        return kl_divergence(rows.student, rows.teacher, temperature=temperature, counted=rows.counted)
 
-    def direction(self, outputs: Any, amplitude: float) -> Tensor:
-        """Logits of a standard deviation of ``amplitude`` over the classes."""
-        return normalised(_rows(outputs), amplitude=amplitude).movedim(-1, 1)
+    def rows(self, student: Any, teacher: Any, targets: Any = None) -> Rows:
+        """A row for each place, at the resolution of the targets; see ``Task.rows``."""
+        if targets is None:
+            return Rows(_rows(student), _rows(teacher))
+        targets = _in_shape(teacher, targets)
+        student, teacher = _rows(_resized(student, targets)), _rows(_resized(teacher, targets))
+        if targets.is_floating_point():
+            return Rows(student, teacher, targets.movedim(1, -1))
+        return Rows(student, teacher, targets, self._counted(targets))
+
+    def direction(self, outputs: Any, amplitude: float, by: Normalisation = "deviation") -> Tensor:
+        """Logits of a standard deviation of ``amplitude`` over the classes; see ``Task.direction``."""
+        return normalised(_rows(outputs), amplitude=amplitude, by=by).movedim(-1, 1)
 
     def _counted(self, targets: Tensor) -> Tensor:
         return (targets != IGNORED) & (targets != self.ignore_index)

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from stimulative.errors import UsageError
+from stimulative.objectives import Normalisation
 from stimulative.tasks.meters import Meter
+
+
+class Rows(NamedTuple):
+    """Logits of classes that exclude each other, and what is known of them.
+
+    Args:
+        student: Logits that learn, shape ``(..., classes)``.
+        teacher: Logits to learn from, same shape.
+        targets: Class indices of the leading dimensions' shape, or probabilities in the shape of the logits; None where
+            nobody knows.
+        counted: Which of them count, booleans of the leading dimensions' shape; None for all.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    targets: Tensor | None = None
+    counted: Tensor | None = None
 
 
 class Task(ABC):
@@ -114,8 +132,21 @@ class Task(ABC):
         """
         raise UsageError(f"outputs of {self.name} are no logits, so that they have no probabilities")
 
-    def direction(self, outputs: Any, amplitude: float) -> Any:
-        """Logits of a standard deviation of ``amplitude`` over the classes.
+    def rows(self, student: Any, teacher: Any, targets: Any = None) -> Rows:
+        """Logits of classes that exclude each other, the classes last, of a subnet and of what it learns from.
+
+        Args:
+            student: The subnet's outputs.
+            teacher: What it learns from, of the same samples.
+            targets: Their targets; None where everything counts.
+
+        Raises:
+            UsageError: If outputs are no logits of classes.
+        """
+        raise UsageError(f"outputs of {self.name} are no logits of classes that exclude each other")
+
+    def direction(self, outputs: Any, amplitude: float, by: Normalisation = "deviation") -> Any:
+        """Logits of a standard deviation of ``amplitude`` over the classes, or what else they are divided by.
 
         Raises:
             UsageError: If outputs are no logits of classes.

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stimulative.data import Batch, Loader, every
+from stimulative.data import Batch, Loader, every, numbers_of
+from stimulative.methods import Numbered
 from stimulative.training.measuring import samples_in
 
 
@@ -22,12 +23,14 @@ class StepPart(NamedTuple):
         share: The share of the batch's gradient in that of the step; a scalar tensor on the device of the targets where
             it goes by what counts of them, which takes nobody's waiting.
         last: Whether it is the step's last one.
+        numbered: Which training samples it is of; None where they have no numbers.
     """
 
     x: Any
     y: Tensor
     share: float | Tensor
     last: bool
+    numbered: Numbered | None = None
 
 
 def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done: int = 0) -> Iterator[StepPart]:
@@ -42,7 +45,9 @@ def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done
         done: How many were trained on before, whole optimiser steps; they are left out.
     """
     source = every(batches, done) if done < steps else iter(())
-    return _divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens)
+    for number, part in enumerate(_divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens), done):
+        known = numbers_of(batches, number)
+        yield part if known is None else part._replace(numbered=Numbered(*known))
 
 
 class CannotRead(Exception):

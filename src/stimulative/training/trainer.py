@@ -1,8 +1,7 @@
 """The training loop, on Lightning Fabric: from a recipe to a run directory.
 
-The last checkpoint is written after every epoch and holds all state, so that a run that was stopped at any moment goes
-on from there and ends with the same weights as one that never stopped: the batches of an epoch depend on the seed and
-the epoch alone, and everything else random is in the checkpoint.
+The last checkpoint is written after every epoch and holds all state but the batches, which depend on seed and epoch
+alone: a run that was stopped at any moment goes on and ends with the same weights as one that never stopped.
 """
 
 from __future__ import annotations
@@ -353,6 +352,7 @@ class Trainer:
         x = in_format(part.x, next(self.method.parameters()).dtype)
         if self.layout is torch.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=self.layout)
+        self.method.numbered = part.numbered if self.processes.size == 1 else None
         with self.capturing.step(x), self.whole_passes.step():
             terms = self._gone_back(x, part)
         if part.last:

@@ -1,0 +1,78 @@
+"""What main net and subnets learn from in one step of stimulative training, and how far they are from it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stimulative.methods.inputs import detached
+from stimulative.methods.memory import Numbered
+from stimulative.methods.teachers import Teacher
+from stimulative.tasks import Task
+
+
+class Teaches(Protocol):
+    """What a lesson reads of ``StimulativeTraining``."""
+
+    task: Task
+    teaching: Teacher
+    numbered: Numbered | None
+    temperature: float
+    main_weight: float
+    main_taught: float
+    balance: float
+
+    @property
+    def current_balance(self) -> float:
+        """The balance at the present step."""
+        ...
+
+    def subnet_term(self, outputs: Any, main: Any, y: Any) -> Tensor:
+        """How far a subnet is from what it learns from."""
+        ...
+
+
+class Lesson:
+    """What main net and subnets learn from in one step.
+
+    Args:
+        method: The method.
+        x: The batch, as the network takes it.
+        main: The main net's outputs, without graph.
+        y: The targets; None where they are not known.
+    """
+
+    def __init__(self, method: Teaches, x: Any, main: Any, y: Any) -> None:
+        self._method = method
+        self._x, self._main, self._y = x, main, y
+        self._target: Any = None
+
+    def main_term(self, outputs: Any, label_term: Tensor) -> Tensor:
+        """The main net's own loss, a scalar.
+
+        Args:
+            outputs: Its outputs.
+            label_term: Its loss by the targets.
+        """
+        method = self._method
+        taught = method.main_taught * method.current_balance / method.balance if method.balance else 0.0
+        if taught:
+            steady = method.teaching.of_main(self._x, self._main, method.numbered)
+            divergence = method.task.divergence(outputs, steady, self._y, temperature=method.temperature)
+            label_term = torch.lerp(label_term, divergence, taught)
+        return label_term if method.main_weight == 1 else method.main_weight * label_term
+
+    def term(self, outputs: Any) -> Tensor:
+        """How far the next subnet is from what it learns from, a scalar.
+
+        Args:
+            outputs: Its outputs, of as many samples as it ran on.
+        """
+        method = self._method
+        if self._target is None:
+            self._target = method.teaching.of_first(self._x, self._main, method.numbered)
+        term = method.subnet_term(outputs, self._target, self._y)
+        self._target = method.teaching.of_next(self._target, detached(outputs))
+        return term
