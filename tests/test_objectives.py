@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stimulative.errors import UsageError
-from stimulative.objectives import counted, cross_entropy, directional_divergence, kl_divergence, normalised
+from stimulative.objectives import (
+    counted,
+    cross_entropy,
+    decoupled_divergence,
+    directional_divergence,
+    divergence_of_top,
+    kl_divergence,
+    normalised,
+    soft_cross_entropy,
+    squared_logits,
+)
 
 
 def random_logits(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -338,3 +348,115 @@ def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient():
     loss = cross_entropy(z, y) + kl_divergence(z, torch.randn(2, 3, 5), counted=counted(y))
     loss.backward()
     assert loss.item() == 0 and not z.grad.any()
+
+
+# Variants
+
+
+def two(*shape: int) -> tuple[Tensor, Tensor]:
+    return random_logits(*shape, seed=1), random_logits(*shape, seed=2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True, False], [True, True], [False, False]])])
+def test_of_all_classes_the_divergence_of_the_top_is_the_divergence(temperature, mask) -> None:
+    student, teacher = two(3, 2, 6)
+    plain = kl_divergence(student, teacher, temperature=temperature, counted=mask)
+    for top in (None, 6, 9):
+        torch.testing.assert_close(
+            divergence_of_top(student, teacher, top=top, temperature=temperature, counted=mask), plain
+        )
+    reverse = divergence_of_top(student, teacher, direction="reverse", temperature=temperature, counted=mask)
+    torch.testing.assert_close(reverse, kl_divergence(teacher, student, temperature=temperature, counted=mask))
+    both = divergence_of_top(student, teacher, direction="both", temperature=temperature, counted=mask)
+    torch.testing.assert_close(both, (plain + reverse) / 2)
+
+
+def test_the_top_of_three_classes_by_hand() -> None:
+    # The likeliest two are the first and the third: 3/4 and 1/4 among each other; the student has 1/2 and 1/2.
+    teacher = torch.tensor([[math.log(3.0), -5.0, 0.0]], dtype=torch.float64)
+    student = torch.tensor([[1.0, 9.0, 1.0]], dtype=torch.float64)
+    assert divergence_of_top(student, teacher, top=2).item() == pytest.approx(0.1308120, abs=1e-7)
+
+
+def test_where_the_teacher_is_sure_it_is_softened() -> None:
+    teacher = torch.tensor([[0.0, 0.0], [60.0, 0.0]], dtype=torch.float64)  # largest probabilities 1/2 and 1
+    student = torch.tensor([[1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+    each = [
+        kl_divergence(student[:1], teacher[:1], temperature=2.0),  # 1 + (3 - 1) / 2
+        kl_divergence(student[1:], teacher[1:], temperature=3.0),
+    ]
+    torch.testing.assert_close(divergence_of_top(student, teacher, sure=3.0), (each[0] + each[1]) / 2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_cross_entropy_to_a_teacher_and_its_gradient(temperature) -> None:
+    student, teacher = two(5, 6)
+    student.requires_grad_()
+    ours = soft_cross_entropy(student, teacher, temperature=temperature)
+    plain = F.cross_entropy(student / temperature, (teacher / temperature).softmax(-1)) * temperature**2
+    torch.testing.assert_close(ours, plain)
+    (gradient,) = torch.autograd.grad(ours, student)
+    (wanted,) = torch.autograd.grad(kl_divergence(student, teacher, temperature=temperature), student)
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_decoupled_distillation_against_its_formulas(temperature) -> None:
+    student, teacher = two(5, 6)
+    y = torch.tensor([0, 5, 2, 2, 1])
+    each = []
+    for s, t, at in zip(student / temperature, teacher / temperature, y.tolist(), strict=True):
+        p, q = t.softmax(-1), s.softmax(-1)
+        first = p[at] * (p[at] / q[at]).log() + (1 - p[at]) * ((1 - p[at]) / (1 - q[at])).log()
+        rest = [i for i in range(6) if i != at]
+        p, q = p[rest] / p[rest].sum(), q[rest] / q[rest].sum()
+        each.append(0.5 * first + 3 * (p * (p / q).log()).sum())
+    ours = decoupled_divergence(student, teacher, y, target=0.5, others=3.0, temperature=temperature)
+    torch.testing.assert_close(ours, torch.stack(each).mean() * temperature**2)
+
+
+def test_decoupled_parts_of_one_sample_add_up_to_the_divergence() -> None:
+    student, teacher = two(1, 6)
+    y = torch.tensor([3])
+    unsure = 1 - float(teacher.softmax(-1)[0, 3])
+    parts = decoupled_divergence(student, teacher, y, target=1.0, others=unsure)
+    torch.testing.assert_close(parts, kl_divergence(student, teacher))
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(decoupled_divergence(student, teacher, y, others=unsure), student)
+    (wanted,) = torch.autograd.grad(kl_divergence(student, teacher), student)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_a_masked_class_counts_in_no_variant() -> None:
+    student, teacher = two(4, 6)
+    masked = [torch.cat([z, torch.full((4, 1), -torch.inf, dtype=z.dtype)], -1) for z in (student, teacher)]
+    y = torch.tensor([0, 1, 2, 3])
+    for direction in ("forward", "both"):
+        torch.testing.assert_close(
+            divergence_of_top(*masked, direction=direction), divergence_of_top(student, teacher, direction=direction)
+        )
+    torch.testing.assert_close(decoupled_divergence(*masked, y), decoupled_divergence(student, teacher, y))
+    torch.testing.assert_close(soft_cross_entropy(*masked), soft_cross_entropy(student, teacher))
+
+
+def test_squared_differences_of_logits() -> None:
+    student, teacher = two(4, 6)
+    torch.testing.assert_close(squared_logits(student, teacher), F.mse_loss(student, teacher))
+    mask = torch.tensor([True, False, False, True])
+    torch.testing.assert_close(squared_logits(student, teacher, counted=mask), F.mse_loss(student[mask], teacher[mask]))
+
+
+def test_what_normalised_logits_are_divided_by() -> None:
+    student, teacher = two(4, 6)
+    torch.testing.assert_close(normalised(student, by="length", amplitude=2.0), 2 * F.normalize(student, dim=-1))
+    centred = student - student.mean(-1, keepdim=True)
+    expected = centred / teacher.std(-1, unbiased=False, keepdim=True)
+    torch.testing.assert_close(normalised(student, by="teacher", teacher=teacher), expected)
+    ours = directional_divergence(student, teacher, by="teacher")
+    torch.testing.assert_close(ours, kl_divergence(expected, normalised(teacher)))
+
+
+def test_decoupling_two_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"needs three classes or more; got logits \(4, 2\)"):
+        decoupled_divergence(*two(4, 2), torch.tensor([0, 1, 0, 1]))

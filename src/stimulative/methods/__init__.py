@@ -16,7 +16,7 @@ from stimulative.methods.inputs import sides_of as sides_of
 from stimulative.methods.labels import known_targets as known_targets
 from stimulative.methods.labels import shifted_labels as shifted_labels
 from stimulative.methods.layer_supervision import LayerSupervision as LayerSupervision
-from stimulative.methods.memory import Numbered as Numbered
+from stimulative.methods.logit_memory import Numbered as Numbered
 from stimulative.methods.named import METHODS as METHODS
 from stimulative.methods.named import method_named as method_named
 from stimulative.methods.self_distillation import SelfDistillation as SelfDistillation

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stimulative.errors import UsageError
-from stimulative.methods.memory import Numbered
+from stimulative.methods.logit_memory import Numbered
 from stimulative.residual import (
     ResidualNetwork,
     Subnet,

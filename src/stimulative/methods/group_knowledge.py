@@ -12,8 +12,8 @@ subnet, of the level below that of the step before, and ``levels`` steps are a l
 for each training image over the epochs in which it met a subnet of that group (``memory: images``). Where nobody
 numbers the images, or has no room for so many averages, they can be of a class (``classes``), or begin anew in each
 step, which then draws the subnets of several loops (``step``): the mean over loops and levels of the divergence, on one
-batch. The groups' averages within a step are in ``stimulative.objectives.groups``, those over steps in ``memory.py``,
-the drawing in ``stimulative.residual.sampling.nested_inside``.
+batch. The groups' averages within a step are in ``stimulative.objectives.groups``, those over steps in
+``logit_memory.py``, the drawing in ``stimulative.residual.sampling.nested_inside``.
 
 What is ours: all that the paper's summary leaves open. We have read its abstract, the caption of its Figure 3 and
 reviews of it, not its equations; the repository that it names held a licence and a title when it was stored for us.
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ADVICE, BALANCE_RULES, BalanceSchedule, warn_of_more_batches
 from stimulative.methods.base import Method, Terms, check_settings, impossible
-from stimulative.methods.memory import LogitMemory, Numbered
+from stimulative.methods.logit_memory import LogitMemory, Numbered
 from stimulative.methods.teachers import known_numbers
 from stimulative.objectives import group_divergence
 from stimulative.residual import ResidualNetwork, Subnet, SubnetLike, nested_inside

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from stimulative.methods.inputs import detached
-from stimulative.methods.memory import Numbered
-from stimulative.methods.teachers import Teacher
+from stimulative.methods.logit_memory import Numbered
+from stimulative.methods.teachers import SubnetTeacher
 from stimulative.tasks import Task
 
 
@@ -17,7 +17,7 @@ class Teaches(Protocol):
     """What a lesson reads of ``StimulativeTraining``."""
 
     task: Task
-    teaching: Teacher
+    teaching: SubnetTeacher
     numbered: Numbered | None
     temperature: float
     main_weight: float

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stimulative.errors import UsageError
-from stimulative.methods.memory import LogitMemory, Numbered
+from stimulative.methods.logit_memory import LogitMemory, Numbered
 from stimulative.methods.options import Rule, check_options, is_number, parts_of
 from stimulative.naming import did_you_mean
 from stimulative.residual import arguments_of
@@ -34,7 +34,7 @@ from stimulative.residual import arguments_of
 _FORMS = "main, subnets, weights or images, or a mapping with 'name' and its settings"
 
 
-class Teacher(nn.Module):
+class SubnetTeacher(nn.Module):
     """The main net itself; what all others have in common.
 
     Args:
@@ -72,7 +72,7 @@ class Teacher(nn.Module):
         """Let a training step go into the average; called at its end, also where no subnet ran."""
 
 
-class SubnetsTeacher(Teacher):
+class SubnetsTeacher(SubnetTeacher):
     """A running average over the main net and the subnets of a step.
 
     Args:
@@ -91,7 +91,7 @@ class SubnetsTeacher(Teacher):
         return torch.cat([torch.lerp(outputs.to(target.dtype), target[:ran], self.momentum), target[ran:]])
 
 
-class WeightsTeacher(Teacher):
+class WeightsTeacher(SubnetTeacher):
     """A net whose weights are a running average of the main net's over the steps.
 
     Args:
@@ -126,7 +126,7 @@ class WeightsTeacher(Teacher):
             self.average.update_parameters(self._main[0])
 
 
-class ImagesTeacher(Teacher):
+class ImagesTeacher(SubnetTeacher):
     """A running average of the main net's logits for each training image.
 
     Args:
@@ -153,8 +153,8 @@ class ImagesTeacher(Teacher):
             self.memory.learn(known_numbers(numbered, "teacher: images"), main)
 
 
-TEACHERS: Mapping[str, Callable[..., Teacher]] = {
-    "main": Teacher,
+TEACHERS: Mapping[str, Callable[..., SubnetTeacher]] = {
+    "main": SubnetTeacher,
     "subnets": SubnetsTeacher,
     "weights": WeightsTeacher,
     "images": ImagesTeacher,
@@ -176,7 +176,9 @@ def teacher_problem(teacher: object) -> str | None:
     return None
 
 
-def resolve_teacher(teacher: str | Mapping[str, Any], model: nn.Module, outputs_of: Callable[[Any], Any]) -> Teacher:
+def resolve_teacher(
+    teacher: str | Mapping[str, Any], model: nn.Module, outputs_of: Callable[[Any], Any]
+) -> SubnetTeacher:
     """A teacher from its name, or from its name and settings.
 
     Args:

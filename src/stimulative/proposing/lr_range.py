@@ -24,6 +24,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -34,7 +35,15 @@ from stimulative.config import Recipe
 from stimulative.data import Batch, Data
 from stimulative.errors import UsageError
 from stimulative.residual import keep_frozen
-from stimulative.training import Prepared, in_format, optimizer_of, prepare, random_states, restore_random_states
+from stimulative.training import (
+    Prepared,
+    in_format,
+    numbered_in,
+    optimizer_of,
+    prepare,
+    random_states,
+    restore_random_states,
+)
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-5, 10.0
@@ -194,8 +203,8 @@ def lr_range_test(
         UsageError: If the recipe cannot be trained, or the range cannot be.
     """
     before = random_states()
-    if "balance_ramp" in recipe.method.settings:
-        recipe = recipe.override({"method.balance_ramp": 0.0})
+    whole = {"balance_ramp": 0.0, "balance_start": 0.0, "balance_shape": "linear"}
+    recipe = recipe.override({f"method.{key}": value for key, value in whole.items() if key in recipe.method.settings})
     try:
         run = prepare(recipe, device=device, data=data, model=copy.deepcopy(model), weights=True)
         if run.teacher is not None:
@@ -219,7 +228,7 @@ def _test(
     keep_frozen(run.network.model)
     optimizer = optimizer_of(method, settings, run.trunk())
     accumulate = run.recipe.training.accumulate
-    batches = _endless(run.data)
+    batches = _endless(run)
     dtype = next(method.parameters()).dtype
     done = 0
 
@@ -241,10 +250,11 @@ def _test(
     return raise_rates(step, optimizer, lowest=lowest, highest=highest, steps=steps)
 
 
-def _endless(data: Data) -> Iterator[Batch]:
-    """The batches of the first epoch, the second one, and so on."""
-    epoch = 0
-    while True:
-        data.train.set_epoch(epoch)
-        yield from data.train
-        epoch += 1
+def _endless(run: Prepared) -> Iterator[Batch]:
+    """The batches of the first epoch, the second one, and so on; the method is told which samples each is of."""
+    train = run.data.train
+    for epoch in count():
+        train.set_epoch(epoch)
+        for number, batch in enumerate(train):
+            run.method.numbered = numbered_in(train, number)
+            yield batch

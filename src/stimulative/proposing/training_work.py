@@ -31,7 +31,7 @@ from stimulative.errors import UsageError
 from stimulative.methods import METHODS, Method, StimulativeTraining, resized, samples_of, sides_of
 from stimulative.proposing.odds import odds_of
 from stimulative.residual import as_in, batch_size, evaluating, first_samples, tensors_in
-from stimulative.training import Prepared, in_format, optimizer_of
+from stimulative.training import Prepared, in_format, numbered_in, optimizer_of
 
 Cost = Callable[[Operations], float]
 """What operations cost: their number, their floating-point operations, their time on a machine."""
@@ -47,7 +47,7 @@ _ON_ALL = {"smaller_inputs": None, "subnet_share": 1.0}
 
 @dataclass(frozen=True)
 class StepWork:
-    """The operations of a training step on one batch.
+    """The operations of a training step on one batch, on average over a training.
 
     Args:
         main: Those of a common step.
@@ -116,22 +116,27 @@ class TrainingWork:
         self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
         self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
         self.y = first_samples(y, self.sizes[1], self.batch)
+        self.numbered = numbered_in(prepared.data.train, 0)
 
     def step(self, size: int) -> StepWork:
         """The operations of a step on a batch of a size."""
         method = self.method
         method.train()
-        if type(method) is StimulativeTraining:
+        if type(method) is StimulativeTraining and method.teacher == "main" and method.resizing == "original":
             return self._stimulative(method, size)
         common = self._counted(METHODS["common"](self.network, task=method.task), size)
         if type(method) is METHODS["common"]:
             return StepWork(common, (), common.saved)
         period = getattr(method, "every", 1)
-        drawn = [self._counted(method, size, seed=number) for number in range(period * math.ceil(_DRAWS / period))]
-        rows = [(1 / len(drawn), one) for one in drawn]
+        start = getattr(method, "balance_start", 0.0)
+        at_once = {"balance_start": 0.0} if start else {}
+        numbers = range(period * math.ceil(_DRAWS / period))
+        drawn = [self._counted(method, size, seed=number, **at_once) for number in numbers]
+        often = 1 - start
+        rows = [(often / len(drawn), one) for one in drawn]
         spread = len({(len(one), float(one.flops.sum())) for one in drawn[::period]}) > 1
         words = f"the mean of {len(drawn)} steps of the method, which draws at random" if spread else ""
-        return StepWork(common, ((-1.0, common), *rows), max(one.saved for one in drawn), words)
+        return StepWork(common, ((-often, common), *rows), max(one.saved for one in drawn), words)
 
     def _stimulative(self, method: StimulativeTraining, size: int) -> StepWork:
         main = self._counted(method, size, subnets=[])
@@ -163,7 +168,8 @@ class TrainingWork:
         lean = "all subnets of a step being different" if method.schedule == "lean" and draws > 1 else ""
         words = " and ".join(filter(None, (drawn, some, lean)))
         joint = main.saved + (draws * most if method.schedule == "joint" else 0.0)
-        rows = [(weight / method.every, operations) for weight, operations in rows]
+        often = (1 - method.balance_start) / method.every
+        rows = [(weight * often, operations) for weight, operations in rows]
         return StepWork(main, tuple(rows), joint, f"from {words}" if words else "")
 
     def passes(self, subnets: Any, size: int, *, evaluation: bool = True) -> Passes:
@@ -230,6 +236,8 @@ class TrainingWork:
             x, y = (first_samples(of, samples, self.sizes[1]) for of in (self.x, self.y))
             torch.manual_seed(seed)
             method.generator.manual_seed(seed)
+            if self.numbered is not None:
+                method.numbered = self.numbered._replace(numbers=self.numbered.numbers[:samples])
             method.step = seed
             method.zero_grad(set_to_none=True)
             held = [*method.parameters(), *method.buffers(), *tensors_in(x), *tensors_in(y)]

@@ -5,6 +5,7 @@ from stimulative.config import load_recipe as load_recipe
 from stimulative.config import shipped as shipped
 from stimulative.residual import as_in as as_in
 from stimulative.runs import Score as Score
+from stimulative.training.accumulation import numbered_in as numbered_in
 from stimulative.training.calibration import calibration_of as calibration_of
 from stimulative.training.calibration import estimate_statistics as estimate_statistics
 from stimulative.training.calibration import warn_of_loss as warn_of_loss

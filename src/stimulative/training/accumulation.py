@@ -46,8 +46,18 @@ def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done
     """
     source = every(batches, done) if done < steps else iter(())
     for number, part in enumerate(_divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens), done):
-        known = numbers_of(batches, number)
-        yield part if known is None else part._replace(numbered=Numbered(*known))
+        yield part._replace(numbered=numbered_in(batches, number))
+
+
+def numbered_in(batches: Loader, number: int) -> Numbered | None:
+    """Which samples a batch of the present epoch is of; None where they have no numbers.
+
+    Args:
+        batches: The batches.
+        number: The number of the batch, from 0.
+    """
+    known = numbers_of(batches, number)
+    return None if known is None else Numbered(*known)
 
 
 class CannotRead(Exception):
