@@ -2,10 +2,10 @@
 
     python benchmarks/family.py --data FOLDER --out runs/family --jobs 2 [PART ...]
 
-trains and measures the runs of the parts that are named, all by default, in processes of one thread each, as many at a
-time as ``--jobs`` says, and writes what came of them to docs/results/family.json, a run as soon as it is done. Runs that
-stand there are not repeated, and runs that were stopped go on, so that it can be ended and called again; all of it takes
-about twelve hours of two cores. ``--list`` says which runs there are, and which are done.
+trains and measures the runs of the parts that are named, all by default, in processes of one thread each, as many at
+a time as ``--jobs`` says, and writes what came of them to docs/results/family.json, a run as soon as it is done. Runs
+that stand there are not repeated, and runs that were stopped go on, so that it can be ended and called again.
+``--list`` says which runs there are, and which are done.
 
 The parts:
 
@@ -20,12 +20,11 @@ The parts:
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from common import surroundings
 
 from stimulative.config import Recipe, load_recipe
 from stimulative.files import write_text
@@ -155,12 +154,12 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say which runs there are, and train none")
     options = parser.parse_args()
     base = load_recipe(RECIPE, SETTINGS | {"data.path": options.data})
-    runs = {run.name: run for run in reversed([*planned(base)])}  # of two alike, the one that was planned first
-    results = (
-        json.loads(RESULTS.read_text()) if RESULTS.exists() else {"recipe": RECIPE, "settings": SETTINGS, "runs": {}}
-    )
-    done = results["runs"]
-    wanted = [run for run in [*runs.values()][::-1] if not options.parts or run.part in options.parts]
+    runs: dict[str, Planned] = {}
+    for run in planned(base):
+        runs.setdefault(run.name, run)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"recipe": RECIPE, "settings": SETTINGS}
+    done = results.setdefault("runs", {})
+    wanted = [run for run in runs.values() if not options.parts or run.part in options.parts]
     if options.list:
         for run in wanted:
             print(f"{'done' if run.name in done else '    '}  {run.part:8} {run.name}")
@@ -169,19 +168,13 @@ def main() -> None:
     def note(name: str, summary: Summary) -> None:
         done[name] = record(runs[name], options.out / name, summary)
         results["runs"] = {key: done[key] for key in runs if key in done}
-        write_text(RESULTS, json.dumps({**results, **surroundings_of_all()}, indent=1) + "\n")
+        results["command"] = " ".join(["python", *sys.argv])
+        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
 
     jobs = {run.name: Job(run.recipe(base)) for run in wanted if run.name not in done}
     outcome = run_all(jobs, options.out, workers=Workers(options.jobs), after_run=note)
     for name, error in outcome.failed.items():
         print(f"{name} failed: {error}")
-
-
-def surroundings_of_all() -> dict[str, Any]:
-    """The command, and what this process runs on; each run has its own device and versions."""
-    import torch
-
-    return {"command": surroundings(torch.device("cpu"))["command"]}
 
 
 if __name__ == "__main__":
