@@ -317,3 +317,13 @@ def test_training_images_have_numbers_that_stay(data, known):
                     int(images_of.setdefault(int(n), one)) == int(one) for n, one in zip(numbers, y, strict=True)
                 )
     assert loader.images <= len(images_of) if known else not images_of
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method.teacher": "images"}, {"method.name": "group_knowledge", "method.memory": "images"}]
+)
+def test_a_method_that_remembers_mixed_images_is_refused_before_any_work(settings, tmp_path):
+    recipe = load_recipe("digits", settings | TINY | {"data.mixup": 1.0})
+    with pytest.raises(UsageError, match=r"the method remembers each training image, and nobody says which ones"):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "metrics.csv").exists()

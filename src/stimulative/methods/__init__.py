@@ -25,3 +25,4 @@ from stimulative.methods.stimulative import StimulativeTraining as StimulativeTr
 from stimulative.methods.stochastic_depth import StochasticDepth as StochasticDepth
 from stimulative.methods.subnet_objectives import OBJECTIVES as OBJECTIVES
 from stimulative.methods.subnet_objectives import SubnetObjective as SubnetObjective
+from stimulative.methods.teachers import known_numbers as known_numbers

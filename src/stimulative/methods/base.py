@@ -223,6 +223,11 @@ class Method(nn.Module):
         return False
 
     @property
+    def needs_numbers(self) -> bool:
+        """Whether it has to be told which training samples each batch is of; see ``numbered``."""
+        return False
+
+    @property
     def calibrates(self) -> bool:
         """Whether logits come out at a scale of their own, so that evaluation has to fit a temperature to them."""
         return False

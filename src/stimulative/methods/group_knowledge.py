@@ -156,6 +156,11 @@ class GroupKnowledge(Method):
         return self.memory == "step" or (self.memory == "auto" and self.numbered is None)
 
     @property
+    def needs_numbers(self) -> bool:
+        """Whether averages are of each training image, because somebody asked for that."""
+        return self.memory == "images"
+
+    @property
     def current_balance(self) -> float:
         """The balance at the present step."""
         return BalanceSchedule(self.balance, self.balance_ramp).at(self.step, self.total_steps)

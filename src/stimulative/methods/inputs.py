@@ -44,6 +44,25 @@ def sides_of(side: int, share: float) -> range:
     return range(min(side, max(1, int(share * side))), side + 1)
 
 
+def drawn_sides(x: Any, count: int, share: float | None, generator: torch.Generator) -> list[int | None]:
+    """The sides of images that subnets get, all of them equally likely.
+
+    Args:
+        x: A batch of square images, shape ``(B, C, side, side)``; anything else without a share.
+        count: The number of subnets.
+        share: The least share of the images' side; None for images as they are.
+        generator: What they are drawn by.
+
+    Returns:
+        For each subnet a side in pixels, or None for images as they are.
+    """
+    if share is None or not count:
+        return [None] * count
+    sides = sides_of(image_side(x), share)
+    drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=generator).tolist()
+    return [side if side < sides[-1] else None for side in drawn]
+
+
 def image_side(x: Any) -> int:
     """The side of a batch of square images, in pixels.
 

@@ -59,11 +59,11 @@ from stimulative.methods.inputs import (
     check_smaller,
     check_whole,
     detached,
-    image_side,
+    drawn_sides,
     images_of,
-    sides_of,
 )
 from stimulative.methods.lesson import Lesson
+from stimulative.methods.options import name_in
 from stimulative.methods.presets import PRESETS, Preset, preset_of, problems_for, problems_of
 from stimulative.methods.subnet_objectives import SubnetObjective, resolve_objective
 from stimulative.methods.teachers import resolve_teacher
@@ -249,6 +249,11 @@ class StimulativeTraining(Method):
         return not self.freeze_subnet_statistics
 
     @property
+    def needs_numbers(self) -> bool:
+        """Whether the teacher remembers each training image."""
+        return name_in(self.teacher) == "images"
+
+    @property
     def calibrates(self) -> bool:
         """Whether logits come out at a scale of their own: where a term of the loss does not see their scale."""
         return self.task.has_direction and (not self._learned.sees_scale or self.normalise_main)
@@ -409,20 +414,8 @@ class StimulativeTraining(Method):
                 del output
 
     def draw_sides(self, x: Any, count: int) -> list[int | None]:
-        """The sides of images that subnets get in this step, all of them equally likely, by the method's own generator.
-
-        Args:
-            x: A batch of square images, shape ``(B, C, side, side)``; anything else without ``smaller_inputs``.
-            count: The number of subnets.
-
-        Returns:
-            For each subnet a side in pixels, or None for images as they are.
-        """
-        if self.smaller_inputs is None or not count:
-            return [None] * count
-        sides = sides_of(image_side(x), self.smaller_inputs)
-        drawn = torch.randint(sides[0], sides[-1] + 1, (count,), generator=self.generator).tolist()
-        return [side if side < sides[-1] else None for side in drawn]
+        """The sides of images that so many subnets get in this step; see ``inputs.drawn_sides``."""
+        return drawn_sides(x, count, self.smaller_inputs, self.generator)
 
     def _count(self, main: Any = None) -> None:
         if self.training:

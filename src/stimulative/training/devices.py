@@ -12,9 +12,11 @@ import torch
 from torch import distributed
 
 from stimulative.config import Recipe, TrainingSettings
+from stimulative.data import Loader
 from stimulative.errors import UsageError
-from stimulative.methods import Method, method_named
+from stimulative.methods import Method, known_numbers, method_named
 from stimulative.ranks import World, divided, gpu_of, world_of_process
+from stimulative.training.accumulation import numbered_in
 from stimulative.training.copies import Copies, on_this_machine
 from stimulative.training.loggers import loggers_of
 from stimulative.training.together import Processes, one_voice
@@ -200,12 +202,20 @@ def is_wrapped(module: object, strategy: Literal["auto", "ddp", "flat"]) -> bool
     return strategy == "ddp" or (strategy == "auto" and not several)
 
 
-def check_strategy(settings: TrainingSettings, method: Method) -> None:
-    """Make sure that gradients of a method can come together as a recipe says.
+def check_method(settings: TrainingSettings, method: Method, train: Loader, processes: int) -> None:
+    """Make sure that a method can train as a recipe says: gradients can come together, and samples have numbers.
+
+    Args:
+        settings: The recipe's.
+        method: The method.
+        train: The training samples.
+        processes: How many processes train together.
 
     Raises:
-        UsageError: If they cannot.
+        UsageError: If it cannot.
     """
+    if method.needs_numbers:
+        known_numbers(numbered_in(train, 0) if processes == 1 else None, "the method")
     if settings.strategy == "ddp" and method.calls_backward:
         raise UsageError(
             "training.strategy: 'ddp' brings gradients together in one backward pass a step, and the method has "

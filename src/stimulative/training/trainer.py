@@ -30,7 +30,7 @@ from stimulative.training.accumulation import CannotRead, StepPart, parts, readi
 from stimulative.training.calibration import check_view, estimate_statistics
 from stimulative.training.capturing import Capturing
 from stimulative.training.compiling import TellsOfFallbacks, compile_blocks, compiling, sizes_vary
-from stimulative.training.devices import assembled, check_strategy, launched, planned
+from stimulative.training.devices import assembled, check_method, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
@@ -146,7 +146,7 @@ class Trainer:
             reference=self.run_directory.reference if saved else None,
         )
         self.data, self.network, self.method = self.prepared.data, self.prepared.network, self.prepared.method
-        check_strategy(recipe.training, self.method)
+        check_method(recipe.training, self.method, self.data.train, self.processes.size)
         if saved is not None:
             check_same_data(self.run_directory, self.data, saved)
         asked = recipe.evaluation.calibration
