@@ -312,7 +312,7 @@ def loafing(directory: Path) -> Path:
 
 
 def matrix(directory: Path) -> Path:
-    """The numbers of Table 2."""
+    """The numbers of Table 3."""
     nets = ("121", "169", "201", "264")
     values = {"121": [78.84, 43.64, 31.51, 10.01], "169": [79.64, 70.78, 48.41], "201": [79.77, 62.29], "264": [79.81]}
     cells = [
