@@ -94,8 +94,8 @@ def run(
     made.write_summary(Summary.from_mapping(content.to_mapping() | summary))
     if method is not None:
         log = MetricsFile(made.file(METRICS), 0)
-        for epoch in (1, 2):
-            log.add(_epoch(epoch, seed))
+        for number in (1, 2):
+            log.add(epoch(number, seed))
     made.file(CHECKSUMS).unlink()
     return directory
 
@@ -149,21 +149,22 @@ def _summary(family: Family, method: str | None, seed: int, model: str, stages: 
     )
 
 
-def _epoch(epoch: int, seed: int) -> Epoch:
+def epoch(number: int, seed: int) -> Epoch:
+    """A row of a log."""
     return Epoch(
-        epoch=epoch,
-        step=12 * epoch,
+        epoch=number,
+        step=12 * number,
         lr=0.1,
         balance=1.0,
-        loss=3 / epoch,
-        main_ce=2 / epoch,
-        subnet_kl=1 / epoch,
+        loss=3 / number,
+        main_ce=2 / number,
+        subnet_kl=1 / number,
         auxiliary=0.0,
-        train_quality=40.0 * epoch,
-        validation_quality=45.0 * epoch - seed,
+        train_quality=40.0 * number,
+        validation_quality=45.0 * number - seed,
         validation_loss=1.0,
         images_per_second=1000.0,
-        train_seconds=float(epoch),
+        train_seconds=float(number),
     )
 
 
@@ -312,7 +313,7 @@ def loafing(directory: Path) -> Path:
 
 
 def matrix(directory: Path) -> Path:
-    """The numbers of Table 2."""
+    """The numbers of Table 3."""
     nets = ("121", "169", "201", "264")
     values = {"121": [78.84, 43.64, 31.51, 10.01], "169": [79.64, 70.78, 48.41], "201": [79.77, 62.29], "264": [79.81]}
     cells = [

@@ -98,6 +98,8 @@ def test_every_setting_is_explained_for_the_command_line():
         ({"evaluation_image_size": 8}, "data.evaluation_image_size: only images of folder:PATH and fake"),
         ({"name": "fake", "evaluation_image_size": 0}, "data.evaluation_image_size: expected a whole number of at"),
         ({"name": "fake", "color_jitter": -0.1}, "data.color_jitter: expected a number of at least 0, got -0.1"),
+        ({"name": "cifar10", "lighting_scale": "bytes"}, "data.lighting_scale: only images of folder:PATH and fake"),
+        ({"name": "fake", "lighting_scale": "byte"}, "data.lighting_scale: expected one of unit, bytes, got 'byte'"),
         ({"name": "fake", "lighting": float("nan")}, "data.lighting: expected a number of at least 0, got nan"),
         ({"name": "fake", "auto_augment": "magic"}, "data.auto_augment: timm does not know 'magic'"),
     ],
@@ -740,9 +742,12 @@ def fake_settings(**options: Any) -> DataSettings:
 
 
 EVERYTHING = {"color_jitter": 0.4, "lighting": 0.1, "auto_augment": "rand-m9-mstd0.5-inc1"}
+PUBLISHED = {**EVERYTHING, "lighting_scale": "bytes", "auto_augment": "uniform-levels"}
 
 
-@pytest.mark.parametrize("options", [EVERYTHING, {"auto_augment": "uniform"}, {"auto_augment": "augmix-m3-w2"}])
+@pytest.mark.parametrize(
+    "options", [EVERYTHING, PUBLISHED, {"auto_augment": "uniform"}, {"auto_augment": "augmix-m3-w2"}]
+)
 def test_augmented_images_depend_on_seed_and_epoch_but_not_on_workers(options: dict[str, Any]):
     alone, helped = (load(fake_settings(image_size=16, workers=n, **options), seed=0) for n in (0, 2))
     wanted = [epoch(alone.train, number) for number in range(2)]
@@ -757,9 +762,9 @@ def test_augmented_images_depend_on_seed_and_epoch_but_not_on_workers(options: d
     assert same(epoch(plain.test), epoch(alone.test))
 
 
-@pytest.mark.parametrize("auto_augment", [EVERYTHING["auto_augment"], "augmix-m3-w2"])
-def test_augmentation_neither_reads_nor_changes_any_global_random_state(auto_augment: str):
-    data = load(fake_settings(**{**EVERYTHING, "auto_augment": auto_augment}), seed=0)
+@pytest.mark.parametrize("options", [EVERYTHING, PUBLISHED, {**EVERYTHING, "auto_augment": "augmix-m3-w2"}])
+def test_augmentation_neither_reads_nor_changes_any_global_random_state(options: dict[str, Any]):
+    data = load(fake_settings(**options), seed=0)
     passes = []
     for seed in (1, 2):
         for seed_generator in (random.seed, np.random.seed, torch.manual_seed):
@@ -851,7 +856,16 @@ def test_uniform_augment_applies_half_of_two_uniform_draws_at_uniform_magnitudes
 
 @pytest.mark.parametrize(
     "words",
-    ["uniform", "rand-m9-mstd0.5", "rand-m9-n3-mstd0.5-inc1", "rand-m7-tweights", "augmix-m5-w4-d2", "v0", "3a"],
+    [
+        "uniform",
+        "uniform-levels",
+        "rand-m9-mstd0.5",
+        "rand-m9-n3-mstd0.5-inc1",
+        "rand-m7-tweights",
+        "augmix-m5-w4-d2",
+        "v0",
+        "3a",
+    ],
 )
 def test_a_policy_in_timms_words_makes_images_of_the_same_size(words: str):
     assert auto_augment_problem(words) is None
@@ -868,11 +882,17 @@ def test_a_policy_in_timms_words_makes_images_of_the_same_size(words: str):
     ("words", "message"),
     [
         ("rand-m9-strong", "'strong' in 'rand-m9-strong' is not a letter or word with a number after it"),
-        ("rand-q3", "timm does not know 'rand-q3' (Unknown RandAugment config section); expected uniform, or timm's"),
+        (
+            "rand-q3",
+            "timm does not know 'rand-q3' (Unknown RandAugment config section); expected uniform, uniform-levels, or",
+        ),
         ("random", "timm does not know 'random'; expected"),
         ("v7", "timm does not know 'v7' (Unknown AA policy v7)"),
         ("", "timm does not know ''"),
-        (3, "expected uniform, or timm's words, such as rand-m9-mstd0.5, augmix-m3-w3, original, got 3"),
+        (
+            3,
+            "expected uniform, uniform-levels, or timm's words, such as rand-m9-mstd0.5, augmix-m3-w3, original, got 3",
+        ),
     ],
 )
 def test_a_policy_that_timm_does_not_know_is_explained(words: object, message: str):

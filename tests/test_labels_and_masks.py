@@ -194,8 +194,8 @@ def test_masks_that_do_not_fit_are_refused(tmp_path):
         opened(f"segmentation:{root}")
     with pytest.raises(UsageError, match=r"is not a folder; expected .* to hold images/ and masks/"):
         opened(f"segmentation:{tmp_path / 'nowhere'}")
-    for key, value in (("mixup", 0.2), ("auto_augment", "uniform")):
-        with pytest.raises(UsageError, match=rf"data\.{key}: is not for images with masks"):
+    for key, value in (("mixup", 0.2), ("auto_augment", "uniform"), ("lighting_scale", "bytes")):
+        with pytest.raises(UsageError, match=rf"data\.{key}: (bytes )?is not for images with masks"):
             opened(f"segmentation:{root}", **{key: value})
 
 

@@ -260,6 +260,15 @@ def test_several_devices_share_images_and_sum_gradients(of_flops):
     assert two.validation_seconds.typical == pytest.approx(of_flops.validation_seconds.typical / 2)
 
 
+def test_a_look_at_the_test_split_after_each_epoch_takes_its_time(of_flops):
+    tested = forecast_of(recipe(evaluation__test_every_epoch=True), machine=FLOPS_ALONE)
+    per_image = of_flops.validation_seconds.typical / of_flops.validation
+    wanted = per_image * (of_flops.validation + of_flops.test)
+    assert tested.validation_seconds.typical == pytest.approx(wanted)
+    more = tested.train_seconds.typical - of_flops.train_seconds.typical
+    assert more == pytest.approx(wanted - of_flops.validation_seconds.typical)
+
+
 def tiny_machine(memory, **rates) -> Machine:
     return Machine("tiny", {"fp32": 1e9, **rates}, 1e9, memory, 1e9, "made up", measured=True)
 

@@ -99,8 +99,11 @@ def test_the_imagenet_recipes_have_the_settings_of_the_published_code(name: str)
     assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.2, 0.9, True)
     assert (optimizer.weight_decay, data.batch_size, data.classes) == (1e-4, 512, 1000)
     assert (schedule.epochs, schedule.final_lr) == (400 if name.endswith("400") else 200, 0.0)
-    assert (data.color_jitter, data.lighting, data.flip) == (0.4, 0.1, True)
-    assert data.auto_augment == ("uniform" if name.endswith("400") else None)
+    assert optimizer.decay_norms_and_biases
+    assert (data.color_jitter, data.lighting, data.lighting_scale, data.flip) == (0.4, 0.1, "bytes", True)
+    assert (recipe.evaluation.calibration, recipe.evaluation.calibration_images) == ("training", 4 * 512)
+    assert data.evaluation_batch_size == 512
+    assert data.auto_augment == ("uniform-levels" if name.endswith("400") else None)
 
 
 @pytest.mark.parametrize("name", IMAGENET[1:])

@@ -43,7 +43,7 @@ from stimulative.report.sections import groups_in
 from stimulative.report.style import COLOURS, Palette
 from stimulative.report.sweep import sweep_figures, value_axis
 from stimulative.report.trajectories import trajectory_figures
-from stimulative.runs import RunDirectory, frontier
+from stimulative.runs import MetricsFile, RunDirectory, frontier
 from stimulative.studies import Comparison, Loafing, Matrix, Sweep
 
 
@@ -235,6 +235,22 @@ def test_trajectories_are_the_logs_of_all_runs(tmp_path):
     assert [(row["series"], row["seed"], row["epoch"]) for row in loss.rows] == [
         (method, seed, epoch) for method in ("common", "stimulative") for seed in (0, 1) for epoch in (1, 2)
     ]
+
+
+def test_trajectories_show_the_test_split_of_runs_that_were_measured_on_it(tmp_path):
+    made.run(tmp_path / "plain", "common", 0)
+    log = MetricsFile(made.run(tmp_path / "tested", "common", 1) / "metrics.csv", 0, tested=True)
+    for epoch, quality in ((1, 31.5), (2, None), (3, 42.25)):
+        log.add(replace(made.epoch(epoch, 1), test_quality=quality))
+    figures = trajectory_figures(group_of(tmp_path / "plain", tmp_path / "tested"), 100)
+    assert [figure.name for figure in figures] == ["trajectory-loss", "trajectory-validation", "trajectory-test"]
+    shown = figures[-1]
+    assert [(row["seed"], row["epoch"], row["test_quality"]) for row in shown.rows] == [(1, 1, 31.5), (1, 3, 42.25)]
+    assert "on images of the test split, with the statistics of validation; it chose nothing" in shown.caption
+    assert shown.title == "Test accuracy" and "test_top1" in shown.csv().splitlines()[0]
+    alone = trajectory_figures(group_of(tmp_path / "plain"), 100)
+    assert [figure.name for figure in alone] == ["trajectory-loss", "trajectory-validation"]
+    assert "test_top1" not in alone[0].csv()
 
 
 @pytest.mark.parametrize(

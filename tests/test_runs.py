@@ -376,6 +376,27 @@ def test_a_matrix_of_densenets_builds_the_smaller_ones(tmp_path):
     assert len(result.cells) == 3 and not result.failed
 
 
+def test_a_matrix_of_densenets_is_tried_on_made_up_images_in_a_few_steps(tmp_path, capsys):
+    arguments = ["--model.arguments.growth_rate", "4", "--model.arguments.block_config", "[2, 2, 2, 3]"]
+    few = ["--data.images", "16", "--data.image_size", "8", "--data.batch_size", "8", "--data.workers", "0"]
+    words = ["matrix", "cifar100-densenet121", *arguments, "--nets", "2-2-2-2", "2-2-2-3", "--data", "fake", *few]
+    assert main([*words, "--max-steps", "2", "--out", str(tmp_path / "m"), "--training.loggers", "[]"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 runs of cifar/densenet121 on fake, 300 epochs each, by common training, 2 steps at most" in printed
+    for net, layers in (("2-2-2-2", [2, 2, 2, 2]), ("2-2-2-3", [2, 2, 2, 3])):
+        run = tmp_path / "m" / f"common-{net}-seed0"
+        one = load_recipe(run / "recipe.yaml")
+        assert (one.data.name, one.data.classes, one.schedule.max_steps, one.method.name) == ("fake", 100, 2, "common")
+        assert one.model.arguments == {"growth_rate": 4, "block_config": layers}
+        assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    cells = json.loads((tmp_path / "m" / "matrix.json").read_text())["cells"]
+    assert [(cell["subnet"], cell["main"]) for cell in cells] == [
+        ("2-2-2-2", "2-2-2-2"),
+        ("2-2-2-2", "2-2-2-3"),
+        ("2-2-2-3", "2-2-2-3"),
+    ]
+
+
 def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
     stimulative = load_recipe("digits", {**TINY, "method.name": "stimulative"})
     plan = sweep_room.SweepPlan(stimulative, "method.balance", ["0.5", "5"], seeds=2)
@@ -407,6 +428,12 @@ def test_a_sweep_sets_the_value_and_nothing_else(recipe, tmp_path):
         (["matrix", "digits", "--nets", "[0.2]-1-1", "--out", "x"], "subnet [0.2]-1-1 is not one of this network's"),
         (["matrix", "digits", "--nets", "2-2-2", "--method.name=x", "--out", "x"], "is said with --method here"),
         (["matrix", "digits", "--nets", "2-2-2", "--method", "magic", "--out", "x"], "unknown method"),
+        (["matrix", "digits", "--nets", "2-2-2", "--max-steps", "0", "--out", "x"], "max_steps: must be at least 1"),
+        (["matrix", "digits", "--nets", "2-2-2", "--data", "fakes", "--out", "x"], "unknown data set 'fakes'"),
+        (
+            ["matrix", "digits", "--nets", "2-2-2", "--data", "fake", "--data.name=cifar10", "--out", "x"],
+            "got both --data and --data.name, which say the same",
+        ),
         (
             ["matrix", "digits", "--nets", "2-2-2", "--seeds", "0", "--out", "x"],
             "number of seeds is from 1 to 1,000, got 0",

@@ -112,7 +112,12 @@ def test_a_method_that_gives_no_terms_is_named(tmp_path, monkeypatch, given):
 
 def test_what_an_epoch_tells_is_what_the_log_says(tmp_path):
     story = Story()
-    train(load_recipe("digits", TINY), tmp_path / "run", progress=False, callbacks=[story])
+    train(
+        load_recipe("digits", TINY | {"evaluation.test_every_epoch": True}),
+        tmp_path / "run",
+        progress=False,
+        callbacks=[story],
+    )
     logged = RunDirectory.open(tmp_path / "run").metrics
     assert [epoch.epoch for epoch in logged] == [epoch.epoch for epoch in story.epochs] == [1, 2]
     for told, read in zip(story.epochs, logged, strict=True):

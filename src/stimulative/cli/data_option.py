@@ -1,4 +1,4 @@
-"""``--data NAME``: a recipe on other images, or texts, than its own."""
+"""To try a recipe: ``--data NAME``, on other images, or texts, than its own, and ``--max-steps N``, in a few steps."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "fake (made up, of the same size and in as many classes; to try a recipe without its data); a language model "
         "on these texts: pydoc or text:PATH; a sentence encoder on sentences:PATH; or your own, package.module:name",
     )
+
+
+def add_max_steps(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-steps`` to a command that takes a recipe and has ``TAKES_SETTINGS = True``."""
+    parser.add_argument(
+        "--max-steps", metavar="N", help="stop after N steps, as --schedule.max_steps does; to try a recipe"
+    )
+
+
+def max_steps_settings(steps: str | None) -> list[str]:
+    """The settings that ``--max-steps`` stands for, as words of a command line."""
+    return [] if steps is None else ["--schedule.max_steps", steps]
 
 
 def data_settings(recipe: str | Path, name: str | None, rest: Sequence[str] = ()) -> list[str]:

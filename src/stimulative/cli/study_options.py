@@ -14,6 +14,7 @@ from stimulative.cli.tables import in_words, measure_of
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
+    from stimulative.config import Recipe
     from stimulative.runs import Summary
     from stimulative.studies import Plan, StudyOfRuns, Workers
 
@@ -88,6 +89,12 @@ class Telling(Generic[Result]):
     each: str = ""
     note: str = ""
     tables: Mapping[str, str] = field(default_factory=dict)
+
+
+def at_most(recipe: Recipe) -> str:
+    """What the headline of a study says of runs that stop early; nothing where they do not."""
+    stop = recipe.schedule.max_steps
+    return "" if stop is None else f", {stop} steps at most"
 
 
 def run_study(

@@ -223,7 +223,7 @@ def _problem_with_logger(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured once training is over.
+    """What is measured once training is over, and what on the way there.
 
     Attributes:
         subnets: Which subnets to evaluate: all; a number of them, drawn with the seed, the main net and the smallest
@@ -238,6 +238,9 @@ class EvaluationSettings:
             By default in the 32 bits that the weights are saved with, so that scores are those of the model that comes
             out, and differences of subnets of a tenth of a point are not those of rounding. GPUs multiply as
             training.tf32 says there, too: by default with 10 bits behind the point.
+        test_every_epoch: Measure the main net on the test split after each epoch, too, as validation measures it, and
+            write that to metrics.csv, for curves of test accuracy. It chooses nothing: that is up to the validation
+            part. By default the test split is read once, at the end.
     """
 
     subnets: int | Literal["auto", "all"] = "auto"
@@ -245,6 +248,7 @@ class EvaluationSettings:
     calibration: CalibrationSetting = "auto"
     calibration_images: int = 2000
     autocast: bool = False
+    test_every_epoch: bool = False
 
     def problems(self) -> list[str]:
         """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""

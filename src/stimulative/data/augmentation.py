@@ -1,31 +1,40 @@
 """What is done to photographs: one image at a time, by the processes that read them.
 
 A training image is cropped in random scale and shape, mirrored, put through a policy, jittered in colour and lit, each
-if asked, in this order. An evaluation image is resized and its centre cut out.
+if asked, in this order; the policy `uniform-levels` comes last. An evaluation image is resized and its centre cut out.
 
 Sources:
     Random crop in scale and shape: Szegedy et al., Going Deeper with Convolutions, 2015 (torchvision's defaults).
     Lighting: Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep CNNs, 2012, section 4.1.
-    Policies: timm's; `uniform` is LingChen et al., UniformAugment, 2020 (arXiv 2003.14348).
+    Policies: timm's; `uniform` is LingChen et al., UniformAugment, 2020 (arXiv 2003.14348), `uniform-levels` what
+        Stimulative Training++ makes of it (`uniform_levels.py`).
 
 `uniform` draws two operations uniformly, with replacement. Each is applied with a probability that is itself drawn
 uniformly from 0 to 1, and with a magnitude drawn uniformly from the operation's whole range. A coin whose probability
 is drawn anew for every toss is a fair coin, so timm's RandAugment with probability 1/2 and uniform magnitudes is the
 same distribution. The operations and their ranges are those of Fast AutoAugment (arXiv 1905.00397), except that there
 is no cutout and no pairing of samples, and that posterising keeps 4 to 7 bits.
+
+Lighting is meant for pixels from 0 to 1, to which it is added here (`unit`). The published code of stimulative
+training adds the same numbers to pixels from 0 to 255 and rounds towards 0 (`bytes`). Its noise, of deviation 0.1,
+moves a channel by 0.013 levels, so that what remains is the rounding: where a channel's noise is negative, which is
+half of the time, each of its values above 0 loses one level; where it is positive, nothing changes.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from stimulative.data.uniform_levels import UniformLevels, Warp
 from stimulative.records import Record
 
 UNIFORM = "uniform"
+UNIFORM_LEVELS = "uniform-levels"
 
 # The covariance of the colours of ImageNet's training images, on the scale 0..1: its eigenvalues, and its eigenvectors
 # as columns. These are the numbers that everybody uses, since the implementations for Torch7.
@@ -58,6 +67,7 @@ def training_transform(
     flip: bool,
     interpolation: str,
     color_jitter: float,
+    byte_lighting: float = 0.0,
     auto_augment: str | None,
     mean: tuple[float, ...],
 ) -> Callable[[Any], Tensor]:
@@ -72,7 +82,8 @@ def training_transform(
         flip: Mirror half of the images.
         interpolation: How they are resized.
         color_jitter: Greatest change of brightness, contrast and saturation, as a share.
-        auto_augment: A policy in timm's words, or `uniform`.
+        byte_lighting: Deviation of the lighting noise that is added to pixels from 0 to 255; 0 for none.
+        auto_augment: A policy in timm's words, `uniform` or `uniform-levels`.
         mean: Mean of each channel from 0 to 1, which policies fill empty pixels with.
     """
     from torchvision.transforms import v2
@@ -88,10 +99,15 @@ def training_transform(
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
-    if auto_augment is not None:
-        steps.append(policy(auto_augment, size=size, mean=mean, interpolation=interpolation))
+    colours: list[Any] = []
     if color_jitter:
-        steps.append(v2.ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter))
+        colours.append(v2.ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter))
+    if byte_lighting:
+        colours.append(partial(_lit, byte_lighting))
+    changed: list[Any] = []
+    if auto_augment is not None:
+        changed.append(policy(auto_augment, size=size, mean=mean, interpolation=interpolation))
+    steps += [*colours, *changed] if auto_augment == UNIFORM_LEVELS else [*changed, *colours]
     return v2.Compose([*steps, channels_of])
 
 
@@ -157,8 +173,23 @@ def lighting_noise(deviation: float) -> Tensor:
     return torch.tensor(COLOUR_EIGENVECTORS) @ strength
 
 
+def _lit(deviation: float, image: Any) -> Any:
+    return lit_bytes(image, lighting_noise(deviation))
+
+
+def lit_bytes(image: Any, noise: Tensor) -> Any:
+    """An image whose channels are shifted on the scale 0..255, cut off there, and rounded towards 0.
+
+    Args:
+        image: PIL's RGB.
+        noise: What is added to its red, green and blue, (3,).
+    """
+    shifted = torch.arange(256, dtype=torch.float64) + noise.double()[:, None]
+    return image.point(shifted.clamp(0, 255).to(torch.uint8).flatten().tolist())
+
+
 def policy(words: str, *, size: int, mean: tuple[float, ...], interpolation: str) -> Callable[[Any], Any]:
-    """A policy from PIL image to PIL image, in timm's words or `uniform`.
+    """A policy from PIL image to PIL image, in timm's words, `uniform` or `uniform-levels`.
 
     Args:
         words: Its words, that `auto_augment_problem` finds no fault with.
@@ -170,11 +201,14 @@ def policy(words: str, *, size: int, mean: tuple[float, ...], interpolation: str
     from timm.data import auto_augment as timm_augment
 
     fill = tuple(min(255, round(255 * channel)) for channel in mean)
+    resample = Image.Resampling[interpolation.upper()]
+    if words == UNIFORM_LEVELS:
+        return UniformLevels(Warp(resample, fill))
     settings: dict[str, Any] = {
         "translate_const": int(size * _TRANSLATION),
         "translate_pct": _TRANSLATION,
         "img_mean": fill,
-        "interpolation": Image.Resampling[interpolation.upper()],
+        "interpolation": resample,
     }
     if words == UNIFORM:
         return timm_augment.rand_augment_transform(_UNIFORM_WORDS, settings, transforms=_UNIFORM_OPERATIONS)
@@ -187,10 +221,10 @@ def policy(words: str, *, size: int, mean: tuple[float, ...], interpolation: str
 
 def auto_augment_problem(words: object) -> str | None:
     """What is wrong with the words of a policy; None if they are fine."""
-    known = f"{UNIFORM}, or timm's words, such as rand-m9-mstd0.5, augmix-m3-w3, original"
+    known = f"{UNIFORM}, {UNIFORM_LEVELS}, or timm's words, such as rand-m9-mstd0.5, augmix-m3-w3, original"
     if not isinstance(words, str):
         return f"expected {known}, got {words!r}"
-    if words == UNIFORM:
+    if words in (UNIFORM, UNIFORM_LEVELS):
         return None
     # timm leaves out, without a word, what does not look like a setting to it
     odd = [part for part in words.split("-")[1:] if not re.fullmatch(r"t\w+|(?!t)[a-z]+\d+(\.\d+)?", part)]

@@ -75,7 +75,8 @@ class CountedBatches:
 class LazyLoader:
     """A loader that is built when it is first used.
 
-    The test split is one: a run reads it once, at its end, so a run that stops earlier never pays for it.
+    The test split is one: unless it is asked for after each epoch, a run reads it once, at its end, so a run that stops
+    earlier never pays for it.
     """
 
     def __init__(self, build: Callable[[], Loader]) -> None:

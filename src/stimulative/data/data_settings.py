@@ -18,7 +18,7 @@ from stimulative.data.sentences import SENTENCES, SentenceSettings
 from stimulative.data.shards import SHARDS, ShardSettings
 from stimulative.data.texts import PYDOC, TEXT, TextSettings
 from stimulative.data.tokens import BYTES
-from stimulative.data.value_checks import CHECKS, Interpolation, value_problems
+from stimulative.data.value_checks import CHECKS, Interpolation, LightingScale, value_problems
 from stimulative.errors import UsageError
 from stimulative.extension import is_own
 from stimulative.naming import did_you_mean, nearest
@@ -107,12 +107,17 @@ class DataSettings:
             multiplied by factors drawn from 1 minus this to 1 plus this, in random order; 0 turns it off.
         lighting: For `folder:PATH` and `fake`: deviation of the noise along the principal components of ImageNet's
             colours that is added to training images (Krizhevsky et al. 2012: 0.1); 0 turns it off.
+        lighting_scale: For `folder:PATH` and `fake`: what that noise is added to: `unit`, pixels from 0 to 1, for which
+            it is meant, or `bytes`, pixels from 0 to 255, rounded towards 0, as in the published code of stimulative
+            training. At 0.1 that hardly lights: half of the time a channel is one level of 255 darker.
         crop_scale: For `folder:PATH` and `fake`: least and greatest share of an image's area that a training image is
             cropped from, drawn anew each time; [1, 1] crops nothing but what `crop_aspect` asks for.
         crop_aspect: For `folder:PATH` and `fake`: least and greatest width of that crop as a multiple of its height,
             before it is resized to a square; [1, 1] keeps shapes as they are.
         auto_augment: For `folder:PATH` and `fake`: a policy of timm's in its words, such as `rand-m9-mstd0.5`,
-            `augmix-m3-w3` or `original`, or `uniform` for UniformAugment; null turns it off.
+            `augmix-m3-w3` or `original`; `uniform` for UniformAugment; `uniform-levels` for what Stimulative Training++
+            makes of it (31 levels of strength, after `color_jitter` and the `lighting` of bytes, where all other
+            policies come before them); null turns it off.
         mixup: Alpha of the Beta distribution of the share that two training images are mixed by, and their labels
             alike; 0 turns it off. With `cutmix`, too, each batch gets one of them, with probability 1/2.
         cutmix: Alpha of the Beta distribution of the share of a training image that stays when a box of another one is
@@ -150,6 +155,7 @@ class DataSettings:
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
+    lighting_scale: LightingScale = "unit"
     crop_scale: tuple[float, float] = CROP_SCALE
     crop_aspect: tuple[float, float] = CROP_ASPECT
     auto_augment: str | None = None

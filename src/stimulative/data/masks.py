@@ -48,6 +48,8 @@ class MaskSettings(ResizedSettings):
         found = super().problems()
         if self.name == SEGMENTATION:
             found["name"] = f"data.name: '{SEGMENTATION}' needs the path of a folder with {_TRAIN}/ and {_TEST}/"
+        if self.lighting_scale == "bytes":
+            found["lighting_scale"] = "data.lighting_scale: bytes is not for images with masks, got 'bytes'; use unit"
         for key in ("mixup", "cutmix", "auto_augment"):
             if getattr(self, key):
                 found[key] = f"data.{key}: is not for images with masks, got {getattr(self, key)!r}; leave it out"

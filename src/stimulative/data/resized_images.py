@@ -18,7 +18,7 @@ from stimulative.data.dataset import ImageData
 from stimulative.data.image_settings import ImageSettings
 from stimulative.data.kind import Opening
 from stimulative.data.pixels import Normalisation
-from stimulative.data.value_checks import Interpolation
+from stimulative.data.value_checks import Interpolation, LightingScale
 
 _CHANNELS = 3
 
@@ -58,9 +58,10 @@ class ResizedSettings(ImageSettings):
         evaluation_image_size: Side where nothing is trained; None for that of training images.
         color_jitter: Greatest change of brightness, contrast and saturation, as a share.
         lighting: Deviation of the lighting noise.
+        lighting_scale: Whether it is added to pixels from 0 to 1 or to bytes.
         crop_scale: Least and greatest share of an image's area that a training image is cropped from.
         crop_aspect: Least and greatest width of that crop as a multiple of its height.
-        auto_augment: A policy in timm's words, or `uniform`; None for none.
+        auto_augment: A policy in timm's words, `uniform` or `uniform-levels`; None for none.
         crop_ratio: Share of the shorter side that evaluation crops.
         interpolation: How images are resized.
         workers: Processes that read and decode images.
@@ -71,6 +72,7 @@ class ResizedSettings(ImageSettings):
     evaluation_image_size: int | None
     color_jitter: float
     lighting: float
+    lighting_scale: LightingScale
     crop_scale: tuple[float, float]
     crop_aspect: tuple[float, float]
     auto_augment: str | None
@@ -118,7 +120,7 @@ class ResizedSettings(ImageSettings):
             source.train,
             self.augmentation(source.size, mean),
             policy=self.auto_augment is not None,
-            lighting=self.lighting,
+            lighting=self.lighting if self.lighting_scale == "unit" else 0.0,
         )
         prepared = Preparation.of(evaluation_size, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
         show = self.prepared(prepared)
@@ -176,6 +178,7 @@ class ResizedSettings(ImageSettings):
                 flip=self.flip,
                 interpolation=self.interpolation,
                 color_jitter=self.color_jitter,
+                byte_lighting=self.lighting if self.lighting_scale == "bytes" else 0.0,
                 auto_augment=self.auto_augment,
                 mean=mean,
             )

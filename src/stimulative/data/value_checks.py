@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from stimulative.data.augmentation import auto_augment_problem
 
 Interpolation = Literal["bilinear", "bicubic"]
+LightingScale = Literal["unit", "bytes"]
 
 Check = Callable[[str, Any], str | None]
 """From a key and its value to what is wrong with it, as a sentence that starts with the key; None if nothing is."""
@@ -69,9 +70,13 @@ def _crop_aspect(key: str, value: tuple[float, ...]) -> str | None:
     return f"data.{key}: expected two ratios of width to height, 0 < least <= greatest, got {list(value)}"
 
 
-def _interpolation(key: str, value: object) -> str | None:
-    known = get_args(Interpolation)
-    return None if value in known else f"data.{key}: expected one of {', '.join(known)}, got {value!r}"
+def _one_of(words: object) -> Check:
+    known = get_args(words)
+
+    def check(key: str, value: object) -> str | None:
+        return None if value in known else f"data.{key}: expected one of {', '.join(known)}, got {value!r}"
+
+    return check
 
 
 def _auto_augment(key: str, value: object) -> str | None:
@@ -115,10 +120,11 @@ CHECKS: Mapping[str, Check] = {
     "mean": optional(_mean),
     "std": optional(_std),
     "crop_ratio": _crop_ratio,
-    "interpolation": _interpolation,
+    "interpolation": _one_of(Interpolation),
     "evaluation_image_size": optional(whole_number(least=1, most=_LARGEST)),
     "color_jitter": _amount,
     "lighting": _amount,
+    "lighting_scale": _one_of(LightingScale),
     "mixup": _amount,
     "cutmix": _amount,
     "auto_augment": optional(_auto_augment),

@@ -5,12 +5,12 @@ Lee et al., "Deeply-Supervised Nets", AISTATS 2015, arXiv 1409.5185. Hidden laye
 
     L = CE(z_main, y) + sum_i weight * CE(z_i, y).
 
-Table 1 of stimulative training (arXiv 2210.04153) compares with it, with a classifier of global average pooling and
-one linear layer behind every block; how it weighs them is not stated in what we hold.
+Table 1 of stimulative training (arXiv 2210.04153) compares with it. How its classifiers are built and weighed is not
+stated in what we hold; those of global average pooling and one linear layer are ours.
 
 Where this differs from Deeply-Supervised Nets, and why:
 
-- Softmax classifiers on pooled features, as in Table 1, instead of squared-hinge ones on all features.
+- Softmax classifiers on pooled features, as residual networks end in, instead of squared-hinge ones on all features.
 - A constant weight. There it falls to 0 over training, and a classifier's loss stops to count once it is below a
   threshold; neither has a published value for residual networks.
 - The weight is 0.3, that of the auxiliary classifiers of GoogLeNet (Szegedy et al., CVPR 2015, arXiv 1409.4842,

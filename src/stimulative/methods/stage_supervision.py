@@ -4,10 +4,10 @@ Lee et al., "Deeply-Supervised Nets", AISTATS 2015, arXiv 1409.5185, with classi
 
     L = CE(z_main, y) + sum_i weight * CE(z_i, y).
 
-Table 1 of stimulative training (arXiv 2210.04153) compares with it. What differs from Deeply-Supervised Nets is the
-same as for layer supervision, and is listed at the head of ``layer_supervision.py``. The last stage has no classifier
-of its own: the model's classifier reads it. A network whose blocks are all one stage, such as a plain vision
-transformer, is divided into four sections of equal depth.
+Table 1 of stimulative training (arXiv 2210.04153) compares with it; the classifiers are ours here, too. What differs
+from Deeply-Supervised Nets is the same as for layer supervision, and is listed at the head of
+``layer_supervision.py``. The last stage has no classifier of its own: the model's classifier reads it. A network whose
+blocks are all one stage, such as a plain vision transformer, is divided into four sections of equal depth.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class _Measuring:
     """What measuring takes.
 
     Args:
-        validation: Seconds of the validation behind an epoch.
+        validation: Seconds of what is measured behind an epoch.
         once: Seconds of what a run measures at its end.
         subnets: How many subnets are evaluated.
         recalibrate: Seconds of estimating their statistics.
@@ -188,13 +188,14 @@ class Forecasting:
         calibrating = self.work.passes(chosen, rows, evaluation=False)
         share = 1 / self.devices  # devices that train together measure together
         main = self._passes(passes, rows, amounts.validation * share, all_of_them=False)
-        once = main.plus(self._passes(passes, rows, amounts.test * share, all_of_them=False))
+        tested = self._passes(passes, rows, amounts.test * share, all_of_them=False)
+        once = main.plus(tested)
         # the main net's statistics are estimated on one or two views of training images, and each is measured
         estimated = self._passes(calibrating, rows, 2 * self._calibrated * share, all_of_them=False)
         looked_at = amounts.validation + amounts.test
         recalibrate = self._passes(calibrating, rows, self._calibrated, all_of_them=True)
         return _Measuring(
-            validation=main,
+            validation=main.plus(tested) if settings.test_every_epoch else main,
             once=once.plus(estimated).plus(main.times(2)),
             subnets=len(chosen),
             recalibrate=recalibrate,

@@ -11,19 +11,22 @@ from stimulative.report.run_groups import Group
 from stimulative.report.style import HEIGHT
 
 _LOGGED = "epoch", "loss", "main_ce", "train_quality", "validation_quality"
+_TESTED = "test_quality"
 _MARKS = 20
 """About so many epochs of a run have a mark to hover over."""
 
 
 def trajectory_figures(group: Group, points: int) -> list[Figure]:
-    """Training loss and validation accuracy by epoch; none where no run has a log.
+    """Training loss, validation accuracy and, of runs that have it, test accuracy by epoch; none without a log.
 
     Args:
         group: The runs.
         points: About so many epochs of all runs together are drawn at most; the CSV file has all of them.
     """
+    tested = any(epoch.test_quality is not None for run in group.runs for epoch in run.metrics)
+    logged = (*_LOGGED, _TESTED) if tested else _LOGGED
     rows = [
-        {"series": name, "seed": run.summary.seed, **{column: getattr(epoch, column) for column in _LOGGED}}
+        {"series": name, "seed": run.summary.seed, **{column: getattr(epoch, column) for column in logged}}
         for name, runs in group.series.items()
         for run in runs
         for epoch in run.metrics
@@ -49,18 +52,23 @@ def trajectory_figures(group: Group, points: int) -> list[Figure]:
             measure=words.key,
         )
     ]
-    validated = [row for row in rows if row["validation_quality"] is not None]
-    if validated:
-        figures.append(
-            Figure(
-                "trajectory-validation",
-                f"Validation {words.quality}",
-                f"{words.opening} of the main net on {words.samples} held out of the training split. {_lines(group)}",
-                validated,
-                _chart(group, validated, "validation_quality", words.axis, points),
-                measure=words.key,
+    of_parts = (
+        ("validation", "held out of the training split"),
+        ("test", "of the test split, with the statistics of validation; it chose nothing"),
+    )
+    for part, where in of_parts:
+        measured = [row for row in rows if row.get(f"{part}_quality") is not None]
+        if measured:
+            figures.append(
+                Figure(
+                    f"trajectory-{part}",
+                    f"{part.capitalize()} {words.quality}",
+                    f"{words.opening} of the main net on {words.samples} {where}. {_lines(group)}",
+                    measured,
+                    _chart(group, measured, f"{part}_quality", words.axis, points),
+                    measure=words.key,
+                )
             )
-        )
     return figures
 
 

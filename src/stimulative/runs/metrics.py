@@ -14,6 +14,7 @@ from stimulative.files import regular, write_text
 from stimulative.tasks import KEYS
 
 _EPOCH = re.compile("[0-9]{1,9}")
+_TESTED = "test_quality"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Epoch:
         validation_loss: Its loss there.
         images_per_second: Images, or sequences, trained on per second.
         train_seconds: How long training has taken so far, without validation.
+        test_quality: How good it is on the test split, where that is measured after each epoch; its column,
+            ``test_top1`` or as the measure is called, is there only then.
         measure: What the quality is; the columns are called ``train_top1`` and ``validation_top1`` where it is that.
     """
 
@@ -51,6 +54,7 @@ class Epoch:
     validation_loss: float | None
     images_per_second: float | None
     train_seconds: float | None
+    test_quality: float | None = None
     measure: str = "top1"
 
     @classmethod
@@ -62,20 +66,32 @@ class Epoch:
             ValueError: If it holds something else than numbers.
         """
         step, measure = row["step"], measure_of(row)
-        columns = {name: column for name, column in columns_of(measure).items() if name not in ("epoch", "step")}
+        columns = columns_of(measure, tested=is_tested(row))
+        columns = {name: column for name, column in columns.items() if name not in ("epoch", "step")}
         numbers = {name: float(row[column]) if row[column] else None for name, column in columns.items()}
         return cls(epoch=int(row["epoch"]), step=int(step) if step else None, measure=measure, **numbers)
 
 
-def columns_of(measure: str) -> dict[str, str]:
-    """What the fields of an epoch are called in the file, where its quality is that measure."""
-    names = [field.name for field in fields(Epoch) if field.name != "measure"]
+def columns_of(measure: str, *, tested: bool = False) -> dict[str, str]:
+    """What the fields of an epoch are called in the file.
+
+    Args:
+        measure: What its quality is.
+        tested: Whether the main net is measured on the test split after each epoch.
+    """
+    left_out = {"measure"} if tested else {"measure", _TESTED}
+    names = [field.name for field in fields(Epoch) if field.name not in left_out]
     return {name: name.replace("quality", measure) for name in names}
 
 
 def measure_of(row: Collection[str]) -> str:
     """The measure that the columns of a file are of."""
     return next((key for key in KEYS if f"validation_{key}" in row), KEYS[0])
+
+
+def is_tested(row: Collection[str]) -> bool:
+    """Whether a file with these columns has the test split's."""
+    return _TESTED.replace("quality", measure_of(row)) in row
 
 
 class MetricsFile:
@@ -85,15 +101,18 @@ class MetricsFile:
         path: The file.
         epochs: Epochs that are done.
         measure: What the quality of nets is called.
+        tested: Whether the main net is measured on the test split after each epoch.
         text: What the file held when these were done, whatever has become of it; None takes the file as it is.
 
     Attributes:
         text: What the file holds.
     """
 
-    def __init__(self, path: Path, epochs: int, measure: str = "top1", text: str | None = None) -> None:
+    def __init__(
+        self, path: Path, epochs: int, measure: str = "top1", *, tested: bool = False, text: str | None = None
+    ) -> None:
         self.path = path
-        self.columns = columns_of(measure)
+        self.columns = columns_of(measure, tested=tested)
         found: list[dict[str, str]] = []
         if text is not None:
             found = rows_of_log(text)
@@ -152,6 +171,7 @@ def rows_of_log(text: str) -> list[dict[str, str]]:
 
 def _rows_of(lines: Iterable[str]) -> list[dict[str, str]]:
     read = [{"auxiliary": "0"} | row for row in csv.DictReader(lines)]  # older files lack this column
-    columns = columns_of(measure_of(read[0] if read else ())).values()
+    first = read[0] if read else ()
+    columns = columns_of(measure_of(first), tested=is_tested(first)).values()
     rows = [{column: row[column] for column in columns if row.get(column) is not None} for row in read]
     return [row for row in rows if len(row) == len(columns) and _EPOCH.fullmatch(row["epoch"])]

@@ -1,4 +1,4 @@
-"""What is done when the last epoch is over: the model as it is deployed, and the one look at the test split."""
+"""What is done when the last epoch is over: the model as it is deployed, and its look at the test split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main_temperatures(prepared: Prepared, statistics: Statistics | None = None) 
 
 
 def finish(trainer: Trainer) -> Summary:
-    """Write the trained model and the summary: the one time that the test split is read."""
+    """Write the trained model and the summary. The test split is first read here, unless every epoch was tested."""
     peak = trainer.memory.mib()
     prepared, network = trainer.prepared, trainer.network
     trainer.method.deploy()

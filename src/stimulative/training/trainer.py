@@ -24,18 +24,18 @@ from stimulative.errors import UsageError
 from stimulative.methods import Terms
 from stimulative.ranks import divided
 from stimulative.residual import batch_size, keep_frozen, sent
-from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Score, Summary, rows_of_log
+from stimulative.runs import BEST, LAST, Environment, Epoch, Origin, RunDirectory, Summary, rows_of_log
 from stimulative.tasks import hits
 from stimulative.training.accumulation import CannotRead, StepPart, parts, reading
-from stimulative.training.calibration import check_view, estimate_statistics
+from stimulative.training.calibration import check_view
 from stimulative.training.capturing import Capturing
 from stimulative.training.compiling import TellsOfFallbacks, compile_blocks, compiling, sizes_vary
 from stimulative.training.devices import assembled, check_method, launched, planned
 from stimulative.training.display import TrainingProgress
 from stimulative.training.divergence import check_losses, check_parameters
 from stimulative.training.events import Callback, Step
-from stimulative.training.finishing import finish, main_temperatures
-from stimulative.training.measuring import in_format, measure, samples_in
+from stimulative.training.finishing import finish
+from stimulative.training.measuring import in_format, samples_in
 from stimulative.training.memory import PeakMemory
 from stimulative.training.optimization import optimizer_of, restore_optimizer, schedule_of
 from stimulative.training.preparing import prepare
@@ -51,9 +51,10 @@ from stimulative.training.resuming import (
 from stimulative.training.stopping import Stopping, TrainingStopped
 from stimulative.training.synchronising import synchronise
 from stimulative.training.together import one_voice, running_statistics
-from stimulative.training.tuning import measuring_as, tuned
+from stimulative.training.tuning import tuned
 from stimulative.training.under_way import UnderWay, restore_states, states_of_all
 from stimulative.training.updating import Update
+from stimulative.training.validating import EpochScores, measure_epoch
 from stimulative.training.watching import ChanceWarning, Log, Watch
 from stimulative.training.whole_passes import WholePasses
 
@@ -245,7 +246,8 @@ class Trainer:
         under_way.begin_again()
         means = self._train_batches(under_way)
         self.processes.average_buffers(self.method, running_statistics(self.method))
-        score = self._validate_or_stop(under_way)
+        scores = self._measure_or_stop(under_way)
+        score = scores.validation
         self.seconds += under_way.seconds
         self.epoch += 1
         epoch = Epoch(
@@ -259,6 +261,7 @@ class Trainer:
             validation_loss=score.loss,
             images_per_second=under_way.images * self.processes.size / under_way.seconds,
             train_seconds=self.seconds,
+            test_quality=None if scores.test is None else scores.test.quality,
         )
         check_parameters(self.method.parameters(), self.epoch, self.run_directory.file(LAST))
         is_best, self.best = score.quality >= self.best, max(self.best, score.quality)
@@ -333,11 +336,11 @@ class Trainer:
         self.processes.wait()
         self.stopping.end()
 
-    def _validate_or_stop(self, under_way: UnderWay) -> Score:
-        """The score on the validation part; what was trained is saved first if that is broken off."""
+    def _measure_or_stop(self, under_way: UnderWay) -> EpochScores:
+        """The scores of the epoch; what was trained is saved first if measuring is broken off."""
         while True:
             try:
-                return self._validate()
+                return measure_epoch(self)
             except TrainingStopped:
                 self._stop(under_way)
 
@@ -381,26 +384,6 @@ class Trainer:
                 "stimulative.methods.Terms"
             )
         return terms
-
-    def _validate(self) -> Score:
-        with (
-            self.method.as_deployed(),
-            divided(self.processes.division),
-            measuring_as(self.recipe, self.fabric.device),
-        ):
-            statistics = None
-            if self.method.pollutes_statistics:
-                view = "training" if self.calibration == "auto" else self.calibration
-                statistics = estimate_statistics(self.prepared, view)
-            temperatures = main_temperatures(self.prepared, statistics)
-            return measure(
-                self.network,
-                self.data.validation,
-                statistics=statistics,
-                temperatures=temperatures,
-                aim=self.data.aim,
-                after_batch=self.stopping.break_off if self.processes.size == 1 else None,
-            )[0]
 
     def _save(self, name: str) -> None:
         """Write a checkpoint, which all processes have a part in."""

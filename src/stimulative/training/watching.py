@@ -19,7 +19,8 @@ class Log(Callback):
 
     def __init__(self, trainer: Trainer) -> None:
         path, measure = trainer.run_directory.file(METRICS), trainer.data.aim.measure
-        self.file = MetricsFile(path, trainer.epoch, measure, trainer.log_before)
+        tested = trainer.recipe.evaluation.test_every_epoch
+        self.file = MetricsFile(path, trainer.epoch, measure, tested=tested, text=trainer.log_before)
 
     def on_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Write a row."""

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stimulative.cli.data_option import add_data, data_settings
-from stimulative.cli.study_options import Telling, add_study, run_study
+from stimulative.cli.study_options import Telling, add_study, at_most, run_study
 from stimulative.cli.tables import measure_of, print_table
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative.studies import MARKDOWN, ComparisonPlan, compare
 
     recipe = load_recipe(options.recipe, [*data_settings(options.recipe, options.data, rest), *rest])
-    stop, note = recipe.schedule.max_steps, ""
+    note = ""
     if options.jobs > 1 and options.cluster is None:
         note = f"{options.jobs} runs at once share this machine: their times say little about the methods"
     plan = ComparisonPlan(recipe, options.methods, seeds=options.seeds)
-    each = "" if stop is None else f", {stop} steps at most"
-    return run_study(options, plan, compare, Telling(_show, draw_comparison, each, note, {"table": MARKDOWN}))
+    telling = Telling(_show, draw_comparison, at_most(recipe), note, {"table": MARKDOWN})
+    return run_study(options, plan, compare, telling)
 
 
 def _show(comparison: Comparison) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from stimulative.cli.study_options import Telling, add_study, refuse_method, run_study
+from stimulative.cli.data_option import add_data, add_max_steps, data_settings, max_steps_settings
+from stimulative.cli.study_options import Telling, add_study, at_most, refuse_method, run_study
 from stimulative.cli.tables import measure_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 TAKES_SETTINGS = True
 _EXAMPLES = """examples:
   stimulative matrix digits-densenet --nets 2-4-4 2-6-6 2-8-8 --out runs/matrix
+  stimulative matrix digits-densenet --nets 2-4-4 2-8-8 --data fake --max-steps 2 --out runs/try
   stimulative matrix digits --nets 1-1-1 2-2-2 3-3-3 --seeds 3 --jobs 2 --out runs/matrix
   stimulative matrix cifar100-densenet121 --model.name cifar/densenet264 --nets 6-12-24-16 6-12-32-32 6-12-48-32 \\
       6-12-64-48 --jobs 4 --cluster slurm --out runs/densenets"""
@@ -28,8 +30,8 @@ def add(commands: Any) -> None:
         description="Train nets of several depths alone, and measure every smaller one inside every larger one, as in "
         "the paper's tables of DenseNets. Works on any residual network too. Runs that have finished in the directory "
         "are not repeated. Writes matrix.json and its picture.",
-        usage="stimulative matrix RECIPE --nets DEPTHS ... --out DIR [--method NAME] [--seeds N] [--jobs N] "
-        "[--section.key VALUE ...]",
+        usage="stimulative matrix RECIPE --nets DEPTHS ... --out DIR [--method NAME] [--seeds N] [--data NAME] "
+        "[--max-steps N] [--jobs N] [--section.key VALUE ...]",
         examples=_EXAMPLES,
         settings=True,
     )
@@ -41,6 +43,8 @@ def add(commands: Any) -> None:
         help="the nets by their depths, cut from the recipe's model: 2-4-4 2-8-8",
     )
     parser.add_argument("--method", default="common", metavar="NAME", help="how they are trained (default: common)")
+    add_data(parser)
+    add_max_steps(parser)
     add_study(parser, seeds=1)
 
 
@@ -51,9 +55,11 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from stimulative.studies import MatrixPlan, fill_matrix
 
     refuse_method(rest, "--method")
-    recipe = load_recipe(options.recipe, rest)
+    instead = data_settings(options.recipe, options.data, rest) + max_steps_settings(options.max_steps)
+    recipe = load_recipe(options.recipe, [*instead, *rest])
     plan = MatrixPlan(recipe, options.nets, method=options.method, seeds=options.seeds)
-    return run_study(options, plan, fill_matrix, Telling(_show, draw_matrix, f", by {options.method} training"))
+    each = f", by {options.method} training" + at_most(recipe)
+    return run_study(options, plan, fill_matrix, Telling(_show, draw_matrix, each))
 
 
 def _show(matrix: Matrix) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stimulative.claiming import is_first_process
-from stimulative.cli.data_option import add_data, data_settings, directory_word
+from stimulative.cli.data_option import add_data, add_max_steps, data_settings, directory_word, max_steps_settings
 from stimulative.cli.from_option import add_from, from_settings
 from stimulative.cli.messages import CommandFailed, interrupted_status, say
 from stimulative.cli.tables import in_words, measure_of
@@ -50,9 +50,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-METHOD-seedN)")
     add_from(parser)
     add_data(parser)
-    parser.add_argument(
-        "--max-steps", metavar="N", help="stop after N steps, as --schedule.max_steps does; to try a recipe"
-    )
+    add_max_steps(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run that is in the directory")
     parser.add_argument(
         "--dry-run", action="store_true", help="check recipe, data and model, show the plan, train nothing"
@@ -108,7 +106,7 @@ def _recipe(options: argparse.Namespace, rest: list[str]) -> tuple[Any, str]:
     from stimulative.config import load_recipe
     from stimulative.models import SavedModel
 
-    more = [] if options.max_steps is None else ["--schedule.max_steps", options.max_steps]
+    more = max_steps_settings(options.max_steps)
     saved = None if options.recipe is not None or options.weights is None else SavedModel.at(options.weights)
     if saved is not None:
         return _proposed(saved.path, options.data, [*more, *rest]), f"{saved.path.resolve().name}-tuned"
