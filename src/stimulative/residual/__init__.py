@@ -76,9 +76,13 @@ from stimulative.residual.sampling import resolve_sampler as resolve_sampler
 from stimulative.residual.sampling import sampler_problem as sampler_problem
 from stimulative.residual.sampling import uniform as uniform
 from stimulative.residual.subnet import KEPT as KEPT
+from stimulative.residual.subnet import RANKED as RANKED
 from stimulative.residual.subnet import Kept as Kept
 from stimulative.residual.subnet import Subnet as Subnet
 from stimulative.residual.subnet import SubnetSpace as SubnetSpace
+from stimulative.residual.subnet import as_order as as_order
+from stimulative.residual.subnet import by_importance as by_importance
+from stimulative.residual.subnet import check_kept as check_kept
 from stimulative.residual.surgery.branches import branch_ends as branch_ends
 from stimulative.residual.surgery.removal import RemovedBlock as RemovedBlock
 from stimulative.residual.surgery.removal import keep_only as keep_only
