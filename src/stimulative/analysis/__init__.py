@@ -15,6 +15,9 @@ from stimulative.analysis.latency import Latencies as Latencies
 from stimulative.analysis.latency import measure_modules as measure_modules
 from stimulative.analysis.operations import Operations as Operations
 from stimulative.analysis.operations import operations_of as operations_of
+from stimulative.analysis.ranking import check_space as check_space
+from stimulative.analysis.ranking import kept_in as kept_in
+from stimulative.analysis.ranking import rank as rank
 from stimulative.analysis.steps import Steps as Steps
 from stimulative.analysis.trained import open_run as open_run
 from stimulative.analysis.unit_work import UnitWork as UnitWork

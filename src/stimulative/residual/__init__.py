@@ -39,6 +39,8 @@ from stimulative.residual.counted.layers import stacks_of as stacks_of
 from stimulative.residual.counted.misfits import misfit as misfit
 from stimulative.residual.counted.misfits import restored_config as restored_config
 from stimulative.residual.counted.shrinking import shrink_for_good as shrink_for_good
+from stimulative.residual.deletion import skippable as skippable
+from stimulative.residual.deletion import without as without
 from stimulative.residual.finding.discovery import Stage as Stage
 from stimulative.residual.finding.example import as_in as as_in
 from stimulative.residual.finding.inside import state_of as state_of
@@ -78,6 +80,7 @@ from stimulative.residual.sampling import uniform as uniform
 from stimulative.residual.subnet import KEPT as KEPT
 from stimulative.residual.subnet import RANKED as RANKED
 from stimulative.residual.subnet import Kept as Kept
+from stimulative.residual.subnet import Order as Order
 from stimulative.residual.subnet import Subnet as Subnet
 from stimulative.residual.subnet import SubnetSpace as SubnetSpace
 from stimulative.residual.subnet import as_order as as_order
