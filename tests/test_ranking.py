@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stimulative.analysis import adopt, evaluate, open_run, rank, recipe_for
-from stimulative.analysis import ranking as ranking_room
+from stimulative.analysis import importance as importance_room
 from stimulative.cli import main
 from stimulative.deploy import choose
 from stimulative.errors import UsageError
@@ -119,7 +119,7 @@ class Unread:
 def test_the_test_split_is_not_read(trained, monkeypatch):
     opened = open_run(trained)
     unread = replace(opened, data=replace(opened.data, test=Unread()))
-    monkeypatch.setattr(ranking_room, "open_run", lambda *_, **__: unread)
+    monkeypatch.setattr(importance_room, "open_run", lambda *_, **__: unread)
     assert rank(trained).images == 90
 
 

@@ -11,8 +11,8 @@ import torch
 
 from stimulative.analysis.cost import CostModel
 from stimulative.analysis.drawing import Chosen, choose_subnets
+from stimulative.analysis.importance import kept_in
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
-from stimulative.analysis.ranking import kept_in
 from stimulative.analysis.steps import Steps
 from stimulative.analysis.trained import open_run
 from stimulative.claiming import claimed
@@ -81,8 +81,7 @@ def evaluate(
         out: A directory to copy the run to first, where ``run`` cannot be written to.
         subnets: ``"auto"``, ``"all"``, how many to draw, or which ones, as ``choose_subnets`` takes them; by default
             what the recipe says.
-        space: Which blocks the stages of subnets keep, as ``SubnetSpace`` names it, or ``ranked`` for the most
-            important ones by what ``rank`` has measured; by default what the recipe says.
+        space: Which blocks stages keep, as ``SubnetSpace`` names it, or ``ranked`` (see ``rank``); else the recipe's.
         seed: The seed of the draw; by default the recipe's.
         latency: Whether to measure latencies.
         latency_batch: Images, or sequences, in the batch that is timed.

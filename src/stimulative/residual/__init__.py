@@ -6,7 +6,7 @@ Its sub-rooms, lowest first; each imports only those before it:
 - ``finding``: what a model is made of, seen by running it on an example input;
 - ``counted``: layers that a config counts (Hugging Face Transformers), and models with fewer of them;
 - ``running``: running subnets of a model, and their statistics;
-- ``subnet``, ``sampling`` and ``network``: subnets as values, drawing them, and the network that has them;
+- ``subnet``, ``deletion``, ``sampling`` and ``network``: subnets as values, drawing them, and what has them;
 - ``surgery``: what is done to an unraveled network: blocks removed, a stem frozen, branches scaled.
 
 Other rooms import from here.
