@@ -146,6 +146,20 @@ def test_a_net_without_statistics_is_ranked_as_it_is(tmp_path):
     assert len(x) == ranking.images and ranking.blocks[1].error == pytest.approx(errors.mean().item(), rel=1e-4)
 
 
+def test_positions_of_sequences_that_do_not_count_have_no_error():
+    whole = torch.tensor([[[3.0, 4.0], [9.0, 9.0]], [[0.0, 2.0], [0.0, 0.0]]])  # two sequences of two positions
+    changed = torch.tensor([[[3.0, 2.0], [0.0, 7.0]], [[0.0, 1.0], [2.0, 0.0]]])
+    for targets, expected in (
+        (torch.tensor([[1, -100], [1, 0]]), (2 / 5, 5**0.5 / 2)),  # |(0, 2)| / |(3, 4)|, |(0, 1, -2, 0)| / |(0, 2)|
+        (torch.tensor([[1, -100], [0, -100]]), (2 / 5, 1 / 2)),
+    ):
+        errors = importance_room._Errors(2)
+        errors.add(0, whole, targets)
+        errors.add(1, changed, targets)
+        mean, error = sum(expected) / 2, abs(expected[0] - expected[1]) / 2 / 2**0.5
+        assert errors.of(1) == (pytest.approx(mean), pytest.approx(error)) and errors.of(0) == (0.0, 0.0)
+
+
 @pytest.fixture
 def spoilt(run, tmp_path):
     """Weights in which one block does nothing, as found somewhere."""

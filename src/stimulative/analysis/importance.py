@@ -82,13 +82,13 @@ def rank(
     return ranking
 
 
-def check_space(space: str) -> None:
+def check_space(space: Any) -> None:
     """Make sure that a space can be asked for of a run: a rule for blocks, or ``ranked`` for its own order.
 
     Raises:
         UsageError: If there is no such space.
     """
-    if space.startswith(f"{RANKED}:"):
+    if isinstance(space, str) and space.startswith(f"{RANKED}:"):
         check_kept(space)
     elif space not in (*KEPT, RANKED):
         raise UsageError(
