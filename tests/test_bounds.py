@@ -93,6 +93,7 @@ def test_paths_that_no_file_system_can_have_are_refused():
         "pack {long}",
         "choose {long} --max-flops 1M",
         "destroy {long} --out x",
+        "rank {long}",
         "report {long}",
         "train --from {long}",
         "train digits --data folder:{long}",

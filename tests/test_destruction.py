@@ -31,6 +31,7 @@ from stimulative.studies import destroy
 from stimulative.studies import destroying as destroying_room
 from stimulative.studies.damage import damage, numbers_of_orders, skippable, swappable, tau
 from stimulative.studies.finished import finished_runs
+from stimulative.training import calibration as calibration_room
 from stimulative.training import load_recipe, prepare, train
 
 TINY = {"model.arguments": {"width": 4}, "schedule.epochs": 1, "schedule.warmup_epochs": 0, "training.threads": 1}
@@ -361,7 +362,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_other_draws(runs, 
 
 def test_subnets_recalibrated_in_groups_score_the_same(runs, tmp_path, monkeypatch):
     whole = destroy([runs / "common"], tmp_path / "a", draws=1, images=100)
-    monkeypatch.setattr(destroying_room, "STATISTICS_BYTES", 30_000)  # 4 nets
+    monkeypatch.setattr(calibration_room, "STATISTICS_BYTES", 30_000)  # 4 nets
     steps = []
     parts = destroy([runs / "common"], tmp_path / "b", draws=1, images=100, progress=lambda *step: steps.append(step))
     assert len(steps) > 2 * (1 + 3) and steps[-1] == ("common", steps[-1][2], steps[-1][2])

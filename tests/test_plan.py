@@ -322,6 +322,9 @@ def test_small_images_lie_on_the_device_and_no_batch_is_larger_than_they_are():
         {"name": "late", "whole": 0.8},
         "nested",
         {"name": "nested", "decay": 0.9},
+        "halves",
+        {"name": "halves", "together": False},
+        {"name": "ranked", "order": [[1, 2, 0], [0, 2, 1], [2, 1, 0]], "ranges": [[2, 3], [1, 2], [3, 3]]},
     ],
     ids=str,
 )

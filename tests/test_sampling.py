@@ -15,14 +15,17 @@ from stimulative.residual import (
     SAMPLERS,
     Subnet,
     SubnetSpace,
+    by_importance,
     nested_inside,
     resolve_sampler,
     sampler_problem,
     uniform,
 )
-from stimulative.residual.sampling import every_other, interstage, nested, ordered, suffix, unordered
+from stimulative.residual.sampling import every_other, halves, interstage, nested, ordered, suffix, unordered
 
 SPACE = SubnetSpace((3, 4, 6, 3), (True, True, False, True))
+PLAIN = sorted(set(SAMPLERS) - {"ranked"})  # which has no draw without an order
+ORDER = [[0, 2, 1], [0, 3, 1, 2], [5, 0, 3, 1, 4, 2], [0, 1, 2]]
 # each statistic below is drawn once with a fixed seed; the bound is its 99.9th percentile
 CHI_SQUARE_999 = {2: 13.8, 3: 16.3, 5: 20.5}
 
@@ -79,7 +82,7 @@ def test_an_extreme_probability_still_draws(keep):
     assert unordered(space, generator(), keep=keep).blocks == 1200
 
 
-@given(st.integers(0, 2**31), st.sampled_from(sorted(SAMPLERS)))
+@given(st.integers(0, 2**31), st.sampled_from(PLAIN))
 def test_what_is_drawn_is_in_the_space(seed, name):
     space = SubnetSpace((4, 6, 5, 2), (True, False, True, False), ranges=((2, 3), (1, 4), (5, 5), (0, 2)))
     subnet = SAMPLERS[name](space, generator(seed))
@@ -87,7 +90,7 @@ def test_what_is_drawn_is_in_the_space(seed, name):
 
 
 def test_samplers_ignore_what_the_space_keeps():
-    for name in SAMPLERS:
+    for name in PLAIN:
         expected = [SAMPLERS[name](SPACE, generator(seed)) for seed in range(20)]
         assert all(subnet.ordered for subnet in expected) is (name not in ("suffix", "every_other", "unordered"))
         for kept in KEPT:
@@ -165,7 +168,53 @@ def test_interstage_leaves_the_first_and_the_last_stage_whole():
     assert len({interstage(two, rng).depths for _ in range(200)}) == 9, "of two stages none is in the middle"
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_interstage_with_a_least_depth_is_that_of_the_paper_for_resnet50():
+    draw, rng = resolve_sampler({"name": "interstage", "least": 3}, SPACE), generator()
+    assert {draw(SPACE, rng).depths for _ in range(200)} == {(3, b, c, 3) for b in (3, 4) for c in (3, 4, 5, 6)}
+    other = SubnetSpace((9, 2, 5, 3), (True, True, False, True))
+    assert {interstage(other, rng, least=3).depths for _ in range(200)} == {(9, 2, c, 3) for c in (3, 4, 5)}
+    one = SubnetSpace((4,), (False,))
+    assert {interstage(one, rng, least=2).depths for _ in range(100)} == {(2,), (3,), (4,)}
+    with pytest.raises(UsageError, match=r"'least' of 6 leaves no stage that varies: the deepest .* has 6 blocks"):
+        resolve_sampler({"name": "interstage", "least": 6}, SPACE)
+
+
+def test_halves_is_the_base_net_of_the_paper():
+    draw, rng = resolve_sampler("halves", SPACE), generator()
+    state = rng.get_state()
+    assert {str(draw(SPACE, rng)) for _ in range(20)} == {"2-2-3-2"}
+    assert torch.equal(rng.get_state(), state), "nothing is left to chance"
+    bounded = SubnetSpace((1, 5, 8, 2), (True, False, True, False), ranges=((1, 1), (4, 5), (2, 6), (0, 2)))
+    assert str(halves(bounded, rng)) == "1-4-3-1"
+
+
+def test_halves_stage_by_stage_draws_each_with_a_probability_of_a_half():
+    draw, rng, draws = resolve_sampler({"name": "halves", "together": False}, SPACE), generator(11), 3200
+    counts = Counter(draw(SPACE, rng).depths for _ in range(draws))
+    expected = {(a, b, c, d): draws / 16 for a in (2, 3) for b in (2, 4) for c in (3, 6) for d in (2, 3)}
+    assert set(counts) == set(expected) and chi_square(counts, expected) < 37.7  # 15 degrees of freedom
+
+
+def test_ranked_keeps_the_most_important_blocks_of_each_stage():
+    draw, rng = resolve_sampler({"name": "ranked", "order": ORDER}, SPACE), generator(12)
+    drawn = {draw(SPACE, rng) for _ in range(3000)}
+    assert drawn == set(SPACE.keeping(by_importance(ORDER))) and len(drawn) == 216
+    assert {str(Subnet((subnet.stages[2],))) for subnet in drawn} == {
+        *("[5]", "[0.5]", "[0.3.5]", "[0.1.3.5]", "[0.1.3.4.5]", "6"),
+    }
+    assert [draw(SPACE, generator(seed)).depths for seed in range(9)] == [
+        ordered(SPACE, generator(seed)).depths for seed in range(9)
+    ]
+    narrow = resolve_sampler({"name": "ranked", "order": "[0.2.1]-[0.3.1.2]-6-3", "ranges": [[2, 2]] * 4}, SPACE)
+    assert str(narrow(SPACE, rng)) == "[0.2]-[0.3]-2-2"
+    assert str(uniform(SPACE.restrict([[2, 2]] * 4).keeping(by_importance(ORDER)), rng)) == "[0.2]-[0.3]-[0.5]-2"
+    with pytest.raises(UsageError, match=r"one of stages of \[3, 4\] blocks, and the network has stages of \[3, 4, 6"):
+        resolve_sampler({"name": "ranked", "order": ORDER[:2]}, SPACE)
+    with pytest.raises(UsageError, match=r"importance of stage 0 begins with block 1: block 0 changes stride"):
+        resolve_sampler({"name": "ranked", "order": [[1, 0, 2], *ORDER[1:]]}, SPACE)
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_saved_state_draws_the_same_again(name):
     draw = resolve_sampler(name, SPACE)
     rng = generator(5)
@@ -176,17 +225,17 @@ def test_a_saved_state_draws_the_same_again(name):
     other = torch.Generator()
     other.set_state(state)
     assert [draw(SPACE, other) for _ in range(20)] == expected
-    assert len(set(expected)) > 1
+    assert len(set(expected)) > 1 or name == "halves"
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_sampler_leaves_the_global_random_state_alone(name):
     before = torch.get_rng_state()
     resolve_sampler(name, SPACE)(SPACE, generator())
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", PLAIN)
 def test_the_default_dtype_does_not_change_what_is_drawn(name):
     expected = [SAMPLERS[name](SPACE, generator(seed)) for seed in range(10)]
     torch.set_default_dtype(torch.float64)
@@ -217,7 +266,7 @@ def test_a_callable_is_its_own_sampler():
     assert sampler_problem(mine) is None
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS, {"name": "unordered", "keep": 0.8}])
+@pytest.mark.parametrize("sampler", [*PLAIN, {"name": "unordered", "keep": 0.8}, {"name": "ranked", "order": ORDER}])
 def test_there_is_no_problem_with_a_good_sampler(sampler):
     assert sampler_problem(sampler) is None
 
@@ -227,7 +276,7 @@ def test_there_is_no_problem_with_a_good_sampler(sampler):
     [
         (
             "orderd",
-            r"no sampler 'orderd', known: ordered, unordered, interstage, late.*every_other; did you mean 'ordered'\?",
+            r"no sampler 'orderd', known: ordered, unordered, interstage, .*every_other.*; did you mean 'ordered'\?",
         ),
         ("zzz", r"no sampler 'zzz', known: ordered, unordered, interstage, late"),
         ({"name": "ordered", "keep": 0.5}, r"'ordered' has no setting 'keep', it has: ranges"),
@@ -249,6 +298,17 @@ def test_there_is_no_problem_with_a_good_sampler(sampler):
         ({"name": "unordered", "ranges": [[-1, 1]]}, r"'ranges' holds depths from 0 on, .*got \[-1, 1\]"),
         ({"name": "ordered", "ranges": [[1, 2.5]]}, r"'ranges' holds the least .*got \[\[1, 2\.5\]\]"),
         ({"name": "suffix", "keep": 0.5}, r"'suffix' has no setting 'keep', it has: ranges"),
+        ("ranked", r"'ranked' needs the setting 'order', it has: order, ranges"),
+        ({"name": "ranked", "order": 3}, r"an order of importance has for each stage all of its blocks.*got 3"),
+        ({"name": "ranked", "order": [[0, 2]]}, r"stage 0 of \[\[0, 2\]\] has 2, and these are not 0\.\.1"),
+        ({"name": "ranked", "order": "2-[0.0]"}, r"an order of importance has .* got '2-\[0\.0\]'"),
+        ({"name": "halves", "together": 1}, r"'together' is true or false, got 1"),
+        ({"name": "interstage", "least": 0}, r"'least' is a whole number of blocks from 1 on, got 0"),
+        ({"name": "interstage", "least": 2.0}, r"'least' is a whole number of blocks from 1 on, got 2\.0"),
+        (
+            {"name": "interstage", "least": 3, "ranges": [[3, 3]]},
+            r"'least' stands in place of 'ranges'; got both, 3 and \[\[3, 3\]\]",
+        ),
     ],
 )
 def test_a_bad_sampler_is_refused_by_message(sampler, message):

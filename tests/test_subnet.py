@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stimulative.errors import UsageError
-from stimulative.residual import KEPT, Kept, Subnet, SubnetSpace
+from stimulative.residual import KEPT, Kept, Subnet, SubnetSpace, by_importance
 
 RESNET50 = SubnetSpace((3, 4, 6, 3), (True,) * 4)
 RESNET152 = SubnetSpace((3, 8, 36, 3), (True,) * 4)
@@ -237,6 +237,37 @@ def test_a_space_says_what_it_keeps():
 def test_a_rule_that_does_not_exist_is_refused():
     with pytest.raises(UsageError, match="one of ordered, suffix, every_other, unordered; got 'last'"):
         RESNET50.keeping("last")
+
+
+def test_a_ranked_space_keeps_the_most_important_blocks_in_their_own_order():
+    space = SubnetSpace((4, 3), (True, False)).keeping(by_importance([[0, 3, 1, 2], [2, 0, 1]]))
+    assert space.kept == "ranked:[0.3.1.2]-[2.0.1]" and space.order == ((0, 3, 1, 2), (2, 0, 1))
+    assert [str(space.at([depth, 1])) for depth in (1, 2, 3, 4)] == ["1-[2]", "[0.3]-[2]", "[0.1.3]-[2]", "4-[2]"]
+    assert [str(space.at([1, depth])) for depth in (1, 2, 3)] == ["1-[2]", "1-[0.2]", "1-3"]
+    assert list(space) == sorted(space.at([a, b]) for a in range(1, 5) for b in range(1, 4)) and len(space) == 12
+    assert (str(space.smallest), str(space.full)) == ("1-[2]", "4-3")
+    assert str(space) == "depths (1..4, 1..3), the most important blocks of each stage"
+    assert pickle.loads(pickle.dumps(space)) == space == SubnetSpace(space.lengths, space.fixed, kept=space.kept)
+    assert space.restrict([(2, 2), (1, 1)]).full == Subnet.parse("[0.3]-[2]")
+    with pytest.raises(UsageError, match=r"stage 0 keeps \[0, 1\], .* most important blocks .* those are \[0, 3\]"):
+        space.check(Subnet.parse("2-[2]"))
+
+
+def test_the_natural_order_of_importance_is_the_ordered_space():
+    assert list(RESNET50.keeping("ranked:3-4-6-3")) == list(RESNET50)
+
+
+def test_an_order_that_is_none_of_the_network_is_refused():
+    for kept, message in (
+        ("ranked", r"one of ordered, .*; got 'ranked'\. By an order of importance it is ranked: and for each stage"),
+        ("ranked:", "an order of importance has for each stage all of its blocks"),
+        ("ranked:2-x", "an order of importance has for each stage all of its blocks.* got '2-x'"),
+        ("ranked:[0.2]-4-6-3", r"stage 0 of '\[0\.2\]-4-6-3' has 2, and these are not 0\.\.1"),
+        ("ranked:3-4-6", r"one of stages of \[3, 4, 6\] blocks, and the network has stages of \[3, 4, 6, 3\]"),
+        ("ranked:3-4-6-[1.0.2]", r"order of importance of stage 3 begins with block 1: block 0 changes stride"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            RESNET50.keeping(kept)
 
 
 def test_depths_outside_of_a_space_are_refused():

@@ -9,6 +9,9 @@ from stimulative.analysis.drawing import draw as draw
 from stimulative.analysis.drawing import draw_images as draw_images
 from stimulative.analysis.evaluation import ResultsLost as ResultsLost
 from stimulative.analysis.evaluation import evaluate as evaluate
+from stimulative.analysis.importance import check_space as check_space
+from stimulative.analysis.importance import kept_in as kept_in
+from stimulative.analysis.importance import rank as rank
 from stimulative.analysis.latency import MAX_ROUNDS as MAX_ROUNDS
 from stimulative.analysis.latency import SECONDS as SECONDS
 from stimulative.analysis.latency import Latencies as Latencies

@@ -11,6 +11,7 @@ import torch
 
 from stimulative.analysis.cost import CostModel
 from stimulative.analysis.drawing import Chosen, choose_subnets
+from stimulative.analysis.importance import kept_in
 from stimulative.analysis.latency import MAX_ROUNDS, SECONDS, Latencies, measure_latency
 from stimulative.analysis.steps import Steps
 from stimulative.analysis.trained import open_run
@@ -56,7 +57,7 @@ def evaluate(
     *,
     out: str | Path | None = None,
     subnets: Chosen | None = None,
-    space: Kept | None = None,
+    space: str | None = None,
     seed: int | None = None,
     latency: bool = True,
     latency_batch: int = 1,
@@ -80,7 +81,7 @@ def evaluate(
         out: A directory to copy the run to first, where ``run`` cannot be written to.
         subnets: ``"auto"``, ``"all"``, how many to draw, or which ones, as ``choose_subnets`` takes them; by default
             what the recipe says.
-        space: Which blocks the stages of subnets keep, as ``SubnetSpace`` names it; by default what the recipe says.
+        space: Which blocks stages keep, as ``SubnetSpace`` names it, or ``ranked`` (see ``rank``); else the recipe's.
         seed: The seed of the draw; by default the recipe's.
         latency: Whether to measure latencies.
         latency_batch: Images, or sequences, in the batch that is timed.
@@ -103,7 +104,7 @@ def evaluate(
         recipe = directory.recipe
         asked = _Asked(
             recipe.evaluation.subnets if subnets is None else subnets,
-            recipe.evaluation.space if space is None else space,
+            kept_in(directory.path, recipe.evaluation.space if space is None else space),
             recipe.seed if seed is None else seed,
             *(latency_batch if latency and processes.first else None, latency_seconds, calibration),
         )

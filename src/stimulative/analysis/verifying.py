@@ -21,6 +21,7 @@ from stimulative.runs import (
     METRICS,
     MODEL,
     PREVIOUS,
+    RANKING,
     RECIPE,
     REFERENCE,
     SUBNETS,
@@ -88,7 +89,7 @@ def _expected(run: RunDirectory) -> list[str]:
         needed.discard(METRICS)
     if run.finished:
         needed.discard(LAST)  # which may have been removed to save room
-    every = RECIPE, ENVIRONMENT, METRICS, LAST, PREVIOUS, BEST, MODEL, REFERENCE, SUMMARY, SUBNETS
+    every = RECIPE, ENVIRONMENT, METRICS, LAST, PREVIOUS, BEST, MODEL, REFERENCE, SUMMARY, SUBNETS, RANKING
     return [name for name in every if name in needed or run.file(name).exists()]
 
 

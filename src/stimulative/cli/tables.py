@@ -15,6 +15,11 @@ def measure_of(task: TaskName) -> Measure:
     return MEASURES[task]
 
 
+def kind_of(space: str | None) -> str:
+    """Of which space subnets are, to stand before the word; nothing for the first blocks."""
+    return "" if space == "ordered" else f"{(space or '').partition(':')[0]} "
+
+
 def in_words(perplexity: float | None) -> str:
     """A perplexity, to stand behind an accuracy of text; nothing for images."""
     return "" if perplexity is None else f" (perplexity {perplexity:.2f})"

@@ -229,7 +229,9 @@ class EvaluationSettings:
         subnets: Which subnets to evaluate: all; a number of them, drawn with the seed, the main net and the smallest
             among them where it is 2 or more; or auto, which is all where they are at most 1,000, and else 1,000 drawn.
         space: Which subnets there are, by the blocks that a stage keeps at a depth: the first ones (ordered), the last
-            ones behind a fixed first one (suffix), evenly spread ones (every_other), or any (unordered).
+            ones behind a fixed first one (suffix), evenly spread ones (every_other), or any (unordered); or the most
+            important ones by an order that has all blocks of each stage, the most important first, such as
+            ranked:[0.2.1]-2 (stimulative rank measures one).
         calibration: How the training images are prepared that normalisation statistics are estimated on: as for
             training, augmented; as for evaluation; or auto, which measures the main net by both on the validation part
             and takes the better (a study takes for all its runs what its reference has).
@@ -244,7 +246,7 @@ class EvaluationSettings:
     """
 
     subnets: int | Literal["auto", "all"] = "auto"
-    space: Literal["ordered", "suffix", "every_other", "unordered"] = "ordered"
+    space: str = "ordered"
     calibration: CalibrationSetting = "auto"
     calibration_images: int = 2000
     autocast: bool = False
@@ -253,6 +255,12 @@ class EvaluationSettings:
     def problems(self) -> list[str]:
         """What cannot be, a sentence each, starting with the name of the setting; empty when all is well."""
         found = []
+        from stimulative.residual import check_kept
+
+        try:
+            check_kept(self.space)
+        except UsageError as error:
+            found.append(f"space: {error}")
         if isinstance(self.subnets, int) and self.subnets < 1:
             found.append(f"subnets: must be at least 1, or auto, or all, got {self.subnets}")
         if self.calibration_images < 1:

@@ -109,8 +109,8 @@ class StimulativeTraining(Method):
             ``sum`` (ST++'s code), which weighs as many times as much. ``Terms.subnet_kl`` is the mean with both.
         every: Train subnets only each so many batches, with as many times the weight.
         sampler: How subnets are drawn: ``ordered``, ``suffix``, ``every_other``, ``unordered``, ``interstage``,
-            ``late``, ``nested``; with settings as a mapping such as ``{name: unordered, keep: 0.8}``; or a function of
-            a subnet space and a generator, in recipes ``package.module:name``.
+            ``late``, ``nested``, ``halves``, ``ranked``; with settings as a mapping such as ``{name: unordered, keep:
+            0.8}``; or a function of a subnet space and a generator, in recipes ``package.module:name``.
         smaller_inputs: Least share of the images' side that a subnet's images are resized to; every whole number of
             pixels from there to the full side is equally likely (0.43 in ST++). Null is the full side always.
         resizing: Which images are resized: the ``original`` ones, antialiased; or, as ``published``, those of the

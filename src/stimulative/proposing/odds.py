@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from stimulative.residual import SAMPLERS, Sampler, Subnet, SubnetSpace
+from stimulative.residual import SAMPLERS, Sampler, Subnet, SubnetSpace, by_importance
 
 DRAWS = 4_000
 MOST = 20_000
@@ -63,8 +63,22 @@ def _uniform(kept: Any) -> Callable[..., _Listed]:
     return listed
 
 
-def _interstage(space: SubnetSpace, ranges: Any = None) -> _Listed:
+def _ranked(space: SubnetSpace, order: Any, ranges: Any = None) -> _Listed:
+    return _uniform(by_importance(order))(space, ranges)
+
+
+def _interstage(space: SubnetSpace, ranges: Any = None, least: Any = None) -> _Listed:
     return None if ranges is None else _uniform("ordered")(space, ranges)
+
+
+def _halves(space: SubnetSpace, together: bool = True) -> _Listed:
+    base = SAMPLERS["halves"](space, torch.Generator())
+    if together:
+        return {base: 1.0}
+    both = [{depth, high} for depth, (_, high) in zip(base.depths, space.ranges, strict=True)]
+    if math.prod(map(len, both)) > MOST:
+        return None
+    return _combined([[(depth, 1 / len(depths)) for depth in sorted(depths)] for depths in both])
 
 
 def _unordered(space: SubnetSpace, keep: float = 0.5, ranges: Any = None) -> _Listed:
@@ -117,4 +131,6 @@ _FORMULAS: Mapping[Any, Callable[..., _Listed]] = {
     SAMPLERS["unordered"]: _unordered,
     SAMPLERS["late"]: _late,
     SAMPLERS["nested"]: _nested,
+    SAMPLERS["ranked"]: _ranked,
+    SAMPLERS["halves"]: _halves,
 }

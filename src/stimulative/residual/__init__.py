@@ -6,7 +6,7 @@ Its sub-rooms, lowest first; each imports only those before it:
 - ``finding``: what a model is made of, seen by running it on an example input;
 - ``counted``: layers that a config counts (Hugging Face Transformers), and models with fewer of them;
 - ``running``: running subnets of a model, and their statistics;
-- ``subnet``, ``sampling`` and ``network``: subnets as values, drawing them, and the network that has them;
+- ``subnet``, ``deletion``, ``sampling`` and ``network``: subnets as values, drawing them, and what has them;
 - ``surgery``: what is done to an unraveled network: blocks removed, a stem frozen, branches scaled.
 
 Other rooms import from here.
@@ -39,6 +39,8 @@ from stimulative.residual.counted.layers import stacks_of as stacks_of
 from stimulative.residual.counted.misfits import misfit as misfit
 from stimulative.residual.counted.misfits import restored_config as restored_config
 from stimulative.residual.counted.shrinking import shrink_for_good as shrink_for_good
+from stimulative.residual.deletion import skippable as skippable
+from stimulative.residual.deletion import without as without
 from stimulative.residual.finding.discovery import Stage as Stage
 from stimulative.residual.finding.example import as_in as as_in
 from stimulative.residual.finding.inside import state_of as state_of
@@ -76,9 +78,14 @@ from stimulative.residual.sampling import resolve_sampler as resolve_sampler
 from stimulative.residual.sampling import sampler_problem as sampler_problem
 from stimulative.residual.sampling import uniform as uniform
 from stimulative.residual.subnet import KEPT as KEPT
+from stimulative.residual.subnet import RANKED as RANKED
 from stimulative.residual.subnet import Kept as Kept
+from stimulative.residual.subnet import Order as Order
 from stimulative.residual.subnet import Subnet as Subnet
 from stimulative.residual.subnet import SubnetSpace as SubnetSpace
+from stimulative.residual.subnet import as_order as as_order
+from stimulative.residual.subnet import by_importance as by_importance
+from stimulative.residual.subnet import check_kept as check_kept
 from stimulative.residual.surgery.branches import branch_ends as branch_ends
 from stimulative.residual.surgery.removal import RemovedBlock as RemovedBlock
 from stimulative.residual.surgery.removal import keep_only as keep_only

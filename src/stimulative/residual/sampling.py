@@ -5,7 +5,8 @@ blocks kept. ``interstage`` is ST++'s (arXiv 2305.02507): only some stages vary.
 a probability, the rule that the paper compares ordered sampling with, and that of LayerDrop (arXiv 1909.11556).
 ``suffix`` and ``every_other`` draw depths as ``ordered`` does and keep the last blocks, or blocks that are spread
 evenly. ``late`` is ours: it favours subnets that share a long prefix with the main net. ``nested`` favours large
-subnets, as group knowledge training does (arXiv 2308.13772).
+subnets, as group knowledge training does (arXiv 2308.13772). ``halves`` draws the smaller net of Adaptive Depth
+Networks (arXiv 2312.16392). ``ranked`` keeps the blocks that matter most, by an order that was measured.
 
 Which blocks are kept is the sampler's to say, whatever the space that it draws from says; the space gives the depths
 and the fixed first blocks. A sampler of the user's own, ``package.module:sampler``, is a function like these.
@@ -24,7 +25,7 @@ import torch
 from stimulative.errors import UsageError
 from stimulative.extension import imported
 from stimulative.naming import did_you_mean
-from stimulative.residual.subnet import Kept, Subnet, SubnetSpace
+from stimulative.residual.subnet import Kept, Subnet, SubnetSpace, as_order, by_importance
 
 Sampler = Callable[[SubnetSpace, torch.Generator], Subnet]
 _KEYWORD, _ANY_KEYWORD = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
@@ -65,6 +66,25 @@ def every_other(space: SubnetSpace, generator: torch.Generator, *, ranges: Range
     return _of_uniform_depth(space, generator, "every_other", ranges)
 
 
+def ranked(
+    space: SubnetSpace,
+    generator: torch.Generator,
+    *,
+    order: str | Sequence[Sequence[int]],
+    ranges: Ranges | None = None,
+) -> Subnet:
+    """A depth drawn uniformly from each stage's range; the most important blocks are kept.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU.
+        order: For each stage all of its blocks, the most important first, such as ``[[0, 2, 1], [0, 1]]`` or
+            ``"[0.2.1]-2"``; a fixed first block stands first.
+        ranges: Narrower (or wider) depth ranges than the space's own.
+    """
+    return _of_uniform_depth(space, generator, by_importance(order), ranges)
+
+
 def unordered(
     space: SubnetSpace, generator: torch.Generator, *, keep: float = 0.5, ranges: Ranges | None = None
 ) -> Subnet:
@@ -93,7 +113,9 @@ def unordered(
     return Subnet(tuple(stages))
 
 
-def interstage(space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges | None = None) -> Subnet:
+def interstage(
+    space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges | None = None, least: int | None = None
+) -> Subnet:
     """Ordered sampling within narrower depth ranges.
 
     Args:
@@ -101,8 +123,34 @@ def interstage(space: SubnetSpace, generator: torch.Generator, *, ranges: Ranges
         generator: Source of randomness, on the CPU.
         ranges: ``(least, greatest)`` depth of each stage, such as ``[[3, 3], [3, 4], [3, 6], [3, 3]]`` for
             ResNet-50. Without it the first and the last stage are whole and the others vary between half and all.
+        least: In place of ``ranges``, the least depth of the stages that vary; those that have no more blocks are
+            whole. 3 gives these ranges for ResNet-50.
     """
-    return ordered(space.restrict(ranges if ranges is not None else _middle_stages(space)), generator)
+    return ordered(space.restrict(_middle_stages(space, least) if ranges is None else ranges), generator)
+
+
+def halves(space: SubnetSpace, generator: torch.Generator, *, together: bool = True) -> Subnet:
+    """The base net of Adaptive Depth Networks: each stage without its second half.
+
+    A stage of ``n`` blocks keeps the first ``ceil(n / 2)``, as in the published code, where its range of depths allows
+    that: 2-2-3-2 of ResNet-50, whose 2.56 billion multiplications are the 2.58 GFLOPs of the paper, which counts
+    norms, too. That code trains just two nets, the whole one and this one, so nothing is drawn by chance by default.
+    It divides a ViT's twelve blocks into four stages of three and skips the last of each; here a run of blocks is one
+    stage, of which the second half goes.
+
+    Args:
+        space: Where to draw from.
+        generator: Source of randomness, on the CPU; not used where all stages go together.
+        together: Whether all stages lose their second halves. False draws for each stage by itself whether it does,
+            with a probability of a half, so that all the nets between the two are trained.
+    """
+    bases = _half_depths(space)
+    if together:
+        return Subnet.from_depths(bases)
+    whole = [bool(_integer(0, 1, generator)) for _ in bases]
+    return Subnet.from_depths(
+        [high if all_of_it else base for all_of_it, base, (_, high) in zip(whole, bases, space.ranges, strict=True)]
+    )
 
 
 def late(space: SubnetSpace, generator: torch.Generator, *, whole: float = 0.5) -> Subnet:
@@ -163,12 +211,14 @@ SAMPLERS: dict[str, Callable[..., Subnet]] = {
     "nested": nested,
     "suffix": suffix,
     "every_other": every_other,
+    "ranked": ranked,
+    "halves": halves,
 }
 
 
 def uniform(space: SubnetSpace, generator: torch.Generator) -> Subnet:
     """A subnet of a space, all of them equally likely, whichever blocks its stages keep."""
-    return SAMPLERS[space.kept](space, generator)
+    return unordered(space, generator) if space.kept == "unordered" else _of_uniform_depth(space, generator, space.kept)
 
 
 def resolve_sampler(sampler: str | Mapping[str, Any] | Sampler, space: SubnetSpace) -> Sampler:
@@ -214,8 +264,14 @@ def sampler_problem(sampler: object) -> str | None:
             _check_probability(given["whole"], "whole")
         if name == "nested" and "decay" in given:
             _check_decay(given["decay"])
+        if name == "ranked":
+            as_order(given["order"])
+        if name == "halves" and not isinstance(given.get("together", True), bool):
+            raise UsageError(f"'together' is true or false, got {given['together']!r}")
         if name in SAMPLERS and given.get("ranges") is not None:
             _check_ranges(given["ranges"])
+        if name == "interstage" and given.get("least") is not None:
+            _check_least(given["least"], given.get("ranges"))
     except UsageError as error:
         return f"sampler: {error}"
     return None
@@ -289,6 +345,13 @@ def _check_decay(decay: Any) -> None:
         raise UsageError(f"'decay' is a factor above 0 and at most 1, got {decay!r}")
 
 
+def _check_least(least: Any, ranges: Any) -> None:
+    if ranges is not None:
+        raise UsageError(f"'least' stands in place of 'ranges'; got both, {least!r} and {ranges!r}")
+    if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+        raise UsageError(f"'least' is a whole number of blocks from 1 on, got {least!r}")
+
+
 def _log_binomial(trials: int, successes: int, probability: float) -> float:
     # in logarithms, since the probability of one extreme count is below what a double can hold
     ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
@@ -321,12 +384,31 @@ def _restricted(space: SubnetSpace, ranges: Ranges | None) -> SubnetSpace:
     return space if ranges is None else space.restrict(ranges)
 
 
-def _middle_stages(space: SubnetSpace) -> list[tuple[int, int]]:
+def _middle_stages(space: SubnetSpace, least: int | None = None) -> list[tuple[int, int]]:
+    """Depth ranges of which the first and the last stage are whole; the others have at least half of their blocks.
+
+    Raises:
+        UsageError: If another least depth is given, and no stage has more blocks.
+    """
     last = len(space.ranges) - 1
-    return [
-        (high, high) if stage in (0, last) and last > 1 else (max(low, (high + 1) // 2), high)
-        for stage, (low, high) in enumerate(space.ranges)
+    halves = _half_depths(space)
+    lows = halves if least is None else [max(low, min(least, high)) for low, high in space.ranges]
+    found = [
+        (high, high) if stage in (0, last) and last > 1 else (low, high)
+        for stage, (low, (_, high)) in enumerate(zip(lows, space.ranges, strict=True))
     ]
+    if least is not None and all(low == high for low, high in found):
+        middle = max(high for stage, (_, high) in enumerate(space.ranges) if stage not in (0, last) or last <= 1)
+        raise UsageError(
+            f"'least' of {least} leaves no stage that varies: the deepest of those that may has {middle} blocks; give "
+            "a smaller number"
+        )
+    return found
+
+
+def _half_depths(space: SubnetSpace) -> list[int]:
+    """Half of the blocks of each stage, rounded up, where that is within its range."""
+    return [max(low, (high + 1) // 2) for low, high in space.ranges]
 
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:

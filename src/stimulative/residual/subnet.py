@@ -7,17 +7,28 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import index
-from typing import Literal, get_args
 
 from stimulative.errors import UsageError
 
-Kept = Literal["ordered", "suffix", "every_other", "unordered"]
-"""Which blocks a stage keeps at a given depth; see ``SubnetSpace``."""
+Kept = str
+"""Which blocks a stage keeps at a depth: one of ``KEPT``, or what ``by_importance`` gives; see ``SubnetSpace``."""
 
-KEPT: tuple[Kept, ...] = get_args(Kept)
+KEPT: tuple[Kept, ...] = ("ordered", "suffix", "every_other", "unordered")
 
-_WORDS: dict[Kept, str] = {"ordered": "first", "suffix": "last", "every_other": "evenly spread"}
+RANKED = "ranked"
+"""What an order of importance is called; as a rule it is followed by a colon and the order."""
+
+Order = tuple[tuple[int, ...], ...]
+"""For each stage all of its blocks, the most important first."""
+
+_WORDS: dict[str, str] = {
+    "ordered": "first",
+    "suffix": "last",
+    "every_other": "evenly spread",
+    RANKED: "most important",
+}
 _MOST = 10_000
 """Characters of a subnet's text, blocks that it may name, and the greatest depth: far beyond any network."""
 _STAGE = re.compile(r"[0-9]+|\[(?:[0-9]+(?:\.[0-9]+)*)?\]")
@@ -133,6 +144,59 @@ class Subnet:
         )
 
 
+def as_order(order: str | Sequence[Sequence[int]]) -> Order:
+    """An order of importance: for each stage all of its blocks, the most important first.
+
+    Args:
+        order: A list for each stage, such as ``[[0, 2, 1], [0, 1]]``, or its text as of a subnet, ``"[0.2.1]-2"``.
+
+    Raises:
+        UsageError: If a stage lacks a block, or names one twice.
+    """
+    try:
+        stages = (Subnet.parse(order) if isinstance(order, str) else Subnet(tuple(map(tuple, order)))).stages
+    except (TypeError, UsageError) as error:
+        raise UsageError(
+            "an order of importance has for each stage all of its blocks, the most important first, such as "
+            f"[[0, 2, 1], [0, 1]] or '[0.2.1]-2'; got {order!r:.80}"
+        ) from error
+    for number, stage in enumerate(stages):
+        if sorted(stage) != list(range(len(stage))):
+            raise UsageError(
+                f"an order of importance has all blocks of each stage; stage {number} of {order!r:.80} has "
+                f"{len(stage)}, and these are not 0..{len(stage) - 1}"
+            )
+    return stages
+
+
+def by_importance(order: str | Sequence[Sequence[int]]) -> Kept:
+    """The rule by which stages keep their most important blocks, such as ``"ranked:[0.2.1]-2"``.
+
+    Args:
+        order: For each stage all of its blocks, the most important first; see ``as_order``.
+
+    Raises:
+        UsageError: If it is no such order.
+    """
+    return f"{RANKED}:{Subnet(as_order(order))}"
+
+
+def check_kept(kept: object) -> None:
+    """Make sure that this says which blocks a stage keeps at a depth.
+
+    Raises:
+        UsageError: If there is no such rule.
+    """
+    name, colon, order = kept.partition(":") if isinstance(kept, str) else ("", "", "")
+    if name == RANKED and colon:
+        as_order(order)
+    elif kept not in KEPT:
+        raise UsageError(
+            f"which blocks a stage keeps is one of {', '.join(KEPT)}; got {kept!r}. By an order of importance it is "
+            f"{RANKED}: and for each stage all blocks, the most important first, such as {RANKED}:[0.2.1]-2"
+        )
+
+
 def _as_ranges(ranges: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     """Depth ranges as pairs of numbers."""
     try:
@@ -167,7 +231,9 @@ class SubnetSpace:
     - ``suffix``: the last ``d``; where the first block is fixed, that one and the last ``d - 1``;
     - ``every_other``: ``d`` spread evenly, those at ``floor(i * n / d)`` for ``i`` below ``d``. Block 0 is always among
       them, and at half the depth it is every other block;
-    - ``unordered``: any ``d``, a fixed first block among them. The only rule with more than one subnet at a depth.
+    - ``unordered``: any ``d``, a fixed first block among them. The only rule with more than one subnet at a depth;
+    - ``ranked:`` and an order, such as ``ranked:[0.2.1]-2``: the ``d`` most important, by an order that has for each
+      stage all of its blocks, the most important first (see ``by_importance``). A fixed first block stands first.
 
     Blocks run in their own order, so each rule holds for every network. A fixed first block is all that limits them: no
     subnet is without it. Dense blocks have none, any of their layers can be left out.
@@ -191,8 +257,7 @@ class SubnetSpace:
     kept: Kept = "ordered"
 
     def __post_init__(self) -> None:
-        if self.kept not in KEPT:
-            raise UsageError(f"which blocks a stage keeps is one of {', '.join(KEPT)}; got {self.kept!r}")
+        check_kept(self.kept)
         ranges = _as_ranges(self.ranges) or tuple((1, length) for length in self.lengths)
         if len(ranges) != len(self.lengths):
             raise UsageError(f"{len(self.lengths)} stages need as many depth ranges, got {len(ranges)}: {ranges}")
@@ -203,6 +268,28 @@ class SubnetSpace:
                     f"it has to lie within {int(fixed)}..{length}"
                 )
         object.__setattr__(self, "ranges", ranges)
+        self._check_order()
+
+    @cached_property
+    def order(self) -> Order | None:
+        """For each stage all of its blocks, the most important first; None where their places decide."""
+        name, _, order = self.kept.partition(":")
+        return as_order(order) if name == RANKED else None
+
+    def _check_order(self) -> None:
+        """Make sure that an order of importance is one of these stages."""
+        order = self.order or ()
+        if self.order is not None and tuple(map(len, order)) != tuple(self.lengths):
+            raise UsageError(
+                f"the order of importance {Subnet(order)} is one of stages of {list(map(len, order))} blocks, and the "
+                f"network has stages of {list(self.lengths)}; give an order of this network"
+            )
+        for number, (stage, fixed) in enumerate(zip(order, self.fixed, strict=False)):
+            if fixed and stage[0] != 0:
+                raise UsageError(
+                    f"the order of importance of stage {number} begins with block {stage[0]}: block 0 changes stride "
+                    f"or width and always runs, so that it stands first; got {list(stage)}"
+                )
 
     def restrict(self, ranges: Sequence[Sequence[int]]) -> SubnetSpace:
         """The same space with other depth ranges, one ``(least, greatest)`` a stage."""
@@ -284,9 +371,13 @@ class SubnetSpace:
 
     def __str__(self) -> str:
         depths = ", ".join(f"{low}..{high}" for low, high in self.ranges)
-        which = "any" if self.kept == "unordered" else f"the {_WORDS[self.kept]}"
+        which = "any" if self.kept == "unordered" else f"the {self._words}"
         behind = ", behind its fixed first one where it has one" if self.kept == "suffix" and any(self.fixed) else ""
         return f"depths ({depths}), {which} blocks of each stage{behind}"
+
+    @property
+    def _words(self) -> str:
+        return _WORDS[self.kept.partition(":")[0]]
 
     def _misfit(self, subnet: Subnet) -> str | None:
         if len(subnet.stages) != len(self.lengths):
@@ -300,7 +391,7 @@ class SubnetSpace:
                 return f"stage {number} has blocks 0..{length - 1}, not {max(stage)}"
             if self.kept != "unordered" and stage != (rule := self._at(number, len(stage))):
                 return (
-                    f"stage {number} keeps {list(stage)}, which are not its {_WORDS[self.kept]} blocks in order: at "
+                    f"stage {number} keeps {list(stage)}, which are not its {self._words} blocks in order: at "
                     f"depth {len(stage)} those are {list(rule)}"
                 )
             if list(stage) != sorted(stage):
@@ -316,6 +407,8 @@ class SubnetSpace:
             return (*range(first), *range(length - depth + first, length))
         if self.kept == "every_other":
             return tuple(number * length // depth for number in range(depth))
+        if self.order is not None:
+            return tuple(sorted(self.order[stage][:depth]))
         return tuple(range(depth))
 
     def _choices(self, stage: int, depth: int) -> int:

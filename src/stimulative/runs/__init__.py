@@ -12,6 +12,7 @@ from stimulative.runs.directory import LAST as LAST
 from stimulative.runs.directory import METRICS as METRICS
 from stimulative.runs.directory import MODEL as MODEL
 from stimulative.runs.directory import PREVIOUS as PREVIOUS
+from stimulative.runs.directory import RANKING as RANKING
 from stimulative.runs.directory import REFERENCE as REFERENCE
 from stimulative.runs.directory import SUBNETS as SUBNETS
 from stimulative.runs.directory import SUMMARY as SUMMARY
@@ -30,6 +31,8 @@ from stimulative.runs.metrics import Epoch as Epoch
 from stimulative.runs.metrics import MetricsFile as MetricsFile
 from stimulative.runs.metrics import read_metrics as read_metrics
 from stimulative.runs.metrics import rows_of_log as rows_of_log
+from stimulative.runs.ranking import RankedBlock as RankedBlock
+from stimulative.runs.ranking import Ranking as Ranking
 from stimulative.runs.score import MainScore as MainScore
 from stimulative.runs.score import Score as Score
 from stimulative.runs.score import Scored as Scored

@@ -26,6 +26,7 @@ from stimulative.runs import checksums
 from stimulative.runs.environment import Environment
 from stimulative.runs.family import Family
 from stimulative.runs.metrics import Epoch, read_metrics
+from stimulative.runs.ranking import Ranking
 from stimulative.runs.summary import Summary
 
 ENVIRONMENT = "environment.json"
@@ -37,6 +38,7 @@ MODEL = "model.safetensors"
 REFERENCE = "reference.safetensors"
 SUMMARY = "summary.json"
 SUBNETS = "subnets.csv"
+RANKING = "rank.json"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,24 @@ class RunDirectory:
         return family
 
     @property
+    def ranking(self) -> Ranking:
+        """How much each of its blocks matters.
+
+        Raises:
+            UsageError: If that was not measured, or the file is damaged.
+        """
+        path = self.file(RANKING)
+        if not path.exists():
+            raise UsageError(
+                f"nobody has measured how much the blocks of {self.path} matter; do: stimulative rank {self.path}"
+            )
+        content = files.read_json(path)
+        with understanding(path):
+            ranking = Ranking.from_mapping(content)
+        checksums.check_read(path, f"measure again: stimulative rank {self.path}")
+        return ranking
+
+    @property
     def environment(self) -> Environment:
         """What it ran on; nothing where that is not known.
 
@@ -272,7 +292,8 @@ class RunDirectory:
         """
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} exists; choose another directory with out=")
-        names = RECIPE, AUTHORSHIP, ENVIRONMENT, METRICS, MODEL, REFERENCE, SUMMARY, SUBNETS, checksums.CHECKSUMS
+        measured = SUMMARY, SUBNETS, RANKING, checksums.CHECKSUMS
+        names = RECIPE, AUTHORSHIP, ENVIRONMENT, METRICS, MODEL, REFERENCE, *measured
         files.make_directory(out)
         for name in names:
             if not self.file(name).exists():
@@ -327,3 +348,7 @@ class RunDirectory:
     def write_family(self, family: Family) -> None:
         """Write its measured subnets."""
         checksums.write_summed(self.file(SUBNETS), family.to_csv())
+
+    def write_ranking(self, ranking: Ranking) -> None:
+        """Write how much each of its blocks matters."""
+        checksums.write_summed(self.file(RANKING), files.json_text(ranking.to_mapping()))

@@ -13,7 +13,7 @@ up to the number of swappable blocks less one for each stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -23,7 +23,7 @@ import torch
 
 from stimulative.data import generator_for
 from stimulative.errors import UsageError
-from stimulative.residual import Stage, Subnet
+from stimulative.residual import Stage, Subnet, skippable, without
 
 Place = tuple[int, int]
 """The number of a stage, and of a block in it."""
@@ -84,13 +84,6 @@ def damage(stages: Sequence[Stage], draws: int, seed: int) -> Damage:
     return Damage(without(stages, ()), singles, deletions(stages, draws, seed), swaps(stages, draws, seed))
 
 
-def skippable(stages: Sequence[Stage]) -> list[Place]:
-    """The blocks that may be deleted: all but first ones that change the shape."""
-    return [
-        (number, block) for number, stage in enumerate(stages) for block in range(int(stage.fixed_entry), stage.blocks)
-    ]
-
-
 def swappable(stages: Sequence[Stage]) -> list[list[Place]]:
     """The blocks that may run in each other's place, by stage; stages with no two of them are left out.
 
@@ -102,16 +95,6 @@ def swappable(stages: Sequence[Stage]) -> list[list[Place]]:
         if not stages[number].in_own_order:
             by_stage.setdefault(number, []).append((number, block))
     return [places for places in by_stage.values() if len(places) > 1]
-
-
-def without(stages: Sequence[Stage], deleted: Collection[Place]) -> Subnet:
-    """The main net without some blocks."""
-    return Subnet(
-        tuple(
-            tuple(block for block in range(stage.blocks) if (number, block) not in deleted)
-            for number, stage in enumerate(stages)
-        )
-    )
 
 
 def deletions(stages: Sequence[Stage], draws: int, seed: int) -> list[Draws]:

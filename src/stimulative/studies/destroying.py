@@ -26,7 +26,7 @@ from stimulative.claiming import claimed
 from stimulative.data import Batch, Loader, View
 from stimulative.errors import UsageError
 from stimulative.records import understanding
-from stimulative.residual import ResidualNetwork, Subnet, norms_in, statistics_in
+from stimulative.residual import ResidualNetwork, Subnet
 from stimulative.runs import Calibration, Score
 from stimulative.studies.damage import Damage, Draws, damage, tau
 from stimulative.studies.destruction import (
@@ -40,14 +40,13 @@ from stimulative.studies.destruction import (
 )
 from stimulative.studies.finished import FinishedRun, finished_runs
 from stimulative.tasks import TaskName
-from stimulative.training import Prepared, calibration_of, estimate_statistics, measure
+from stimulative.training import Prepared, calibration_of, estimate_statistics, groups_to_recalibrate, measure
 from stimulative.weights import sha256
 
 _MOST_DRAWS = 100_000
 
 _PARTS = "parts"
 _FORMAT = 2  # of what is kept of a run; another number has it measured anew
-STATISTICS_BYTES = 2**30
 
 Scores = Mapping[bool, Mapping[Subnet, Score]]
 """Scores of nets without and with recalibration; only without, where there is nothing to recalibrate."""
@@ -179,7 +178,7 @@ def _scores(
     """
     network, images = opened.network, opened.recipe.evaluation.calibration_images
     view = "training" if calibration is None else calibration.view
-    groups = _groups(network, subnets)
+    groups = groups_to_recalibrate(network, subnets)
     loader = opened.data.calibration_as(view)
     to_calibrate = min(len(loader), math.ceil(images * len(loader) / loader.images))
     total = len(batches) + len(groups) * (len(batches) + to_calibrate)
@@ -202,21 +201,6 @@ def _scores(
         scores.setdefault(True, {}).update(zip(group, measured, strict=True))
         used = found.images
     return scores, used
-
-
-def _groups(network: ResidualNetwork, subnets: Sequence[Subnet]) -> list[Sequence[Subnet]]:
-    """Subnets to recalibrate at once: so many that their statistics fit into memory; none without any statistics."""
-    numbers = sum(
-        value.numel()
-        for _, layer, norm in norms_in(network.model, network.wiring)
-        for value in statistics_in(layer, norm.keys).values()
-        if value is not None
-    )
-    if not numbers:
-        return []
-    each = numbers * (8 + 4)  # summed in double precision and kept in single
-    size = max(1, STATISTICS_BYTES // each)
-    return [subnets[start : start + size] for start in range(0, len(subnets), size)]
 
 
 def _notes(network: ResidualNetwork, todo: Damage, scores: Scores) -> list[str]:

@@ -8,6 +8,7 @@ from stimulative.runs import Score as Score
 from stimulative.training.accumulation import numbered_in as numbered_in
 from stimulative.training.calibration import calibration_of as calibration_of
 from stimulative.training.calibration import estimate_statistics as estimate_statistics
+from stimulative.training.calibration import groups_to_recalibrate as groups_to_recalibrate
 from stimulative.training.calibration import warn_of_loss as warn_of_loss
 from stimulative.training.copies import ProcessLost as ProcessLost
 from stimulative.training.devices import dividing as dividing

@@ -15,7 +15,15 @@ from typing import Any
 from stimulative.config import CalibrationSetting
 from stimulative.data import Batch, View
 from stimulative.errors import UsageError
-from stimulative.residual import Statistics, SubnetLike, layers_with_statistics
+from stimulative.residual import (
+    ResidualNetwork,
+    Statistics,
+    Subnet,
+    SubnetLike,
+    layers_with_statistics,
+    norms_in,
+    statistics_in,
+)
 from stimulative.runs import Calibration, Summary
 from stimulative.training.measuring import measure
 from stimulative.training.preparing import Prepared
@@ -23,6 +31,9 @@ from stimulative.training.synchronising import each_by_itself
 
 MOST_LOST = 1.0
 """The points that the main net may lose by recalibration before somebody is told."""
+
+STATISTICS_BYTES = 2**30
+"""Memory for the statistics of subnets that are recalibrated at once."""
 
 
 def estimate_statistics(
@@ -138,6 +149,21 @@ def warn_of_loss(calibration: Calibration) -> None:
         f"(evaluation.calibration_images){hint}",
         stacklevel=3,
     )
+
+
+def groups_to_recalibrate(network: ResidualNetwork, subnets: Sequence[Subnet]) -> list[Sequence[Subnet]]:
+    """Subnets to recalibrate at once: so many that their statistics fit into memory; none without any statistics."""
+    numbers = sum(
+        value.numel()
+        for _, layer, norm in norms_in(network.model, network.wiring)
+        for value in statistics_in(layer, norm.keys).values()
+        if value is not None
+    )
+    if not numbers:
+        return []
+    each = numbers * (8 + 4)  # summed in double precision and kept in single
+    size = max(1, STATISTICS_BYTES // each)
+    return [subnets[start : start + size] for start in range(0, len(subnets), size)]
 
 
 def _told(batches: Iterable[Batch], on_batch: Callable[[], Any]) -> Iterator[Batch]:

@@ -129,6 +129,7 @@ def prepare(
         freeze(network, stem_of(network), new=() if origin is None else origin.new or ())
     check_statistics(network.model, network.wiring)  # now, not when the trained net is finished
     _check_outputs(recipe.model.name, network, data, divided=world_size > 1)
+    _check_space(recipe, network)
     method = method_named(recipe.method.name)(
         network,
         **recipe.method.settings,
@@ -253,6 +254,14 @@ def _fill_if_whole(start: Start, network: ResidualNetwork, recipe: Recipe, data:
         return start.fill(network.model, recipe.model.name, data)
     except UsageError:
         return None
+
+
+def _check_space(recipe: Recipe, network: ResidualNetwork) -> None:
+    """Make sure that an order of importance is one of this network, before it is trained."""
+    try:
+        network.space.keeping(recipe.evaluation.space)
+    except UsageError as error:
+        raise UsageError(f"evaluation.space: {error}") from error
 
 
 def _check_outputs(name: str, network: ResidualNetwork, data: Data, *, divided: bool) -> None:

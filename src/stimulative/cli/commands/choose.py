@@ -71,7 +71,9 @@ def add(commands: Any) -> None:
         "--images", type=int, metavar="N", help="validation images or sequences to use, drawn (default: all)"
     )
     timing.add_argument(
-        "--space", metavar="NAME", help="ordered, suffix, every_other or unordered subnets (default: the recipe's)"
+        "--space",
+        metavar="NAME",
+        help="ordered, suffix, every_other, unordered or ranked subnets (default: the recipe's)",
     )
     timing.add_argument(
         "--evaluations", type=int, default=512, metavar="N", help="subnets that a search measures (default: 512)"
@@ -144,6 +146,8 @@ def _show(choice: Choice, out: Path, pictures: list[Path]) -> None:
 
 def _conditions(choice: Choice, samples: str) -> list[str]:
     """What the numbers of the table belong to."""
+    from stimulative.cli.tables import kind_of
+
     tried, latencies = choice.tried, choice.latencies
     of = "" if choice.images == choice.validation_images else f" of {choice.validation_images:,}"
     step = f" (one is {100 / choice.images:.2g} points)" if samples == "images" else ""
@@ -153,7 +157,6 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
         if choice.calibration_images
         else ""
     )
-    kind = "" if tried.space == "ordered" else f"{tried.space} "
     how = (
         f"an evolutionary search with seed {tried.seed}; others may be better"
         if tried.searched
@@ -164,7 +167,8 @@ def _conditions(choice: Choice, samples: str) -> list[str]:
     lines = [
         f"accuracy: on {choice.images:,}{of} {samples} of the validation part{step}{statistics}; the test split was "
         "not read",
-        f"measured: {tried.measured:,} of {tried.count:,} {kind}subnets ({how}); {tried.timed:,} of these timed",
+        f"measured: {tried.measured:,} of {tried.count:,} {kind_of(tried.space)}subnets ({how}); {tried.timed:,} of "
+        "these timed",
         f"latency: a batch of {latencies.batch} on {latencies.device}, extracted: "
         f"median of {latencies.rounds} rounds ± half the interquartile range",
         "FLOPs: of one " + samples.removesuffix("s") + ", a multiply-add counted as two",

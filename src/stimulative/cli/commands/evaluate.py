@@ -11,7 +11,7 @@ from stimulative.claiming import is_first_process
 from stimulative.cli.messages import CommandFailed
 from stimulative.cli.progress import progress_bar
 from stimulative.cli.source_options import SOURCE_USAGE, add_source, runs_from
-from stimulative.cli.tables import in_words, measure_of
+from stimulative.cli.tables import in_words, kind_of, measure_of
 from stimulative.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def add(commands: Any) -> None:
         "--space",
         metavar="NAME",
         help="which blocks a stage keeps at a depth: ordered (the first), suffix (the last), every_other "
-        "(evenly spread) or unordered (any; default: the recipe's)",
+        "(evenly spread), unordered (any), ranked (the most important, by what stimulative rank has measured) or an "
+        "order such as ranked:[0.2.1]-2 (default: the recipe's)",
     )
     parser.add_argument(
         "--calibration",
@@ -81,11 +82,11 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         if not subnets.isdecimal() or int(subnets) < 1:
             raise UsageError(f"--subnets is 'auto', 'all' or a number of 1 or more, got {subnets!r}")
         subnets = int(subnets)
+    from stimulative.analysis import ResultsLost, check_space, evaluate
     from stimulative.config import CalibrationSetting
-    from stimulative.residual import KEPT
 
-    if options.space is not None and options.space not in KEPT:
-        raise UsageError(f"--space is one of {', '.join(KEPT)}, got {options.space!r}")
+    if options.space is not None:
+        check_space(options.space)
     if options.calibration not in (None, *get_args(CalibrationSetting)):
         allowed = ", ".join(get_args(CalibrationSetting))
         raise UsageError(f"--calibration is one of {allowed}, got {options.calibration!r}")
@@ -93,7 +94,6 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         raise UsageError(f"--seed is at least 0 and below 2**32, got {options.seed}")
     if options.latency_batch < 1:
         raise UsageError(f"--latency-batch is 1 or more, got {options.latency_batch}")
-    from stimulative.analysis import ResultsLost, evaluate
     from stimulative.runs import RunDirectory
 
     (directory,) = runs_from(options, rest)
@@ -134,11 +134,11 @@ def _show(run: RunDirectory) -> None:
     console.print(_stages_table(summary))
     console.print(_frontier_table(summary, family))
     print(f"main net: {_main(summary, family)}")
-    kind = "" if part.space == "ordered" else f"{part.space} "
     drawn = "" if part.seed is None else f", drawn with seed {part.seed}"
     print(
-        f"{part.evaluated:,} of {part.count:,} {kind}subnets{drawn}: {measure.spread(part.mean or 0, part.std or 0)} "
-        f"({part.min:{measure.form}} to {part.max:{measure.form}}), {_statistics(summary)}"
+        f"{part.evaluated:,} of {part.count:,} {kind_of(part.space)}subnets{drawn}: "
+        f"{measure.spread(part.mean or 0, part.std or 0)} ({part.min:{measure.form}} to {part.max:{measure.form}}), "
+        f"{_statistics(summary)}"
     )
     if summary.calibration is not None:
         print(f"main net on the validation part: {_views(summary.calibration, measure)}")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from stimulative import files
-from stimulative.analysis import MAX_ROUNDS, SECONDS, CostModel, Steps
+from stimulative.analysis import MAX_ROUNDS, SECONDS, CostModel, Steps, kept_in
 from stimulative.deploy.choosing.budget import Budget
 from stimulative.deploy.choosing.choice import CHOICE, Choice
 from stimulative.deploy.choosing.chooser import Chooser
@@ -29,7 +29,6 @@ from stimulative.deploy.choosing.search import POPULATION
 from stimulative.deploy.choosing.trials import Accuracy, Stopwatch
 from stimulative.deploy.deployable import open_finished
 from stimulative.errors import UsageError
-from stimulative.residual import Kept
 from stimulative.runs import CostName
 from stimulative.training import as_in
 
@@ -49,7 +48,7 @@ def choose(
     device: torch.device | str = "cpu",
     batch: int = 1,
     threads: int | None = None,
-    space: Kept | None = None,
+    space: str | None = None,
     seed: int | None = None,
     images: int | None = None,
     evaluations: int = EVALUATIONS,
@@ -74,7 +73,8 @@ def choose(
         device: Where all is measured.
         batch: Images, or sequences, in the batch that is timed.
         threads: CPU threads to time with; by default those that PyTorch has now.
-        space: Which blocks stages keep, as ``SubnetSpace`` names it; by default what the recipe says.
+        space: Which blocks stages keep, as ``SubnetSpace`` names it, or ``ranked`` for the most important ones by what
+            ``rank`` has measured; by default what the recipe says.
         seed: Of the search, the draw of images, and the order of timing; by default the recipe's.
         images: How many images of the validation part to measure accuracy on, drawn; by default all.
         evaluations: Of how many subnets a search measures the accuracy.
@@ -123,7 +123,7 @@ def _chosen(
         raise UsageError(f"max_perplexity= is for texts, and this run has {data.described()}; give min_top1=")
     seed = recipe.seed if procedure.seed is None else procedure.seed
     costs = CostModel(finished.network, as_in(finished.network, data.example(1, evaluation=True)))
-    space = finished.network.space.keeping(procedure.space or recipe.evaluation.space)
+    space = finished.network.space.keeping(kept_in(run, procedure.space or recipe.evaluation.space))
     budget = Budget(space, costs, limits)
     files.make_directory(out)
     steps = Steps(progress, 0)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from stimulative.analysis import check_space
 from stimulative.errors import UsageError
-from stimulative.residual import KEPT, Kept
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Procedure:
         device: Where all is measured.
         batch: Images, or sequences, in the batch that is timed.
         threads: CPU threads to time with; None for those that PyTorch has.
-        space: Which blocks the stages of subnets keep; None for what the recipe says.
+        space: Which blocks the stages of subnets keep, or ``ranked``; None for what the recipe says.
         seed: Of everything random; None for the recipe's.
         images: How many images of the validation part to measure accuracy on; None for all.
         evaluations: Of how many subnets a search measures the accuracy.
@@ -32,7 +32,7 @@ class Procedure:
     device: torch.device | str
     batch: int
     threads: int | None
-    space: Kept | None
+    space: str | None
     seed: int | None
     images: int | None
     evaluations: int
@@ -48,8 +48,8 @@ class Procedure:
             raise UsageError(f"threads=: this machine has {processors} processors, got {self.threads}")
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise UsageError(f"seed= is at least 0 and below 2**32, got {self.seed}")
-        if self.space is not None and self.space not in KEPT:
-            raise UsageError(f"space= is one of {', '.join(KEPT)}, got {self.space!r}")
+        if self.space is not None:
+            check_space(self.space)
 
     def place(self) -> torch.device:
         """The device.
