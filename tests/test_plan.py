@@ -12,9 +12,9 @@ from stimulative.analysis import Operations, operations_of
 from stimulative.cli.command_line import main
 from stimulative.config import load_recipe
 from stimulative.proposing import GPUS, Machine, forecast_of
-from stimulative.proposing.odds import odds_of
 from stimulative.proposing.training_work import TrainingWork
 from stimulative.residual import SubnetSpace, resolve_sampler
+from stimulative.residual.odds import odds_of
 from stimulative.training import prepare
 
 RANGES = [[2, 3], [3, 3], [1, 2]]

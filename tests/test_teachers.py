@@ -17,6 +17,7 @@ from stimulative.methods import GroupKnowledge, Numbered, StimulativeTraining
 from stimulative.methods.balance import BalanceSchedule
 from stimulative.methods.logit_memory import LogitMemory
 from stimulative.objectives import kl_divergence
+from stimulative.residual import odds_of
 from stimulative.runs import LAST, MODEL
 from stimulative.training import load_recipe, train
 from stimulative.weights import read_weights
@@ -154,6 +155,27 @@ def test_the_weights_of_both_terms(network):
     StimulativeTraining(twin).backward(x, Y, ["1-2"])
     for name, gradient in gradients(twin).items():
         torch.testing.assert_close(gradients(network)[name], gradient / 2, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("sampler", [{"name": "late", "whole": 0.7}, {"name": "nested", "decay": 0.5}])
+def test_corrected_terms_are_expected_to_be_those_of_ordered_sampling(network, sampler):
+    method = StimulativeTraining(network.eval(), sampler=sampler, corrected=True)
+    odds = odds_of(method.sampler, network.space).of
+    x, subnets = images(6, seed=1), list(network.space)
+    each = {subnet: method(x, Y, [subnet]).subnet_kl for subnet in subnets}
+    main, *others = network.run(x, [network.full, *subnets])
+    plain = torch.stack([kl_divergence(z, main) for z in others]).mean()
+    torch.testing.assert_close(sum(odds[subnet] * kl for subnet, kl in each.items()), plain.detach())
+    assert method.corrections[network.full] < 1 < method.corrections[network.space.smallest]
+
+
+def test_what_cannot_be_corrected_is_refused(network):
+    for sampler, message in (
+        ("halves", "corrected: this sampler never draws the ordered subnet 1-1"),
+        (lambda space, generator: space.full, "corrected: how likely this sampler draws each subnet is not known"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            StimulativeTraining(network, sampler=sampler, corrected=True)
 
 
 # Over steps

@@ -209,7 +209,7 @@ def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], 
                 known = targets
             lesson = method.lesson(args, outputs, known)
         elif lesson is not None:
-            step.divergences.append(lesson.term(outputs))
+            step.divergences.append(lesson.term(outputs, step.subnets[position - 1]))
         del output, outputs
     return returned
 

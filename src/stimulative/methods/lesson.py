@@ -10,6 +10,7 @@ from torch import Tensor
 from stimulative.methods.inputs import detached
 from stimulative.methods.logit_memory import Numbered
 from stimulative.methods.teachers import SubnetTeacher
+from stimulative.residual import Subnet
 from stimulative.tasks import Task
 
 
@@ -23,6 +24,7 @@ class Teaches(Protocol):
     main_weight: float
     main_taught: float
     balance: float
+    corrections: dict[Subnet, float] | None
 
     @property
     def current_balance(self) -> float:
@@ -64,15 +66,16 @@ class Lesson:
             label_term = torch.lerp(label_term, divergence, taught)
         return label_term if method.main_weight == 1 else method.main_weight * label_term
 
-    def term(self, outputs: Any) -> Tensor:
-        """How far the next subnet is from what it learns from, a scalar.
+    def term(self, outputs: Any, subnet: Subnet) -> Tensor:
+        """How far the next subnet is from what it learns from, a scalar; with its weight, where draws are corrected.
 
         Args:
             outputs: Its outputs, of as many samples as it ran on.
+            subnet: Which one it is; one that is never drawn has a weight of 1.
         """
         method = self._method
         if self._target is None:
             self._target = method.teaching.of_first(self._x, self._main, method.numbered)
         term = method.subnet_term(outputs, self._target, self._y)
         self._target = method.teaching.of_next(self._target, detached(outputs))
-        return term
+        return term if method.corrections is None else term * method.corrections.get(subnet, 1.0)

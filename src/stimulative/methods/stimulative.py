@@ -74,10 +74,14 @@ from stimulative.residual import (
     Subnet,
     SubnetLike,
     batch_size,
+    corrections,
     first_samples,
     resolve_sampler,
 )
 from stimulative.tasks import Task
+
+_OF_EVERY_METHOD = ("self", "__class__", "network", "task", "label_smoothing", "total_steps", "seed")
+"""What a method is made of besides its own settings."""
 
 
 class StimulativeTraining(Method):
@@ -111,6 +115,8 @@ class StimulativeTraining(Method):
         sampler: How subnets are drawn: ``ordered``, ``suffix``, ``every_other``, ``unordered``, ``interstage``,
             ``late``, ``nested``, ``halves``, ``ranked``; with settings as a mapping such as ``{name: unordered, keep:
             0.8}``; or a function of a subnet space and a generator, in recipes ``package.module:name``.
+        corrected: Weigh each subnet's term by how likely ``ordered`` draws it over how likely the sampler does, so that
+            the expected loss is that of ordered sampling; for ``late`` and ``nested``.
         smaller_inputs: Least share of the images' side that a subnet's images are resized to; every whole number of
             pixels from there to the full side is equally likely (0.43 in ST++). Null is the full side always.
         resizing: Which images are resized: the ``original`` ones, antialiased; or, as ``published``, those of the
@@ -158,6 +164,7 @@ class StimulativeTraining(Method):
         reduction: Literal["mean", "sum"] = "mean",
         every: int = 1,
         sampler: str | dict[str, Any] | Sampler = "ordered",
+        corrected: bool = False,
         smaller_inputs: float | None = None,
         resizing: Resizing = "original",
         normalise_again: dict[str, list[float]] | None = None,
@@ -171,32 +178,8 @@ class StimulativeTraining(Method):
         total_steps: int | None = None,
         seed: int = 0,
     ) -> None:
+        settings = {key: value for key, value in locals().items() if key not in _OF_EVERY_METHOD}
         super().__init__(network, task=task, label_smoothing=label_smoothing, total_steps=total_steps, seed=seed)
-        settings = {
-            "balance": balance,
-            "balance_ramp": balance_ramp,
-            "balance_start": balance_start,
-            "balance_shape": balance_shape,
-            "main_weight": main_weight,
-            "teacher": teacher,
-            "main_taught": main_taught,
-            "temperature": temperature,
-            "objective": objective,
-            "amplitude": amplitude,
-            "normalise_main": normalise_main,
-            "subnets_per_step": subnets_per_step,
-            "reduction": reduction,
-            "every": every,
-            "sampler": sampler,
-            "smaller_inputs": smaller_inputs,
-            "resizing": resizing,
-            "normalise_again": normalise_again,
-            "subnet_share": subnet_share,
-            "preset": preset,
-            "efficient": efficient,
-            "schedule": schedule,
-            "freeze_subnet_statistics": freeze_subnet_statistics,
-        }
         check_settings(type(self), settings)
         self._take({**settings, **PRESETS[preset_of(settings)]})
 
@@ -219,6 +202,7 @@ class StimulativeTraining(Method):
         self.reduction: Literal["mean", "sum"] = settings["reduction"]
         self.every: int = settings["every"]
         self.sampler = resolve_sampler(settings["sampler"], self.network.space)
+        self.corrections = corrections(self.sampler, self.network.space) if settings["corrected"] else None
         self.smaller_inputs: float | None = settings["smaller_inputs"]
         self.resizing: Resizing = settings["resizing"]
         self.normalise_again: Mapping[str, list[float]] | None = settings["normalise_again"]
@@ -270,7 +254,7 @@ class StimulativeTraining(Method):
         main_ce = self.label_term(main, y)
         lesson = self.lesson(x, main, y)
         loss = lesson.main_term(main, main_ce)
-        terms = [lesson.term(one) for one in others]
+        terms = [lesson.term(one, subnet) for one, subnet in zip(others, chosen, strict=True)]
         self._count(main)
         if not terms:
             return Terms(loss=loss, main_ce=main_ce, logits=main)
@@ -309,7 +293,7 @@ class StimulativeTraining(Method):
             else:
                 if lesson is None:
                     raise UsageError("the main net has to run before its subnets")
-                term = lesson.term(outputs)
+                term = lesson.term(outputs, chosen[position - 1])
                 terms.append(term.detach())
                 factor = scale * weight / len(chosen)
             backward_through(backward, term, factor, retain_graph=retain_graph)

@@ -29,8 +29,7 @@ from stimulative.analysis import (
 )
 from stimulative.errors import UsageError
 from stimulative.methods import METHODS, Method, StimulativeTraining, resized, samples_of, sides_of
-from stimulative.proposing.odds import odds_of
-from stimulative.residual import as_in, batch_size, evaluating, first_samples, tensors_in
+from stimulative.residual import as_in, batch_size, evaluating, first_samples, odds_of, tensors_in
 from stimulative.training import Prepared, in_format, numbered_in, optimizer_of
 
 Cost = Callable[[Operations], float]

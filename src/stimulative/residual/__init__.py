@@ -6,7 +6,7 @@ Its sub-rooms, lowest first; each imports only those before it:
 - ``finding``: what a model is made of, seen by running it on an example input;
 - ``counted``: layers that a config counts (Hugging Face Transformers), and models with fewer of them;
 - ``running``: running subnets of a model, and their statistics;
-- ``subnet``, ``deletion``, ``sampling`` and ``network``: subnets as values, drawing them, and what has them;
+- ``subnet``, ``deletion``, ``sampling``, ``odds`` and ``network``: subnets as values, drawing them, and what has them;
 - ``surgery``: what is done to an unraveled network: blocks removed, a stem frozen, branches scaled.
 
 Other rooms import from here.
@@ -63,6 +63,8 @@ from stimulative.residual.network import Asked as Asked
 from stimulative.residual.network import ResidualNetwork as ResidualNetwork
 from stimulative.residual.network import SubnetLike as SubnetLike
 from stimulative.residual.network import unravel as unravel
+from stimulative.residual.odds import corrections as corrections
+from stimulative.residual.odds import odds_of as odds_of
 from stimulative.residual.running.execution import Pass as Pass
 from stimulative.residual.running.execution import replay as replay
 from stimulative.residual.running.one_pass import Node as Node

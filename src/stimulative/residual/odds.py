@@ -1,6 +1,6 @@
 """How likely a sampler draws each subnet: exactly, where the sampler is one of the library's and can be listed.
 
-The probabilities are those of ``stimulative.residual.sampling``, written as formulas instead of draws. What cannot be
+The probabilities are those of ``sampling``, written as formulas instead of draws. What cannot be
 listed (a sampler of one's own, or too many subnets) is drawn many times, and said to be an estimate.
 """
 
@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from stimulative.residual import SAMPLERS, Sampler, Subnet, SubnetSpace, by_importance
+from stimulative.errors import UsageError
+from stimulative.residual.sampling import SAMPLERS, Sampler
+from stimulative.residual.subnet import Subnet, SubnetSpace, by_importance
 
 DRAWS = 4_000
 MOST = 20_000
@@ -50,6 +52,34 @@ def odds_of(draw: Sampler, space: SubnetSpace) -> Odds:
     generator = torch.Generator().manual_seed(0)
     drawn = Counter(draw(space, generator) for _ in range(DRAWS))
     return Odds({subnet: count / DRAWS for subnet, count in drawn.items()}, DRAWS)
+
+
+def corrections(draw: Sampler, space: SubnetSpace) -> dict[Subnet, float]:
+    """Importance weights: how likely ordered sampling draws each subnet, over how likely a sampler does.
+
+    The mean of what is measured of subnets, each times its weight, is then expected to be that of ordered sampling.
+
+    Args:
+        draw: The sampler.
+        space: The space.
+
+    Raises:
+        UsageError: If the sampler's probabilities are not known exactly, or it never draws some ordered subnet.
+    """
+    odds = odds_of(draw, space)
+    if odds.drawn is not None:
+        raise UsageError(
+            "corrected: how likely this sampler draws each subnet is not known exactly, or there are more than "
+            f"{MOST:,}: use ordered, late or nested, or leave it out"
+        )
+    ordered = space.keeping("ordered")
+    missing = next((subnet for subnet in ordered if not odds.of.get(subnet)), None)
+    if missing is not None:
+        raise UsageError(
+            f"corrected: this sampler never draws the ordered subnet {missing}, which no weight can make up for; use "
+            "ordered, late or nested, or leave it out"
+        )
+    return {subnet: 1 / ordered.count / odd if subnet in ordered else 0.0 for subnet, odd in odds.of.items()}
 
 
 _Listed = dict[Subnet, float] | None
