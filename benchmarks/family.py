@@ -10,11 +10,13 @@ that stand there are not repeated, and runs that were stopped go on, so that it 
 The parts:
 
 - ``table``: all methods with three seeds, as in Table 1 of the paper.
-- ``longer``: common training for as many more epochs as a method's steps are dearer, by floating-point operations.
+- ``longer``: common training for as many more epochs as steps of stimulative training are dearer, by floating-point
+  operations.
 - ``alone``: five of the 27 nets of the family, each trained alone.
-- ``search``: candidates for presets, with three seeds; of these the validation part alone is written down.
-- ``confirm``: what was chosen there, beside common and plain stimulative training, with five seeds that nothing was
-  chosen by.
+- ``search``: candidates for presets, the finalists of them with three seeds; of these the validation part alone is
+  written down.
+- ``confirm``: what was chosen there, beside common and plain stimulative training, and common training for as much
+  longer as the best setting is dearer, with five seeds that nothing was chosen by.
 - ``wide``: twice the width.
 """
 
@@ -45,17 +47,22 @@ EFFICIENT = "stimulative:preset=efficient"
 FIVE = ("1-1-1", "2-1-2", "2-2-2", "3-2-3", "3-3-3")
 """Nets of the family from the smallest to the largest, their costs evenly spread."""
 CANDIDATES = (
-    *("stimulative", EFFICIENT, BEST),
     "stimulative:balance=3.0",
     "stimulative:balance_start=0.5",
-    "stimulative:subnets_per_step=2",
     "stimulative:subnet_share=0.5:balance_start=0.3",
     "stimulative:subnet_share=0.25",
+    "stimulative:subnets_per_step=2:subnet_share=0.5",
+    "stimulative:subnet_share=0.5:sampler=late:corrected=true",
     "stimulative:objective={name: kl, direction: both}",
+    "stimulative:temperature=3.0",
     "stimulative:teacher={name: images, momentum: 0.5}",
     "stimulative:subnet_share=0.5:teacher={name: images, momentum: 0.0}:main_taught=0.8",
-    "stimulative:subnet_share=0.5:teacher={name: images, momentum: 0.0}:main_taught=0.8:temperature=3.0",
+    "stimulative:subnet_share=0.5:teacher={name: images, momentum: 0.5}:main_taught=0.8",
+    "stimulative:subnet_share=0.5:teacher={name: weights, momentum: 0.99}:main_taught=0.5",
+    "stimulative:sampler=halves:main_weight=0.5:balance=0.5",
 )
+"""Tried with one seed; those of them that are finalists have three."""
+FINALISTS = ("stimulative", EFFICIENT, BEST)
 COMMON = "common"
 
 
@@ -94,15 +101,15 @@ def planned(base: Recipe) -> Iterator[Planned]:
         yield from (Planned(variant, seed, "table") for variant in variants([COMMON, "stimulative"]))
     for seed in range(3):
         yield from (Planned(variant, seed, "table") for variant in variants(ALL))
-    for seed in range(3):
-        yield from (Planned(variant, seed, "search") for variant in variants(list(CANDIDATES)))
+    yield from (Planned(variant, 0, "search") for variant in variants([*FINALISTS, *CANDIDATES]))
+    for seed in range(1, 3):
+        yield from (Planned(variant, seed, "search") for variant in variants(list(FINALISTS)))
     chosen = variants(["stimulative", EFFICIENT, BEST])
     costs = {str(variant): cost_of(variant.recipe(base)) for variant in chosen}
     common = variants(COMMON)[0]
+    more = round(epochs * costs["stimulative"])
     for seed in range(3):
-        for variant in chosen:
-            more = round(epochs * costs[str(variant)])
-            yield Planned(common, seed, "longer", {"schedule.epochs": more}, f"-{more}-epochs")
+        yield Planned(common, seed, "longer", {"schedule.epochs": more}, f"-{more}-epochs")
     for net in FIVE[:-1]:
         yield Planned(common, 0, "alone", {"model.subnet": net}, f"-alone-{net}")
     for seed in range(3, 8):

@@ -177,8 +177,9 @@ def test_every_step_draws_loops_of_nested_subnets_and_shares_what_they_share():
 def test_balance_0_is_common_training_at_its_cost():
     ours, common = made(), made()
     calls = []
+    method = GroupKnowledge(ours, balance=0.0)
     ours.model.register_forward_hook(lambda *_: calls.append(1))
-    terms = GroupKnowledge(ours, balance=0.0).backward(images(), LABELS)
+    terms = method.backward(images(), LABELS)
     CommonTraining(common).backward(images(), LABELS)
     assert len(calls) == 1 and terms.subnets == () and terms.subnet_kl == 0
     found = gradients(ours)

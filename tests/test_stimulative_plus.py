@@ -826,7 +826,7 @@ def test_lean_gradients_and_statistics_equal_joint_ones(network, batch, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_without_balance_it_is_common_training(network, batch, way):
-    settings = {key: value for key, value in WAYS[way].items() if key != "normalise_main"}
+    settings = {key: value for key, value in WAYS[way].items() if key not in ("normalise_main", "main_taught")}
     twin = copy.deepcopy(network)
     CommonTraining(twin).backward(*batch)
     method = StimulativeTraining(network, balance=0.0, **settings)

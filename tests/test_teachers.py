@@ -1,21 +1,24 @@
 """What subnets learn from, over a step and over steps: averages by hand, and nets run one by one."""
 
 import copy
+from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from interrupting import Interrupt
-from nets import SequentialNet, images, randomised
+from nets import PreActivationNet, SequentialNet, images, randomised
 from torch import Tensor
 
 import stimulative
 from stimulative.data import DataSettings, load, numbers_of
+from stimulative.data.split import taken
 from stimulative.errors import UsageError
 from stimulative.methods import GroupKnowledge, Numbered, StimulativeTraining
 from stimulative.methods.balance import BalanceSchedule
-from stimulative.methods.logit_memory import LogitMemory
+from stimulative.methods.logit_memory import LogitMemory, averaged
 from stimulative.objectives import kl_divergence
 from stimulative.residual import odds_of
 from stimulative.runs import LAST, MODEL
@@ -210,6 +213,7 @@ def test_subnets_and_main_net_learn_from_what_was_said_of_an_image(network):
     before = method(images(6, seed=2), Y, ["1-2"]).logits.half().double()
     twin = copy.deepcopy(network)
     method.zero_grad()
+    method.numbered = of
     terms = method.backward(x, Y, ["1-2"])
     main, other = twin.run(x, ["3-4", "1-2"])
     label = F.cross_entropy(main, Y)
@@ -266,9 +270,9 @@ def test_groups_of_two_images_over_five_steps_by_hand(network):
 
 def test_a_loop_over_steps_goes_inwards_and_goes_on_where_it_was_saved(network):
     method = GroupKnowledge(network, levels=3, seed=1)
-    method.numbered = numbered(*range(6))
     depths = []
     for step in range(9):
+        method.numbered = numbered(*range(6))
         if step == 5:
             saved = copy.deepcopy(method.state_dict())
         (subnet,) = method(images(6), Y).subnets
@@ -278,8 +282,9 @@ def test_a_loop_over_steps_goes_inwards_and_goes_on_where_it_was_saved(network):
         assert all(a >= b for outer, inner in pairwise(loop) for a, b in zip(outer, inner, strict=True))
     again = GroupKnowledge(network, levels=3, seed=8)
     again.load_state_dict(saved)
-    again.numbered = method.numbered
-    assert [again(images(6), Y).subnets[0].depths for _ in range(4)] == depths[5:]
+    for expected in depths[5:]:
+        again.numbered = numbered(*range(6))
+        assert again(images(6), Y).subnets[0].depths == expected
 
 
 def test_averages_of_classes_need_no_numbers(network):
@@ -349,3 +354,105 @@ def test_a_method_that_remembers_mixed_images_is_refused_before_any_work(setting
     with pytest.raises(UsageError, match=r"the method remembers each training image, and nobody says which ones"):
         train(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+# What went wrong before
+
+
+def test_subnets_beside_a_loss_learn_in_the_order_in_which_they_were_drawn(network):
+    x, settings = images(6, seed=1), {"teacher": "subnets", "subnets_per_step": 3, "seed": 4}
+    method, twin = StimulativeTraining(network, **settings), StimulativeTraining(copy.deepcopy(network), **settings)
+    for _ in range(3):
+        with method.beside() as subnets:
+            network.model(x)
+        torch.testing.assert_close(subnets.subnet_kl, twin(x, Y).subnet_kl)
+
+
+def test_average_weights_are_asked_for_each_batch(network):
+    method = StimulativeTraining(network, teacher="weights").eval()
+    one, other = images(6, seed=1), images(4, seed=2)
+    first = [method(x, Y[: len(x)], ["1-1"]).subnet_kl for x in (one, other)]
+    assert [method(x, Y[: len(x)], ["1-1"]).subnet_kl for x in (one, other)] == first
+
+
+def test_average_weights_leave_the_batch_alone():
+    model = randomised(PreActivationNet(stem=False))
+    x = torch.randn(4, model.head.in_features, 6, 6, dtype=torch.float64)
+    network = stimulative.unravel(model, x)
+    before = x.clone()
+    StimulativeTraining(network, teacher="weights", main_taught=0.5)(x, Y[:4])
+    assert torch.equal(x, before)
+
+
+def test_sixteen_bits_are_too_coarse_for_average_weights(network):
+    method = StimulativeTraining(network, teacher="weights").to(torch.bfloat16)
+    with pytest.raises(UsageError, match=r"averages weights in steps that torch.bfloat16 is too coarse for"):
+        method(images(6).bfloat16(), Y)
+
+
+def test_masked_classes_stay_so_in_averages():
+    masked = torch.tensor([[1.0, -torch.inf]])
+    assert averaged(masked, masked, 0.5).tolist() == [[1.0, -torch.inf]]
+    memory = LogitMemory(momentum=0.5)
+    for _ in range(2):
+        memory.learn(numbered(0), torch.tensor([[1e6, -torch.inf]]))
+    found = memory.recalled(numbered(0), otherwise=masked)
+    assert found.isfinite().all() and found[0, 0] > 6e4
+
+
+def test_a_slow_average_moves():
+    memory = LogitMemory(momentum=0.99)
+    for value in (8.0, *[8.3] * 500):
+        memory.learn(numbered(0), torch.tensor([[value, 0.0]]))
+    assert memory.recalled(numbered(0), otherwise=torch.zeros(1, 2))[0, 0] == pytest.approx(8.3, abs=0.01)
+
+
+def test_a_restored_average_is_its_own(network):
+    one = LogitMemory(momentum=0.0)
+    one.learn(numbered(0), torch.ones(1, 2))
+    other = LogitMemory(momentum=0.0)
+    other.load_state_dict(one.state_dict())
+    other.learn(numbered(0), torch.zeros(1, 2))
+    assert one.recalled(numbered(0), otherwise=torch.zeros(1, 2)).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [(numbered(0), r"got logits \(2, 3\) and 1 numbers"), (numbered(0, 8), "from 0 to 7; got 0 to 8")],
+)
+def test_numbers_that_are_none_are_refused(of, message):
+    with pytest.raises(UsageError, match=message):
+        LogitMemory(momentum=0.0).recalled(of, otherwise=torch.zeros(2, 3))
+
+
+def test_numbers_are_for_one_step(network):
+    method = StimulativeTraining(network, teacher="images")
+    method.numbered = numbered(*range(6))
+    method(images(6), Y)
+    with pytest.raises(UsageError, match="nobody says which ones"):
+        method(images(6), Y)
+
+
+def test_averages_over_steps_are_of_logits_of_samples():
+    network = stimulative.unravel(randomised(SequentialNet()), images())
+    method = GroupKnowledge(network, task="regression")
+    method.numbered = numbered(*range(6))
+    assert method.within_steps and len(method.draw()) == 6
+    with pytest.raises(UsageError, match=r"memory: got 'classes', but averages over steps are of logits of classes"):
+        GroupKnowledge(network, task="regression", memory="classes")
+
+
+def test_bytes_are_classes_too(network):
+    y = Y.to(torch.uint8)
+    GroupKnowledge(network, memory="classes")(images(6), y)
+    assert StimulativeTraining(network, objective="decoupled")(images(6), y).loss.isfinite()
+
+
+def test_no_class_is_lost_by_taking_some_images():
+    labels = np.repeat([0, 1], [1000, 2])
+    with pytest.raises(
+        UsageError, match=r"train_images: 10 of 1,002 images leave fewer than 2 of class 'b'; take more"
+    ):
+        taken(labels, 10, class_names=("a", "b"))
+    labels = np.repeat([0, 1], 500)
+    assert Counter(labels[taken(labels, 10, class_names=("a", "b"))].tolist()) == {0: 5, 1: 5}

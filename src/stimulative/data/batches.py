@@ -173,8 +173,12 @@ def numbers_of(loader: Iterable[Any], batch: int) -> tuple[Tensor, int] | None:
     Returns:
         Their numbers, int64 (batch,), the same in every epoch; None where they have none.
     """
-    numbers: Callable[[int], Tensor] | None = getattr(loader, "numbers", None)
-    return None if numbers is None else (numbers(batch), getattr(loader, "numbered", 0))
+    numbers: Any = getattr(loader, "numbers", None)
+    size: Any = getattr(loader, "numbered", None)
+    if not callable(numbers) or not isinstance(size, int):
+        return None
+    of_batch: Any = numbers(batch)
+    return of_batch, size
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

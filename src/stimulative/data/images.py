@@ -231,7 +231,7 @@ class ImageLoader:
     def numbers(self, batch: int) -> Tensor:
         """The numbers of the images of a batch of this epoch, int64 (batch,)."""
         stop = min((batch + 1) * self._order.batch_size, self._images)
-        return sent(self._order.of_epoch()[0][batch * self._order.batch_size : stop], self._device)
+        return self._order.of_epoch()[0][batch * self._order.batch_size : stop]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next passes."""

@@ -37,6 +37,12 @@ def taken(labels: np.ndarray, count: int | None, *, class_names: Sequence[str]) 
     chosen, _ = train_test_split(
         np.arange(len(labels)), train_size=count, stratify=labels, random_state=derived_seed(0, "taken") % 2**32
     )
+    few = sorted({*range(len(class_names))} & {*labels.tolist()} - {*_of_two(labels[chosen])})
+    if few:
+        raise UsageError(
+            f"data.train_images: {count:,} of {len(labels):,} images leave fewer than 2 of class "
+            f"{class_names[few[0]]!r}; take more, or remove the class"
+        )
     return np.sort(chosen)
 
 
@@ -97,6 +103,12 @@ def hold_out_any(count: int, share: float, *, seed: int, what: str = "images") -
         raise UsageError(f"data.validation: {share} of {count} training {what} leaves none to train on; add {what}")
     order = np.random.default_rng(derived_seed(seed, "validation split")).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _of_two(labels: np.ndarray) -> np.ndarray:
+    """The classes that have two images or more, (classes,)."""
+    present, counts = np.unique(labels, return_counts=True)
+    return present[counts >= 2]
 
 
 def _classes_of_two(labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:

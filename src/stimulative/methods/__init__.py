@@ -19,6 +19,7 @@ from stimulative.methods.layer_supervision import LayerSupervision as LayerSuper
 from stimulative.methods.logit_memory import Numbered as Numbered
 from stimulative.methods.named import METHODS as METHODS
 from stimulative.methods.named import method_named as method_named
+from stimulative.methods.options import name_in as name_in
 from stimulative.methods.self_distillation import SelfDistillation as SelfDistillation
 from stimulative.methods.stage_supervision import StageSupervision as StageSupervision
 from stimulative.methods.stimulative import StimulativeTraining as StimulativeTraining

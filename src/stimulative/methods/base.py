@@ -316,6 +316,7 @@ class Method(nn.Module):
 
     def _count(self) -> None:
         if self.training:
+            vars(self)["numbered"] = None  # of the next batch it has to be said again
             vars(self)["step"] += 1  # nn.Module's own way of assigning takes as long as a small kernel
 
 

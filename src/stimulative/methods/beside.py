@@ -195,6 +195,7 @@ def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], 
     returned: Any = None
     lesson: Lesson | None = None
     known: Any = None
+    of_subnets: dict[int, Any] = {}
     for position, output, _ in method.passes(x, batch, step.subnets, cut=False):
         outputs = task.outputs_of(output)
         if position == 0:
@@ -208,9 +209,12 @@ def _run(method: Stimulates, step: Beside, targets: Any, args: tuple[Any, ...], 
                 task.check(outputs, targets, values=False)
                 known = targets
             lesson = method.lesson(args, outputs, known)
-        elif lesson is not None:
-            step.divergences.append(lesson.term(outputs, step.subnets[position - 1]))
+        else:
+            of_subnets[position] = outputs
         del output, outputs
+    assert lesson is not None
+    for position, subnet in enumerate(step.subnets, start=1):  # as they were drawn
+        step.divergences.append(lesson.term(of_subnets.pop(position), subnet))
     return returned
 
 

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from stimulative.errors import UsageError
 from stimulative.methods.balance import ADVICE, BALANCE_RULES, BalanceSchedule, warn_of_more_batches
 from stimulative.methods.base import Method, Terms, check_settings, impossible
+from stimulative.methods.inputs import gives_logits_of_samples
 from stimulative.methods.logit_memory import LogitMemory, Numbered
 from stimulative.methods.teachers import known_numbers
 from stimulative.objectives import group_divergence
@@ -77,7 +78,7 @@ class GroupKnowledge(Method):
         seed: Seed of the draws.
 
     Raises:
-        UsageError: If a setting has an impossible value.
+        UsageError: If a setting has an impossible value, or averages cannot be of what the network gives.
     """
 
     advice = ADVICE
@@ -124,8 +125,14 @@ class GroupKnowledge(Method):
         self.momentum = momentum
         self.decay = decay
         self.freeze_subnet_statistics = freeze_subnet_statistics
-        self._memories = [LogitMemory(momentum=momentum) for _ in range(levels - 1)]  # the last group teaches nobody
-        self.groups = nn.ModuleList(self._memories)
+        self._of_samples = memory != "step" and gives_logits_of_samples(network, self.task)
+        if memory in ("images", "classes") and not self._of_samples:
+            raise UsageError(
+                f"GroupKnowledge: memory: got {memory!r}, but averages over steps are of logits of classes, some for "
+                "each sample, which this network does not give; use step"
+            )
+        kept = levels - 1 if self._of_samples else 0  # the last group teaches nobody
+        self.groups = nn.ModuleList(LogitMemory(momentum=momentum) for _ in range(kept))
         self._loop = 0, network.full  # how many subnets of the present loop were drawn in steps before, and the last
 
     @classmethod
@@ -153,7 +160,7 @@ class GroupKnowledge(Method):
     @property
     def within_steps(self) -> bool:
         """Whether averages begin anew in each step."""
-        return self.memory == "step" or (self.memory == "auto" and self.numbered is None)
+        return not self._of_samples or (self.memory == "auto" and self.numbered is None)
 
     @property
     def needs_numbers(self) -> bool:
@@ -185,8 +192,8 @@ class GroupKnowledge(Method):
         chosen = drawn if subnets is None else self.checked(subnets)
         main, *others = self._run(x, chosen)
         main_ce = self.label_loss(main, y)
-        self._count()
         if not others:
+            self._count()
             return Terms(loss=main_ce, main_ce=main_ce, logits=main)
         compare = partial(self.task.divergence, targets=y, temperature=self.temperature)
         if self.within_steps:
@@ -195,6 +202,7 @@ class GroupKnowledge(Method):
         else:
             subnet_kl = compare(others[0], self._group_above(main, others[0], y))
             self._go_on(chosen[0])
+        self._count()
         loss = main_ce + balance * subnet_kl
         return Terms(loss=loss, main_ce=main_ce, subnet_kl=subnet_kl, logits=main, subnets=chosen)
 
@@ -261,9 +269,10 @@ class GroupKnowledge(Method):
         """
         level = self._loop[0]
         of, shared = self._rows(main, y)
-        above = self._memories[level - 1].recalled(of, otherwise=main) if level else main
-        if self.training and level < len(self._memories):
-            self._memories[level].learn(of, logits, shared=shared)
+        memories = [memory for memory in self.groups if isinstance(memory, LogitMemory)]
+        above = memories[level - 1].recalled(of, otherwise=main) if level else main
+        if self.training and level < len(memories):
+            memories[level].learn(of, logits, shared=shared)
         return above
 
     def _go_on(self, subnet: Subnet) -> None:
@@ -275,10 +284,11 @@ class GroupKnowledge(Method):
     def _rows(self, main: Tensor, y: Any) -> tuple[Numbered, bool]:
         """Which averages belong to the samples of a batch, and whether several may have the same."""
         known = self.memory != "classes" and known_numbers(self.numbered, f"memory: {self.memory}")
-        wanted = 2 * len(self._memories) * known.size * main.shape[-1] if known else 0
+        wanted = 2 * len(self.groups) * known.size * main.shape[-1] if known else 0
         if known and (self.memory == "images" or wanted <= _LARGEST):
             return known, False
-        return Numbered(y.argmax(-1) if y.is_floating_point() else y, main.shape[-1]), True
+        classes = y.argmax(-1) if y.is_floating_point() else y.flatten().long()
+        return Numbered(classes, main.shape[-1]), True
 
     def _run(self, x: Any, subnets: Sequence[Subnet]) -> list[Tensor]:
         def before_pass(position: int) -> AbstractContextManager[None] | None:

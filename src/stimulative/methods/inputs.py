@@ -21,6 +21,7 @@ from stimulative.residual import (
     quietly,
     tensors_in,
 )
+from stimulative.tasks import Task
 
 Resizing = Literal["original", "published"]
 """Which images are resized for a subnet: the original ones, or those of the subnet before, as in the published loop."""
@@ -211,6 +212,14 @@ def check_whole(network: ResidualNetwork) -> None:
             "schedule='lean' goes backward several times a step, and would lose gradients of parameters that are "
             f"divided among processes, as {divided[0]} is (fully_shard); use schedule='joint'"
         )
+
+
+def gives_logits_of_samples(network: ResidualNetwork, task: Task) -> bool:
+    """Whether a network gives logits of classes that exclude each other for each sample, shape ``(B, classes)``."""
+    if not task.has_direction:
+        return False
+    outputs = _tried(network, lambda: task.outputs_of(network(network.example_input)))
+    return isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
 
 
 def check_part(network: ResidualNetwork) -> None:

@@ -49,6 +49,7 @@ class Lesson:
     def __init__(self, method: Teaches, x: Any, main: Any, y: Any) -> None:
         self._method = method
         self._x, self._main, self._y = x, main, y
+        self._steady: Any = None
         self._target: Any = None
 
     def main_term(self, outputs: Any, label_term: Tensor) -> Tensor:
@@ -61,9 +62,8 @@ class Lesson:
         method = self._method
         taught = method.main_taught * method.current_balance / method.balance if method.balance else 0.0
         if taught:
-            steady = method.teaching.of_main(self._x, self._main, method.numbered)
-            divergence = method.task.divergence(outputs, steady, self._y, temperature=method.temperature)
-            label_term = torch.lerp(label_term, divergence, taught)
+            divergence = method.task.divergence(outputs, self._average(), self._y, temperature=method.temperature)
+            label_term = torch.lerp(label_term, divergence.to(label_term.dtype), taught)
         return label_term if method.main_weight == 1 else method.main_weight * label_term
 
     def term(self, outputs: Any, subnet: Subnet) -> Tensor:
@@ -75,7 +75,13 @@ class Lesson:
         """
         method = self._method
         if self._target is None:
-            self._target = method.teaching.of_first(self._x, self._main, method.numbered)
+            self._target = method.teaching.of_first(self._main, self._average())
         term = method.subnet_term(outputs, self._target, self._y)
         self._target = method.teaching.of_next(self._target, detached(outputs))
         return term if method.corrections is None else term * method.corrections.get(subnet, 1.0)
+
+    def _average(self) -> Any:
+        """What the teacher gives for this batch, asked once."""
+        if self._steady is None:
+            self._steady = self._method.teaching.of_main(self._x, self._main, self._method.numbered)
+        return self._steady

@@ -114,6 +114,8 @@ def _problems_together(settings: Mapping[str, Any]) -> list[str]:
             f"{' and '.join(f'{key} {settings[key]!r}' for key in own)} is asked for; leave one of them out"
         )
     teacher = name_in(settings.get("teacher", "main"))
+    if settings.get("main_taught") and not settings.get("balance", 1.0):
+        found.append("main_taught: it moves with the balance, which is 0; give a balance above 0, or leave it out")
     if settings.get("main_taught") and teacher not in STEADY:
         found.append(
             f"main_taught: got {settings['main_taught']}, but the main net can learn from averages alone, and teacher "

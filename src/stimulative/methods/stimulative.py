@@ -60,6 +60,7 @@ from stimulative.methods.inputs import (
     check_whole,
     detached,
     drawn_sides,
+    gives_logits_of_samples,
     images_of,
 )
 from stimulative.methods.lesson import Lesson
@@ -99,7 +100,7 @@ class StimulativeTraining(Method):
         teacher: What subnets learn from: the ``main`` net, or an average over the ``subnets`` of a step, the main net's
             ``weights``, or its logits for each of the ``images``; ``stimulative.methods.teachers`` has their settings.
         main_taught: Share of the main net's loss that is its divergence from the teacher, where that is ``weights`` or
-            ``images``; it rises to this as the balance does.
+            ``images``; it moves as the balance does.
         temperature: Temperature of both distributions; the divergence is multiplied by its square. Not for ``labels``.
         objective: What a subnet learns by: ``kl`` is the teacher's class probabilities; ``directional`` is the
             direction of its logits alone (ST++'s KL-), both nets' logits normalised over the classes first; ``labels``
@@ -231,6 +232,13 @@ class StimulativeTraining(Method):
     def pollutes_statistics(self) -> bool:
         """Whether subnets' passes changed the main net's running statistics."""
         return not self.freeze_subnet_statistics
+
+    @classmethod
+    def problem_on_devices(cls, settings: Mapping[str, Any]) -> str | None:
+        """A teacher of images is kept by one process."""
+        if name_in(settings.get("teacher", "main")) != "images":
+            return None
+        return "teacher: 'images' remembers each training image in one process; use one device, or another teacher"
 
     @property
     def needs_numbers(self) -> bool:
@@ -412,7 +420,10 @@ class StimulativeTraining(Method):
 
     def _try_out(self) -> None:
         """Make sure that the settings make sense, and that the network runs on what subnets would get."""
-        if problems := problems_for(self.task, self, of_classes=self._learned.of_classes):
+        problems = problems_for(self.task, self, of_classes=self._learned.of_classes)
+        if self.needs_numbers and not problems and not gives_logits_of_samples(self.network, self.task):
+            problems = ["teacher: 'images' averages logits of shape (B, classes), which this network does not give"]
+        if problems:
             raise UsageError(f"{type(self).__name__}: " + "; ".join(problems))
         if self.smaller_inputs is not None:
             check_smaller(self.network, self.smaller_inputs)

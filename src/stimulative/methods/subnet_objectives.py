@@ -167,7 +167,7 @@ def _mse(method: Settled, outputs: Any, main: Any, y: Any) -> Tensor:
 def _classes_of(rows: Rows) -> Tensor:
     """Class indices; of targets that are probabilities, the likeliest."""
     assert rows.targets is not None
-    return rows.targets.argmax(-1) if rows.targets.is_floating_point() else rows.targets
+    return rows.targets.argmax(-1) if rows.targets.is_floating_point() else rows.targets.long()
 
 
 _WEIGHT: Rule = (lambda v: is_number(v) and v >= 0, "a weight, 0 or more")

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stimulative.errors import UsageError
-from stimulative.methods.logit_memory import LogitMemory, Numbered
+from stimulative.methods.logit_memory import LogitMemory, Numbered, averaged
 from stimulative.methods.options import Rule, check_options, is_number, parts_of
 from stimulative.naming import did_you_mean
-from stimulative.residual import arguments_of
+from stimulative.residual import arguments_of, map_tensors
 
 _FORMS = "main, subnets, weights or images, or a mapping with 'name' and its settings"
 
@@ -55,9 +55,14 @@ class SubnetTeacher(nn.Module):
         """
         return main
 
-    def of_first(self, x: Any, main: Any, numbered: Numbered | None) -> Any:
-        """What the first subnet of this step learns from, outputs of the whole batch; the arguments are the same."""
-        return main
+    def of_first(self, main: Any, steady: Any) -> Any:
+        """What the first subnet of this step learns from, outputs of the whole batch.
+
+        Args:
+            main: The main net's outputs, without graph.
+            steady: What ``of_main`` gave.
+        """
+        return steady
 
     def of_next(self, target: Any, outputs: Any) -> Any:
         """What the next subnet learns from.
@@ -88,42 +93,54 @@ class SubnetsTeacher(SubnetTeacher):
     def of_next(self, target: Any, outputs: Any) -> Tensor:
         """The average with the last subnet in it."""
         ran = len(outputs)
-        return torch.cat([torch.lerp(outputs.to(target.dtype), target[:ran], self.momentum), target[ran:]])
+        return torch.cat([averaged(target[:ran], outputs.to(target.dtype), self.momentum), target[ran:]])
 
 
 class WeightsTeacher(SubnetTeacher):
-    """A net whose weights are a running average of the main net's over the steps.
+    """A net whose weights are a running average of the main net's over the batches.
 
     Args:
         model: The main net's model.
         outputs_of: From what it returns to its outputs.
-        momentum: What the average keeps of itself in each step.
+        momentum: What the average keeps of itself with each batch.
+
+    Raises:
+        UsageError: If the model cannot be copied.
     """
 
     def __init__(self, model: nn.Module, outputs_of: Callable[[Any], Any], *, momentum: float = 0.99) -> None:
         super().__init__(model, outputs_of)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(momentum))
+        try:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(momentum))
+        except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+            raise UsageError(
+                f"teacher: 'weights' needs a copy of the model, and {type(model).__name__} cannot be copied ({error}); "
+                "use another teacher"
+            ) from error
         self.average.requires_grad_(False)
         self._main, self._outputs_of = [model], outputs_of  # in a list, so that it is no part of this module
-        self._given: list[Any] = []
 
     def of_main(self, x: Any, main: Any, numbered: Numbered | None) -> Any:
-        """What the average gives."""
-        if not self._given:
-            args, kwargs = arguments_of(x)
-            with torch.no_grad():
-                self._given.append(self._outputs_of(self.average(*args, **kwargs)))
-        return self._given[0]
-
-    def of_first(self, x: Any, main: Any, numbered: Numbered | None) -> Any:
-        """The same."""
-        return self.of_main(x, main, numbered)
+        """What the average gives, in the modes that the main net's modules have."""
+        for ours, theirs in zip(self.average.module.modules(), self._main[0].modules(), strict=True):
+            ours.training = theirs.training
+        args, kwargs = arguments_of(map_tensors(Tensor.clone, x))  # a model may write into what it is given
+        with torch.no_grad():
+            return self._outputs_of(self.average(*args, **kwargs))
 
     def remember(self, main: Any, numbered: Numbered | None) -> None:
-        """Let the weights of this step go into the average."""
-        self._given.clear()
-        if self.training:
-            self.average.update_parameters(self._main[0])
+        """Let the weights of this batch go into the average.
+
+        Raises:
+            UsageError: If weights have 16 bits, of which an average would hardly move.
+        """
+        halves = [parameter.dtype for parameter in self.average.parameters() if parameter.dtype.itemsize < 4]
+        if halves:
+            raise UsageError(
+                f"teacher: 'weights' averages weights in steps that {halves[0]} is too coarse for; train with "
+                "training.precision bf16-mixed, whose weights have 32 bits, or use another teacher"
+            )
+        self.average.update_parameters(self._main[0])
 
 
 class ImagesTeacher(SubnetTeacher):
@@ -143,14 +160,13 @@ class ImagesTeacher(SubnetTeacher):
         """The average so far; of images that have not been seen, the main net's logits."""
         return self.memory.recalled(known_numbers(numbered, "teacher: images"), otherwise=main)
 
-    def of_first(self, x: Any, main: Any, numbered: Numbered | None) -> Tensor:
+    def of_first(self, main: Any, steady: Any) -> Tensor:
         """The average with the logits of this step in it."""
-        return torch.lerp(main.float(), self.of_main(x, main, numbered).float(), self.memory.momentum)
+        return averaged(steady, main.to(steady.dtype), self.memory.momentum)
 
     def remember(self, main: Any, numbered: Numbered | None) -> None:
         """Let the logits of this step go into the average."""
-        if self.training:
-            self.memory.learn(known_numbers(numbered, "teacher: images"), main)
+        self.memory.learn(known_numbers(numbered, "teacher: images"), main)
 
 
 TEACHERS: Mapping[str, Callable[..., SubnetTeacher]] = {
@@ -209,9 +225,9 @@ def known_numbers(numbered: Numbered | None, who: str) -> Numbered:
     """
     if numbered is None:
         raise UsageError(
-            f"{who} remembers each training image, and nobody says which ones a batch is of. Digits, CIFAR and folders "
-            "of images are numbered on one device, unless they are mixed (mixup, cutmix); in a loop of your own say it "
-            "before each step, method.numbered = Numbered(numbers, size)"
+            f"{who} remembers each training image, and nobody says which ones a batch is of. Digits, CIFAR, folders "
+            "and shards of images are numbered on one device, unless they are mixed (mixup, cutmix); in a loop of your "
+            "own say it before each step, method.numbered = Numbered(numbers, size)"
         )
     return numbered
 

@@ -8,9 +8,9 @@ without parameters), multiplied by an amplitude ``A``, and compared as in stimul
 
 The variance is the biased one and ``eps`` is 1e-7, as in the authors' published code. That can be switched to two other
 divisors, which are here as well: the teacher's deviation for both nets, and the length of each logit vector.
- Adding a number to all logits of
-a net, or multiplying them by a positive one, changes nothing (but for ``eps``): a subnet cannot lower this divergence,
-nor a main net raise it, by being more or less sure.
+
+Adding a number to all logits of a net, or multiplying them by a positive one, changes nothing (but for ``eps``): a
+subnet cannot lower this divergence, nor a main net raise it, by being more or less sure.
 """
 
 from typing import Literal

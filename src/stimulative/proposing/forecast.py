@@ -74,7 +74,9 @@ def forecast_of(
         )
     machine = machine or (measured_machine() if gpu == HERE else machine_named(gpu))
     prepared, amounts = foresee(recipe, processes=gpus, images=images)
-    return Forecasting(recipe, TrainingWork(prepared), amounts, machine, gpus, price_per_hour).forecast()
+    return Forecasting(
+        recipe, TrainingWork(prepared, processes=gpus), amounts, machine, gpus, price_per_hour
+    ).forecast()
 
 
 @dataclass(frozen=True)

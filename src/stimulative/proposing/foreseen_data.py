@@ -72,6 +72,7 @@ def _stood_in(recipe: Recipe, processes: int, images: tuple[int, int], *, told: 
         raise UsageError(f"images= is for images of {FOLDER}PATH that are not here; {name} says itself how many it has")
     if not small and settings.classes is None:
         raise UsageError("data.classes: to plan without the data, say how many classes they have")
+    images = settings.train_images or images[0], images[1]
     held = math.ceil(settings.validation * images[0])
     if not 0 < held < images[0]:
         raise UsageError(f"images=: {images[0]} images leave none to train on, or none to hold out")

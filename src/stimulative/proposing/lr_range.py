@@ -225,7 +225,7 @@ def _test(
 ) -> RangeTest:
     method, settings = run.method, run.recipe.optimizer
     method.train()
-    keep_frozen(run.network.model)
+    keep_frozen(run.method)
     optimizer = optimizer_of(method, settings, run.trunk())
     accumulate = run.recipe.training.accumulate
     batches = _endless(run)

@@ -28,7 +28,7 @@ from stimulative.analysis import (
     visits,
 )
 from stimulative.errors import UsageError
-from stimulative.methods import METHODS, Method, StimulativeTraining, resized, samples_of, sides_of
+from stimulative.methods import METHODS, Method, Numbered, StimulativeTraining, name_in, resized, samples_of, sides_of
 from stimulative.residual import as_in, batch_size, evaluating, first_samples, odds_of, tensors_in
 from stimulative.training import Prepared, in_format, numbered_in, optimizer_of
 
@@ -93,13 +93,14 @@ class TrainingWork:
 
     Args:
         prepared: The recipe's network, method and data. What it trains is changed by counting.
+        processes: How many train together; samples have numbers for one alone.
 
     Attributes:
         batch: Samples of a batch of one process.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+    def __init__(self, prepared: Prepared, *, processes: int = 1) -> None:
+        self.prepared, self.processes = prepared, processes
         self.network, self.method = prepared.network, prepared.method
         self._found: dict[Hashable, tuple[Any, Any]] = {}
         self._set_format()
@@ -115,13 +116,13 @@ class TrainingWork:
         self.sizes = _SIZES if self.batch >= _SIZES[1] else (1, self.batch)
         self.x = in_format(first_samples(x, self.sizes[1], self.batch), self._dtype)
         self.y = first_samples(y, self.sizes[1], self.batch)
-        self.numbered = numbered_in(prepared.data.train, 0)
+        self.numbered = processes == 1 and numbered_in(prepared.data.train, 0) is not None
 
     def step(self, size: int) -> StepWork:
         """The operations of a step on a batch of a size."""
         method = self.method
         method.train()
-        if type(method) is StimulativeTraining and method.teacher == "main" and method.resizing == "original":
+        if type(method) is StimulativeTraining and name_in(method.teacher) == "main" and method.resizing == "original":
             return self._stimulative(method, size)
         common = self._counted(METHODS["common"](self.network, task=method.task), size)
         if type(method) is METHODS["common"]:
@@ -129,9 +130,10 @@ class TrainingWork:
         period = getattr(method, "every", 1)
         start = getattr(method, "balance_start", 0.0)
         at_once = {"balance_start": 0.0} if start else {}
+        period = math.lcm(period, getattr(method, "levels", 1))
         numbers = range(period * math.ceil(_DRAWS / period))
         drawn = [self._counted(method, size, seed=number, **at_once) for number in numbers]
-        often = 1 - start
+        often = _often(method)
         rows = [(often / len(drawn), one) for one in drawn]
         spread = len({(len(one), float(one.flops.sum())) for one in drawn[::period]}) > 1
         words = f"the mean of {len(drawn)} steps of the method, which draws at random" if spread else ""
@@ -167,7 +169,7 @@ class TrainingWork:
         lean = "all subnets of a step being different" if method.schedule == "lean" and draws > 1 else ""
         words = " and ".join(filter(None, (drawn, some, lean)))
         joint = main.saved + (draws * most if method.schedule == "joint" else 0.0)
-        often = (1 - method.balance_start) / method.every
+        often = _often(method) / method.every
         rows = [(weight * often, operations) for weight, operations in rows]
         return StepWork(main, tuple(rows), joint, f"from {words}" if words else "")
 
@@ -208,7 +210,7 @@ class TrainingWork:
     def mixed(self) -> TrainingWork:
         """The same with 16 bits mixed in."""
         recipe = self.prepared.recipe.override({"training.precision": "bf16-mixed"})
-        return TrainingWork(replace(self.prepared, recipe=recipe))
+        return TrainingWork(replace(self.prepared, recipe=recipe), processes=self.processes)
 
     def _set_format(self) -> None:
         """Weights in the recipe's number format; computing in half precision is what an autocast makes of it."""
@@ -233,10 +235,10 @@ class TrainingWork:
 
         def run(samples: int) -> Operations:
             x, y = (first_samples(of, samples, self.sizes[1]) for of in (self.x, self.y))
+            method.set_extra_state(begin)  # both sizes draw alike
             torch.manual_seed(seed)
             method.generator.manual_seed(seed)
-            if self.numbered is not None:
-                method.numbered = self.numbered._replace(numbers=self.numbered.numbers[:samples])
+            method.numbered = Numbered(torch.arange(samples), self.sizes[1]) if self.numbered else None
             method.step = seed
             method.zero_grad(set_to_none=True)
             held = [*method.parameters(), *method.buffers(), *tensors_in(x), *tensors_in(y)]
@@ -245,6 +247,7 @@ class TrainingWork:
             method.zero_grad(set_to_none=True)
             return counted
 
+        begin = method.get_extra_state()
         own = {name: getattr(method, name) for name in instead}
         vars(method).update(instead)
         key = type(method), None if subnets is None else tuple(subnets), seed, tuple(instead.items())
@@ -287,6 +290,12 @@ class TrainingWork:
             smaller = [smaller[(2 * part + 1) * len(smaller) // (2 * parts)] for part in range(parts)]
         each = (1 - share) / max(1, len(smaller))
         return {None: share, **dict.fromkeys(smaller, each)} if full else {}
+
+
+def _often(method: Method) -> float:
+    """The share of a training in which subnets have a weight."""
+    ends = getattr(method, "balance_shape", "linear") == "cosine_down"
+    return (1 - getattr(method, "balance_start", 0.0)) * (getattr(method, "balance_ramp", 1.0) if ends else 1.0)
 
 
 def _autocast(half: bool) -> AbstractContextManager[Any]:

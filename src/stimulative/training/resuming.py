@@ -222,6 +222,8 @@ def _meant(stored: Mapping[str, Any], now: Recipe) -> dict[str, Any]:
     devices = stored.get("training.devices", 1)
     if "training.strategy" not in stored and isinstance(devices, int) and devices > 1:
         meant["data.batch_size"] = stored.get("data.batch_size", now.data.batch_size) * devices
+    if stored.get("method.name") == "group_knowledge" and "method.memory" not in stored:
+        meant["method.memory"] = "step"
     if now.training.device in ("auto", "cuda") and torch.cuda.is_available():
         meant |= {key: value for key, value in _BEFORE_ON_GPUS.items() if key not in stored}
     return meant

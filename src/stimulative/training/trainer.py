@@ -278,7 +278,7 @@ class Trainer:
         """
         settings = self.recipe.training
         self.method.train()
-        keep_frozen(self.network.model)
+        keep_frozen(self.method)
         total = sent(under_way.sums, self.fabric.device)
         batches, done = len(self.data.train), under_way.batches
         if self.recipe.schedule.max_steps is not None:
