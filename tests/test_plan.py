@@ -12,6 +12,7 @@ from stimulative.analysis import Operations, operations_of
 from stimulative.cli.command_line import main
 from stimulative.config import load_recipe
 from stimulative.proposing import GPUS, Machine, forecast_of
+from stimulative.proposing.foreseen_data import foresee
 from stimulative.proposing.training_work import TrainingWork
 from stimulative.residual import SubnetSpace, resolve_sampler
 from stimulative.residual.odds import odds_of
@@ -110,6 +111,43 @@ def test_of_other_methods_the_steps_that_they_do_are_counted(method):
     else:
         assert common + step.extra(flops) == pytest.approx(flops_of(lambda: prepared.method.backward(x, y)))
     assert (step.extra(flops) == 0) == (method == "common")
+
+
+def test_of_group_knowledge_over_steps_all_levels_are_counted_alike_at_both_sizes():
+    """The mean over draws of all levels, each at both batch sizes of the same subnet."""
+    prepared = prepare(recipe(method__name="group_knowledge", method__levels=3))
+    work = TrainingWork(prepared)
+    assert work.numbered and work.step(8).extra(flops) > 0
+    drawn: list[tuple[int, str]] = []
+    forward = type(prepared.method).forward
+
+    def heard(method, x, y, subnets=None):
+        terms = forward(method, x, y, subnets)
+        drawn.append((len(x), str(terms.subnets[0])))
+        return terms
+
+    prepared.method.forward = heard.__get__(prepared.method)
+    TrainingWork(prepared).step(8)
+    of_two, of_four = ([net for size, net in drawn if size == wanted] for wanted in (2, 4))
+    assert of_two == of_four and len(of_two) % 3 == 0
+    assert not TrainingWork(prepared, processes=2).numbered
+
+
+def test_subnets_that_come_late_or_go_early_cost_less():
+    def extra(**settings):
+        return TrainingWork(prepare(recipe(**settings))).step(8).extra(flops)
+
+    plain = extra()
+    assert extra(method__balance_start=0.25) == pytest.approx(0.75 * plain)
+    down = {"method__balance_shape": "cosine_down", "method__balance_ramp": 0.5}
+    assert extra(**down) == pytest.approx(0.5 * plain)
+
+
+def test_a_plan_without_the_data_is_of_the_images_that_are_taken():
+    whole = foresee(load_recipe("cifar100-10k", {"data.train_images": None, "data.path": "/nowhere"}), processes=1)[1]
+    part = foresee(load_recipe("cifar100-10k", {"data.path": "/nowhere"}), processes=1)[1]
+    assert (whole.training, whole.validation) == (44928, 5000)
+    assert (part.training, part.validation) == (8960, 1000)
 
 
 def test_a_larger_batch_follows_from_two_small_ones():
