@@ -37,6 +37,7 @@ WAYS = {
     "labels on part of the batch": {"objective": "labels", "subnet_share": 0.5, "subnets_per_step": 3},
     "taught by average weights": {"teacher": "weights", "main_taught": 0.5, "subnets_per_step": 2},
     "as published": {**PLUS, "resizing": "published", "normalise_again": {"mean": [0.4] * 3, "std": [0.3] * 3}},
+    "shrunk tails": {"tail_shrink": 2, "subnet_share": 0.5, "subnets_per_step": 4},
     "of the likeliest classes": {"objective": {"name": "kl", "top": 3, "direction": "both", "sure": 2.0}},
 }
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from interrupting import Interrupt
@@ -354,6 +355,48 @@ def test_a_method_that_remembers_mixed_images_is_refused_before_any_work(setting
     with pytest.raises(UsageError, match=r"the method remembers each training image, and nobody says which ones"):
         train(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+# Tails on smaller feature maps
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_what_a_subnet_does_not_share_runs_on_smaller_feature_maps(network, samples):
+    """In evaluation mode, against nets written out; subnets that share a part of a tail among each other, too."""
+    model, x, subnets = network.model.eval(), images(4, seed=1), ["3-4", "2-3", "2-1", "3-4", "3-2"]
+    found = {position: z for position, z, _ in network.passes(x, subnets, samples=samples, shrink=2)}
+    torch.testing.assert_close(found[0], model(x))
+    shared = model.act(model.bn(model.conv(x[:samples])))
+    two = F.avg_pool2d(model.stage1[:2](shared), 2, ceil_mode=True)
+    three = model.stage2[:2](model.stage1(shared))
+
+    def logits(hidden, blocks):
+        return model.head(blocks(hidden).mean((2, 3)))
+
+    expected = {
+        1: logits(two, model.stage2[:3]),
+        2: logits(two, model.stage2[:1]),
+        4: model.head(F.avg_pool2d(three, 2, ceil_mode=True).mean((2, 3))),
+    }
+    for position, z in expected.items():
+        torch.testing.assert_close(found[position], z, rtol=1e-9, atol=1e-12, msg=subnets[position])
+
+
+def test_maps_cannot_be_smaller_where_the_main_net_does_not_run_first(network):
+    with pytest.raises(UsageError, match="with shrink=, the first subnet has to be the main net"):
+        list(network.passes(images(4), ["2-1", "3-4"], shrink=2))
+
+
+def test_a_net_without_feature_maps_has_no_tails_to_shrink():
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=4, img_size=16, patch_size=8, depth=3, embed_dim=12, num_heads=1
+    )
+    network = stimulative.unravel(vit, torch.randn(2, 3, 16, 16))
+    with pytest.raises(UsageError, match=r"tail_shrink: .* 2 times smaller: nothing changes, since it has no feature"):
+        StimulativeTraining(network, tail_shrink=2)
+    with pytest.raises(UsageError, match=r"tail_shrink: got 0, but it is a whole number, 1 or more"):
+        StimulativeTraining(network, tail_shrink=0)
 
 
 # What went wrong before

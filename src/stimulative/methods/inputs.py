@@ -251,6 +251,28 @@ def check_part(network: ResidualNetwork) -> None:
     )
 
 
+def check_shrink(network: ResidualNetwork, factor: int) -> None:
+    """Make sure that the tails of a network's subnets run on smaller feature maps.
+
+    Raises:
+        UsageError: If there are none, or the network does not run on them.
+    """
+    x = network.example_input
+    subnets = [network.full, network.space.smallest, _latest(network.space)]
+    wanted = _tried(network, lambda: _outputs(network.passes(x, subnets)))
+    got = _tried(network, lambda: _outputs(network.passes(x, subnets, shrink=factor)))
+    if isinstance(got, Exception) or _shapes(got) != _shapes(wanted):
+        reason = _words(got) if isinstance(got, Exception) else f"it gives {_shapes(got)} instead of {_shapes(wanted)}"
+    elif all(map(_close, tensors_in(got), tensors_in(wanted))):
+        reason = "nothing changes, since it has no feature maps of shape (B, C, height, width) there"
+    else:
+        return
+    raise UsageError(
+        f"tail_shrink: subnets of this network do not run on feature maps that are {factor} times smaller: {reason}. "
+        "Use tail_shrink 1"
+    )
+
+
 def _tried(network: ResidualNetwork, run: Callable[[], Any]) -> Any:
     """What a run gives in evaluation mode, or how it failed."""
     try:

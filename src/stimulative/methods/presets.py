@@ -37,6 +37,7 @@ _RULES: Mapping[str, Rule] = {
     "smaller_inputs": (lambda v: v is None or 0 < v <= 1, "a share of the images' side, above 0 to 1, or null"),
     "resizing": (lambda v: v in ("original", "published"), "original or published"),
     "subnet_share": (lambda v: 0 < v <= 1, "a share of the batch, above 0 to 1"),
+    "tail_shrink": (lambda v: v >= 1, "a whole number, 1 or more"),
     "preset": (lambda v: v in PRESETS, " or ".join(PRESETS)),
     "schedule": (lambda v: v in ("joint", "lean"), "joint or lean"),
 }

@@ -56,6 +56,7 @@ from stimulative.methods.inputs import (
     Resizing,
     check_channels,
     check_part,
+    check_shrink,
     check_smaller,
     check_whole,
     detached,
@@ -126,6 +127,8 @@ class StimulativeTraining(Method):
             more for each subnet; null does not.
         subnet_share: Share of the batch that subnets run on, above 0 to 1: its first samples. The prefix that they
             share with the main net is computed once, on the whole batch.
+        tail_shrink: Factor by which feature maps are made smaller, in height and width, where subnets on the images as
+            they are depart from the main net (average pooling): what they do not share is cheaper. 1 leaves them.
         preset: Settings that were measured beside the plain ones (docs/methods.md), which are ``plain``: ``efficient``
             is a cheaper step, and sets subnet_share, sampler and every.
         efficient: The same as the preset ``efficient``.
@@ -170,6 +173,7 @@ class StimulativeTraining(Method):
         resizing: Resizing = "original",
         normalise_again: dict[str, list[float]] | None = None,
         subnet_share: float = 1.0,
+        tail_shrink: int = 1,
         preset: Preset = "plain",
         efficient: bool = False,
         schedule: Literal["joint", "lean"] = "joint",
@@ -208,6 +212,7 @@ class StimulativeTraining(Method):
         self.resizing: Resizing = settings["resizing"]
         self.normalise_again: Mapping[str, list[float]] | None = settings["normalise_again"]
         self.subnet_share: float = settings["subnet_share"]
+        self.tail_shrink: int = settings["tail_shrink"]
         self.schedule: Literal["joint", "lean"] = settings["schedule"]
         self.freeze_subnet_statistics: bool = settings["freeze_subnet_statistics"]
         self._try_out()
@@ -400,6 +405,7 @@ class StimulativeTraining(Method):
                 cut=cut,
                 before_pass=partial(self._before_pass, numbers),
                 samples=samples,
+                shrink=self.tail_shrink if numbers[0] < 0 and len(numbers) > 1 else 1,
             )
             for position, output, retain_graph in passes:
                 yield Pass(numbers[position] + 1, output, retain_graph)
@@ -430,6 +436,8 @@ class StimulativeTraining(Method):
             check_channels(self.network, self.normalise_again)
         if self.subnet_share < 1:
             check_part(self.network)
+        if self.tail_shrink > 1:
+            check_shrink(self.network, self.tail_shrink)
 
     def _before_pass(self, numbers: Sequence[int], position: int) -> AbstractContextManager[None] | None:
         subnet = numbers[position] >= 0

@@ -122,7 +122,12 @@ class TrainingWork:
         """The operations of a step on a batch of a size."""
         method = self.method
         method.train()
-        if type(method) is StimulativeTraining and name_in(method.teacher) == "main" and method.resizing == "original":
+        if (
+            type(method) is StimulativeTraining
+            and name_in(method.teacher) == "main"
+            and method.resizing == "original"
+            and method.tail_shrink == 1
+        ):
             return self._stimulative(method, size)
         common = self._counted(METHODS["common"](self.network, task=method.task), size)
         if type(method) is METHODS["common"]:

@@ -203,6 +203,7 @@ class ResidualNetwork(nn.Module):
         cut: bool = False,
         before_pass: Callable[[int], AbstractContextManager[Any] | None] | None = None,
         samples: int | None = None,
+        shrink: int = 1,
     ) -> Iterator[Pass]:
         """Run several subnets on one batch and yield each output as it comes, the main net first.
 
@@ -216,6 +217,7 @@ class ResidualNetwork(nn.Module):
             before_pass: Called with a position in ``subnets`` before it runs; may return a context manager.
             samples: How many of the batch's samples all subnets but the first one run on, which is then the main net;
                 all of them by default. Samples are counted along the first dimension of every tensor.
+            shrink: By which factor feature maps of all subnets but the main net are smaller; see ``replay``.
 
         Yields:
             For each subnet its position in ``subnets``, the model's output, and whether backward has to retain the
@@ -226,7 +228,7 @@ class ResidualNetwork(nn.Module):
         if statistics is not None:
             statistics.check(stages)
         inside = self._check_state()
-        whole = self.wiring.live.whole if statistics is None and not cut else None
+        whole = self.wiring.live.whole if statistics is None and not cut and shrink == 1 else None
         outputs = None if whole is None else whole(Asked(x, chosen, before_pass, samples))
         if outputs is not None:
             for number, position in enumerate(order_of(self.wiring, stages).positions, start=1):
@@ -243,6 +245,7 @@ class ResidualNetwork(nn.Module):
             cut=cut,
             before_pass=before_pass,
             samples=samples,
+            shrink=shrink,
             inside=inside,
         )
 

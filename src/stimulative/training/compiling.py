@@ -47,7 +47,8 @@ def compile_blocks(
 
 def sizes_vary(recipe: Recipe, data: Data) -> bool:
     """Whether images or sequences come in many sizes."""
-    return data.is_text or bool(recipe.method.settings.get("smaller_inputs"))
+    settings = recipe.method.settings
+    return data.is_text or bool(settings.get("smaller_inputs")) or settings.get("tail_shrink", 1) != 1
 
 
 @contextmanager

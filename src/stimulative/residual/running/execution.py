@@ -36,7 +36,7 @@ from stimulative.residual.finding.inside import Inside, inside_of
 from stimulative.residual.finding.wiring import Decision, Wiring
 from stimulative.residual.running.cutting import Cut, bypasses
 from stimulative.residual.running.guarding import exclusive
-from stimulative.residual.running.one_pass import Around, OnePass
+from stimulative.residual.running.one_pass import Around, OnePass, Part
 from stimulative.residual.running.order import Order, Stages, order_of
 from stimulative.residual.running.remembering import Entry
 
@@ -66,6 +66,7 @@ def replay(
     cut: bool = False,
     before_pass: Callable[[int], Any] | None = None,
     samples: int | None = None,
+    shrink: int = 1,
     inside: Inside | None = None,
 ) -> Iterator[Pass]:
     """Run subnets of a model on one batch, computing what they share once.
@@ -86,22 +87,25 @@ def replay(
         before_pass: Called with the position of a subnet right before it runs; may return a context manager.
         samples: How many of the batch's samples all subnets but the first one given run on, which has to be the first
             one to run; all of them by default. What they share with it is computed once all the same, and cut down.
+        shrink: By which factor feature maps of all subnets but the first one are smaller, in height and width, by
+            average pooling where they depart from it.
         inside: What is inside of the model; looked at by default.
 
     Yields:
         A pass for each subnet, in the order that shares most. The main net comes before every subnet of it.
 
     Raises:
-        UsageError: If later subnets are to run on fewer samples, and another one than the first one given runs first;
-            or if several are to run with a cache.
+        UsageError: If later subnets are to run on fewer samples or smaller maps, and another one than the first one
+            given runs first; or if several are to run with a cache.
     """
     if len(subnets) > 1:
         check_for_several(args, kwargs, len(subnets))
     order = order_of(wiring, subnets)
-    if samples is not None and order.positions[0] != 0:
-        raise UsageError("with samples=, the first subnet has to be the main net: it runs on the whole batch")
+    if (samples is not None or shrink > 1) and order.positions[0] != 0:
+        what = "samples" if samples is not None else "shrink"
+        raise UsageError(f"with {what}=, the first subnet has to be the main net: it runs on the whole batch")
     inside = inside or inside_of(model, wiring)
-    walk = _Walk(model, wiring, inside, args, kwargs, subnets, order, around, cut, before_pass, samples)
+    walk = _Walk(model, wiring, inside, args, kwargs, subnets, order, around, cut, before_pass, samples, shrink)
     for number, position in enumerate(order.positions):
         output = walk.run(number)
         yield Pass(position, output, walk.retains_graph(number, output))
@@ -124,11 +128,13 @@ class _Walk:
     cut: bool
     before_pass: Callable[[int], Any] | None
     samples: int | None
+    shrink: int
     entries: list[Entry] = field(default_factory=list)
     cuts: dict[int, Cut] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.batch = batch_size((self.args, self.kwargs)) if self.samples is not None else 0
+        partly = self.samples is not None or self.shrink > 1
+        self.batch = batch_size((self.args, self.kwargs)) if partly else 0
         self.alone = len(self.subnets) == 1 and self.around is None
         self.writes = "" in self.wiring.writers
 
@@ -152,7 +158,8 @@ class _Walk:
             smaller,
             run.intercepting(self.inside.units) as run.release,
         ):
-            output = model(*self._own(run.cut_down(self.args)), **self._own(run.cut_down(dict(self.kwargs))))
+            args, kwargs = run.made_smaller(self.args), run.made_smaller(dict(self.kwargs))
+            output = model(*self._own(args), **self._own(kwargs))
         if run.looking:
             self.wiring.observed.looked_at.add(model.training)
         self.entries = run.entries if run.keep is None else run.entries[: run.keep]
@@ -174,7 +181,8 @@ class _Walk:
 
     def _next(self, number: int) -> OnePass:
         names, turn = self.order.names, self.order.turn(number)
-        part = self.samples if number and self.samples is not None and self.samples < self.batch else None
+        samples = self.batch if self.samples is None else min(self.samples, self.batch)
+        partly = number and (samples < self.batch or self.shrink > 1)
         return OnePass(
             self.model,
             self.wiring,
@@ -183,7 +191,7 @@ class _Walk:
             cuts={names[at]: self.cuts.setdefault(at, Cut()) for at in turn.cuts} if self.cut else {},
             around=self.around,
             slices=self.wiring.slices(self.subnets[self.order.positions[number]]),
-            part=None if part is None else (self.batch, part),
+            part=Part(self.batch, samples, self.shrink) if partly else None,
         )
 
     def _bypassed(self, number: int, outputs: Any, end: int) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from stimulative.residual.access.interception import call_slot, intercepted
 from stimulative.residual.access.slices import Slice, sliced
@@ -32,6 +33,20 @@ class Node:
     path: tuple[Decision, ...]
 
 
+class Part(NamedTuple):
+    """What a pass gets of what passes before it have computed.
+
+    Args:
+        batch: How many samples the batch has.
+        samples: On how many of them the pass runs.
+        shrink: By which factor feature maps are smaller, by average pooling.
+    """
+
+    batch: int
+    samples: int
+    shrink: int = 1
+
+
 Around = Callable[[Node, Callable[[], Any]], Any]
 """Called in place of computing a unit: gets the node and the computation, returns the unit's output."""
 
@@ -47,7 +62,7 @@ class OnePass:
         cuts: The cuts of the graph, by the names of their places.
         around: Called in place of computing a unit.
         slices: The parts of parameters that the subnet uses, by unit.
-        part: How many samples the batch has, and how many of them this pass runs on; None for all of them.
+        part: What it gets of what was computed before; None for all of it.
     """
 
     def __init__(
@@ -60,7 +75,7 @@ class OnePass:
         cuts: dict[str, Cut],
         around: Around | None,
         slices: Mapping[str, tuple[Slice, ...]],
-        part: tuple[int, int] | None,
+        part: Part | None,
     ) -> None:
         self.model = model
         self.wiring = wiring
@@ -71,6 +86,7 @@ class OnePass:
         self.around = around
         self.slices = slices
         self.part = part
+        self.shrinks = part is not None and part.shrink > 1
         self.reusable = len(entries)
         self.keep = 0 if turn.differs is None else None  # how many entries the next pass can use
         self.departs, self.departures = set(turn.departs), set(turn.departures)
@@ -108,14 +124,14 @@ class OnePass:
         if self.plain and name not in self.turn.special and name not in self.wiring.watched:
             remembered = self._remembered(number, name)
             if remembered is not None:
-                return self.cut_down(remembered.output)
+                return self._handed_on(remembered)
             self.inside = True
             try:
                 output = original(*args, **kwargs)
             finally:
                 self.inside = False
             if self.keep is None:
-                self.entries.append(Entry.of(name, output))
+                self.entries.append(Entry.of(name, output, shrunk=self.shrinks))
             return self.cut_down(output)
         output = self._handed_out(name, self._call_watched(number, name, original, args, kwargs))
         if self.release is not None and self._is_settled():
@@ -138,7 +154,7 @@ class OnePass:
         cut = self.cuts.pop(name, None)  # a module may be called again, but what differs begins at its first call
         remembered = self._remembered(number, name)
         if remembered is not None:
-            return remembered.output
+            return self._handed_on(remembered)
         if cut is not None:
             given, overwritten = args, self.wiring.live.overwrites_gradients
             args, kwargs = cut.through(args, kwargs, written=self._may_be_written(name), copied=overwritten)
@@ -157,8 +173,12 @@ class OnePass:
         finally:
             self.inside = False
         if self.keep is None:
-            self.entries.append(Entry.of(name, output))
+            self.entries.append(Entry.of(name, output, shrunk=self.shrinks))
         return output
+
+    def _handed_on(self, entry: Entry) -> Any:
+        """What is remembered, as this pass gets it."""
+        return self.cut_down(entry.output) if entry.shrunk else self.made_smaller(entry.output)
 
     def _remembered(self, number: int, name: str) -> Entry | None:
         """What is remembered of a call, if it is."""
@@ -197,8 +217,22 @@ class OnePass:
         """The samples that this pass runs on, of every tensor that has them all, batch first."""
         if self.part is None:
             return tree
-        whole, part = self.part
+        whole, part, _ = self.part
         return map_tensors(lambda x: x[:part] if x.dim() and len(x) == whole else x, tree)
+
+    def made_smaller(self, tree: Any) -> Any:
+        """The samples that this pass runs on, and feature maps, (samples, channels, height, width), made smaller."""
+        if self.part is None:
+            return tree
+        whole, part, shrink = self.part
+
+        def smaller(x: Tensor) -> Tensor:
+            if not x.dim() or len(x) != whole:
+                return x
+            is_map = shrink > 1 and x.dim() == 4 and x.is_floating_point()
+            return F.avg_pool2d(x[:part], shrink, ceil_mode=True) if is_map else x[:part]
+
+        return map_tensors(smaller, tree)
 
     def _original(self, unit: str) -> Callable[..., Any]:
         """What calls a unit, whoever is called in its place."""

@@ -15,16 +15,17 @@ from stimulative.residual.finding.recording import Keywords, has_storage
 
 @dataclass
 class Entry:
-    """A remembered output, and what its tensors' counts of writes should be."""
+    """A remembered output, what its tensors' counts of writes should be, and whether it is of shrunk feature maps."""
 
     unit: str
     output: Any
     versions: list[int]
+    shrunk: bool = False
 
     @classmethod
-    def of(cls, unit: str, output: Any) -> Entry:
+    def of(cls, unit: str, output: Any, *, shrunk: bool = False) -> Entry:
         """An output as it is now."""
-        return cls(unit, output, versions_of(output))
+        return cls(unit, output, versions_of(output), shrunk)
 
     @property
     def intact(self) -> bool:
