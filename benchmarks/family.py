@@ -105,7 +105,7 @@ def planned(base: Recipe) -> Iterator[Planned]:
     for seed in range(1, 3):
         yield from (Planned(variant, seed, "search") for variant in variants(list(FINALISTS)))
     chosen = variants(["stimulative", EFFICIENT, BEST])
-    costs = {str(variant): cost_of(variant.recipe(base)) for variant in chosen}
+    costs = {str(variant): cost_of(variant.recipe(base))["operations"] for variant in chosen}
     common = variants(COMMON)[0]
     more = round(epochs * costs["stimulative"])
     for seed in range(3):
@@ -121,14 +121,20 @@ def planned(base: Recipe) -> Iterator[Planned]:
             yield Planned(variant, seed, "wide", {"model.arguments": {"width": 32}}, "-width32")
 
 
-def cost_of(recipe: Recipe) -> float:
-    """The floating-point operations of a step to those of a common one, on average over a training."""
+def cost_of(recipe: Recipe) -> dict[str, float]:
+    """What a step of a recipe takes to a common one, counted: operations on average over a training, and memory.
+
+    Returns:
+        ``operations``: floating-point operations; ``memory``: the most bytes that are kept for a backward pass.
+    """
     recipe = recipe.override({"data.name": "fake", "data.path": None, "data.train_images": None, "data.classes": 100})
     recipe = recipe.override({"data.images": 400, "data.image_size": 32, "data.workers": 0})
     work = TrainingWork(prepare(recipe))
     step = work.step(recipe.data.batch_size)
-    common = float(step.main.flops.sum())
-    return (common + step.extra(lambda operations: float(operations.flops.sum()))) / common
+    operations = float(step.main.flops.sum())
+    extra = step.extra(lambda counted: float(counted.flops.sum()))
+    found = {"operations": (operations + extra) / operations, "memory": step.most_saved / step.main.saved}
+    return {what: round(ratio, 4) for what, ratio in found.items()}
 
 
 def record(run: Planned, directory: Path, summary: Summary) -> dict[str, Any]:
@@ -172,8 +178,13 @@ def main() -> None:
             print(f"{'done' if run.name in done else '    '}  {run.part:8} {run.name}")
         return
 
+    costs = results.setdefault("costs", {})
+
     def note(name: str, summary: Summary) -> None:
-        done[name] = record(runs[name], options.out / name, summary)
+        run = runs[name]
+        done[name] = record(run, options.out / name, summary)
+        if str(run.variant) not in costs:
+            costs[str(run.variant)] = cost_of(run.variant.recipe(base))
         results["runs"] = {key: done[key] for key in runs if key in done}
         results["command"] = " ".join(["python", *sys.argv])
         write_text(RESULTS, json.dumps(results, indent=1) + "\n")
