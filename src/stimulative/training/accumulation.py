@@ -45,8 +45,8 @@ def parts(batches: Loader, steps: int, accumulate: int, *, by_tokens: bool, done
         done: How many were trained on before, whole optimiser steps; they are left out.
     """
     source = every(batches, done) if done < steps else iter(())
-    for number, part in enumerate(_divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens), done):
-        yield part._replace(numbered=numbered_in(batches, number))
+    divided = _divided(source, range(done, steps, accumulate), steps, accumulate, by_tokens)
+    return (part._replace(numbered=numbered_in(batches, at)) for at, part in enumerate(divided, start=done))
 
 
 def numbered_in(batches: Loader, number: int) -> Numbered | None:
