@@ -60,7 +60,8 @@ class Lesson:
             label_term: Its loss by the targets.
         """
         method = self._method
-        taught = method.main_taught * method.current_balance / method.balance if method.balance else 0.0
+        asked = method.main_taught and method.balance
+        taught = method.main_taught * method.current_balance / method.balance if asked else 0.0
         if taught:
             divergence = method.task.divergence(outputs, self._average(), self._y, temperature=method.temperature)
             label_term = torch.lerp(label_term, divergence.to(label_term.dtype), taught)

@@ -417,7 +417,7 @@ class StimulativeTraining(Method):
 
     def _count(self, main: Any = None) -> None:
         if self.training:
-            self.teaching.remember(detached(main), self.numbered)
+            self.teaching.remember(main, self.numbered)
         super()._count()
 
     def _terms_of(self, subnets: Sequence[Subnet]) -> int:

@@ -74,7 +74,12 @@ class SubnetTeacher(nn.Module):
         return target
 
     def remember(self, main: Any, numbered: Numbered | None) -> None:
-        """Let a training step go into the average; called at its end, also where no subnet ran."""
+        """Let a training step go into the average; called at its end, also where no subnet ran.
+
+        Args:
+            main: The main net's outputs, with their graph or without.
+            numbered: Which training images the batch is of; None where nobody knows.
+        """
 
 
 class SubnetsTeacher(SubnetTeacher):
